@@ -80,13 +80,15 @@ fn print(moved: &Moved, dry_run: bool, output: Output) -> anyhow::Result<()> {
     };
     list(&format!("{would}written"), &moved.written);
     list(&format!("{would}removed"), &moved.removed);
+    list("kept", &moved.kept);
     list("its pod is gone", &moved.stale);
     list("conflict", &moved.conflicts);
     lines.extend(moved.unreadable.iter().map(|text| format!("left out: {text}")));
     lines.push(format!(
-        "{} {would}written, {} {would}removed, {} there already, {} of pods that are gone, {} conflicts, {} left out",
+        "{} {would}written, {} {would}removed, {} kept, {} there already, {} of pods that are gone, {} conflicts, {} left out",
         moved.written.len(),
         moved.removed.len(),
+        moved.kept.len(),
         moved.unchanged,
         moved.stale.len(),
         moved.conflicts.len(),

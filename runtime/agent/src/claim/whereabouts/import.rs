@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Builder;
 use weft_core::ledger::remote::Owner;
 
-use super::objects::{self, Given};
+use super::objects::{self, Given, Said};
+use super::source::Source;
 use super::{Item, MACHINE, Moved};
 use crate::claim::backend::kubernetes::Kubernetes;
 use crate::claim::backend::{Backend, Listing, WriteError};
@@ -49,11 +50,23 @@ pub fn import(options: &ImportOptions) -> anyhow::Result<Moved> {
         let claims = backend.list(Listing::All).await?;
         let said = objects::read(&client, &options.namespace).await?;
         let pods = objects::all_pods(&client).await?;
-        let mut moved = Moved { unreadable: said.unreadable, ..Moved::default() };
-        let wanted = wanted(said.given, &pods, options, &mut moved);
-        bring(&backend, &claims, wanted, options.dry_run, &mut moved).await?;
-        Ok(moved)
+        carry_out(&backend, &claims, said, &pods, options).await
     })
+}
+
+async fn carry_out<B: Backend>(
+    backend: &B,
+    claims: &[Claim],
+    said: Said,
+    pods: &Pods,
+    options: &ImportOptions,
+) -> anyhow::Result<Moved> {
+    let source = Source::new(&said, options);
+    let mut moved = Moved { unreadable: said.unreadable, ..Moved::default() };
+    let wanted = wanted(said.given, pods, options, &mut moved);
+    remove(backend, claims, &wanted, &source, options.dry_run, &mut moved).await?;
+    bring(backend, claims, wanted, &source, options.dry_run, &mut moved).await?;
+    Ok(moved)
 }
 
 /// Returns the wanted claims. An address that whereabouts has allocated twice in a domain is a conflict.
@@ -72,7 +85,7 @@ fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &m
                 continue;
             }
         }
-        let spec = claim(&given, &domain, pod);
+        let spec = claim(&given, &options.namespace, &domain, pod);
         match wanted.get(&(domain.clone(), address)) {
             Some(other) => {
                 let who = format!("{} by {}, and {}", given.allocation.podref, given.object, text(other));
@@ -91,7 +104,7 @@ fn text(spec: &ClaimSpec) -> String {
     }
 }
 
-fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSpec {
+fn claim(given: &Given, source: &str, domain: &str, pod: Option<&(String, String)>) -> ClaimSpec {
     let allocation = &given.allocation;
     let (namespace, name) = allocation.podref.split_once('/').unwrap_or_default();
     let owner = match pod {
@@ -110,7 +123,8 @@ fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSp
     let holder = Holder {
         node: pod.map(|(_uid, node)| node.clone()).unwrap_or_default(),
         machine: MACHINE.to_owned(),
-        store_id: MACHINE.to_owned(),
+        // Claims of another namespace are not this import's to remove.
+        store_id: source.to_owned(),
         boot_id: MACHINE.to_owned(),
         nonce: nonce(&[domain, &given.address.to_string(), &allocation.podref, &allocation.id, &allocation.ifname]),
         pod: allocation.podref.clone(),
@@ -140,29 +154,56 @@ fn is_imported(spec: &ClaimSpec) -> bool {
     spec.holders.iter().any(|holder| holder.machine == MACHINE)
 }
 
+fn item(spec: &ClaimSpec, who: String) -> Item {
+    Item { domain: spec.domain.clone(), address: spec.address, who }
+}
+
+/// Removes imported claims whose allocation is gone. Claims of other imports stay.
+async fn remove<B: Backend>(
+    backend: &B,
+    claims: &[Claim],
+    wanted: &Wanted,
+    source: &Source,
+    dry_run: bool,
+    moved: &mut Moved,
+) -> anyhow::Result<()> {
+    let is_wanted = |spec: &ClaimSpec| wanted.contains_key(&(spec.domain.clone(), spec.address));
+    for Claim { spec, versions, .. } in claims {
+        if !is_imported(spec) || !source.has(spec) || is_wanted(spec) {
+            continue;
+        }
+        if let Some(reason) = source.keeps(spec) {
+            moved.kept.push(item(spec, format!("{}: {reason}", text(spec))));
+            continue;
+        }
+        moved.removed.push(item(spec, text(spec)));
+        if !dry_run {
+            settled(backend.delete(&spec.name(), versions).await.map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether two claims are of one allocation.
+fn is_same(claim: &ClaimSpec, other: &ClaimSpec) -> bool {
+    other.holders.iter().any(|holder| claim.is_held_by(&holder.nonce))
+}
+
 async fn bring<B: Backend>(
     backend: &B,
     claims: &[Claim],
     wanted: Wanted,
+    source: &Source,
     dry_run: bool,
     moved: &mut Moved,
 ) -> anyhow::Result<()> {
-    let item = |spec: &ClaimSpec, who: String| Item { domain: spec.domain.clone(), address: spec.address, who };
-    let mut known = BTreeMap::new();
-    for claim in claims {
-        let key = (claim.spec.domain.clone(), claim.spec.address);
-        if is_imported(&claim.spec) && !wanted.contains_key(&key) {
-            moved.removed.push(item(&claim.spec, text(&claim.spec)));
-            if !dry_run {
-                settled(backend.delete(&claim.spec.name(), &claim.versions).await.map(drop))?;
-            }
-        }
-        known.insert(key, claim);
-    }
+    let known: BTreeMap<_, _> =
+        claims.iter().map(|claim| ((claim.spec.domain.clone(), claim.spec.address), claim)).collect();
     for (key, spec) in wanted {
         match known.get(&key) {
             Some(claim) if claim.spec.holders == spec.holders => moved.unchanged += 1,
-            Some(claim) if is_imported(&claim.spec) => {
+            // The same allocation may have moved to another namespace, together with all of whereabouts.
+            Some(claim) if is_imported(&claim.spec) && (source.has(&claim.spec) || is_same(&claim.spec, &spec)) => {
                 // The owner of a claim never changes, because the address would be free in between. Only the holders
                 // count.
                 let next = ClaimSpec { holders: spec.holders.clone(), ..claim.spec.clone() };
@@ -220,17 +261,24 @@ mod tests {
             network: network.to_owned(),
             address: address.parse().unwrap(),
             allocation,
-            object: "IPPool p".to_owned(),
+            object: if network.is_empty() { "IPPool p".to_owned() } else { format!("IPPool {network}-p") },
         }
     }
 
+    /// Everything readable: the pool `p` of each network, and reservations.
     async fn run(server: &Memory, given: Vec<Given>, options: &ImportOptions) -> Moved {
+        run_on(server, said(given), options).await
+    }
+
+    fn said(given: Vec<Given>) -> Said {
+        let pools = [("IPPool p".to_owned(), String::new()), ("IPPool lab-p".to_owned(), "lab".to_owned())];
+        Said { given, pools: pools.into(), reservations: true, unreadable: Vec::new() }
+    }
+
+    async fn run_on(server: &Memory, said: Said, options: &ImportOptions) -> Moved {
         let pods = ["a", "b"].map(|name| (format!("ns/{name}"), (format!("uid-{name}"), "node-1".to_owned())));
         let claims = server.list(Listing::All).await.unwrap();
-        let mut moved = Moved::default();
-        let wanted = wanted(given, &pods.into(), options, &mut moved);
-        bring(server, &claims, wanted, options.dry_run, &mut moved).await.unwrap();
-        moved
+        carry_out(server, &claims, said, &pods.into(), options).await.unwrap()
     }
 
     #[tokio::test]
@@ -249,6 +297,49 @@ mod tests {
         assert_eq!((later.written.len(), later.removed.len()), (1, 1));
         assert_eq!(server.list(Listing::All).await.unwrap().len(), 1);
         assert_eq!(run(&server, Vec::new(), &options()).await.removed.len(), 1);
+    }
+
+    /// Each call reads less than the import before it, so it knows nothing about those addresses.
+    #[tokio::test]
+    async fn what_an_import_did_not_read_stays() {
+        let server = Memory::default();
+        let reserved =
+            Given { object: "OverlappingRangeIPReservation 10.0.0.8".to_owned(), ..given("", "10.0.0.8/32", "b", "") };
+        let all =
+            || vec![given("", "10.0.0.7/24", "a", "s1"), given("lab", "10.0.0.7/24", "b", "s2"), reserved.clone()];
+        assert_eq!(run(&server, all(), &options()).await.written.len(), 3);
+        let elsewhere = ImportOptions { namespace: "openshift-multus".to_owned(), ..options() };
+        let domain = ImportOptions { domain: "other".to_owned(), ..options() };
+        let bad = || vec!["IPPool x".to_owned()];
+        let mut without_lab = said(Vec::new());
+        without_lab.pools.remove("IPPool lab-p");
+        for (case, said, options, kept, removed) in [
+            ("another namespace", said(Vec::new()), &elsewhere, 0, 0),
+            ("no such objects", Said::default(), &options(), 3, 0),
+            ("no IPPool", Said { reservations: true, ..Said::default() }, &options(), 3, 0),
+            ("an unreadable object", Said { unreadable: bad(), ..said(Vec::new()) }, &options(), 3, 0),
+            ("no reservations", Said { reservations: false, ..said(Vec::new()) }, &options(), 1, 2),
+            ("another domain", said(Vec::new()), &domain, 2, 1),
+            ("a pool is missing", without_lab, &options(), 1, 2),
+        ] {
+            let dry = run_on(&server, said, &ImportOptions { dry_run: true, ..options.clone() }).await;
+            assert_eq!((dry.kept.len(), dry.removed.len()), (kept, removed), "{case}: {dry:?}");
+        }
+        assert_eq!(run(&server, Vec::new(), &options()).await.removed.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn two_namespaces_with_one_address_are_a_conflict() {
+        let server = Memory::default();
+        let elsewhere = ImportOptions { namespace: "openshift-multus".to_owned(), ..options() };
+        run(&server, vec![given("", "10.0.0.7/24", "a", "s1")], &options()).await;
+        let clash = run(&server, vec![given("", "10.0.0.7/24", "b", "s2")], &elsewhere).await;
+        assert_eq!((clash.conflicts.len(), clash.written.len()), (1, 0));
+        // The same allocation: whereabouts was moved.
+        let moved = run(&server, vec![given("", "10.0.0.7/24", "a", "s1")], &elsewhere).await;
+        assert_eq!((moved.conflicts.len(), moved.written.len()), (0, 1));
+        assert_eq!(run(&server, Vec::new(), &options()).await.removed.len(), 0);
+        assert_eq!(run(&server, Vec::new(), &elsewhere).await.removed.len(), 1);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! whereabouts remains authoritative for its own pods: it frees their addresses in their DEL, in its own objects. An
 //! import makes a claim for each, whose holder is `whereabouts` instead of a machine, and removes imported claims whose
-//! allocation is gone.
+//! allocation is gone from an object that it has read.
 //!
 //! Invariants: an import changes no object of whereabouts, and an export no object of weft; an address that somebody
 //! else has is reported and left alone; malformed objects are skipped.
@@ -13,6 +13,7 @@ mod export;
 mod import;
 mod names;
 mod objects;
+mod source;
 
 use std::net::IpAddr;
 
@@ -33,6 +34,8 @@ pub struct Moved {
     pub unchanged: usize,
     /// Removed imported claims, whose allocation is gone.
     pub removed: Vec<Item>,
+    /// Imported claims without an allocation that stay, because their object was not read; with the reason.
+    pub kept: Vec<Item>,
     /// Addresses of pods that are gone, which whereabouts has not freed.
     pub stale: Vec<Item>,
     /// Addresses with two users, or with another user on the other side. They were left alone.

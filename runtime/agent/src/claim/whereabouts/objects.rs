@@ -60,10 +60,17 @@ pub(super) struct Given {
     pub(super) object: String,
 }
 
+/// How the text of a claim's object begins if it is a reservation.
+pub(super) const RESERVATION: &str = "OverlappingRangeIPReservation";
+
 /// whereabouts' objects at one time.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) given: Vec<Given>,
+    /// Network of each readable pool, by `IPPool NAME`.
+    pub(super) pools: BTreeMap<String, String>,
+    /// Whether the API server knows reservations.
+    pub(super) reservations: bool,
     pub(super) unreadable: Vec<String>,
 }
 
@@ -82,7 +89,7 @@ pub(super) fn pools(client: &Client, namespace: &str) -> Api<PoolObject> {
 }
 
 pub(super) fn reservations(client: &Client, namespace: &str) -> Api<ReservationObject> {
-    let resource = resource("OverlappingRangeIPReservation", "overlappingrangeipreservations");
+    let resource = resource(RESERVATION, "overlappingrangeipreservations");
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
@@ -94,7 +101,7 @@ pub(super) fn new_pool(network: &str, range: &str) -> PoolObject {
 
 /// Creates a new reservation.
 pub(super) fn new_reservation(network: &str, address: IpAddr, spec: ReservationSpec) -> ReservationObject {
-    let resource = resource("OverlappingRangeIPReservation", "overlappingrangeipreservations");
+    let resource = resource(RESERVATION, "overlappingrangeipreservations");
     Object::new(&names::of_address(network, address), &resource, spec)
 }
 
@@ -127,6 +134,7 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
             continue;
         };
         networks.push(network.clone());
+        said.pools.insert(format!("IPPool {name}"), network.clone());
         for (offset, allocation) in pool.spec.allocations {
             let object = format!("IPPool {name}");
             match offset.parse().ok().and_then(|offset| at(range, offset)) {
@@ -138,13 +146,16 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
     networks.sort();
     networks.dedup();
     let listed = match reservations(client, namespace).list(&ListParams::default()).await {
-        Ok(listed) => listed.items,
+        Ok(listed) => {
+            said.reservations = true;
+            listed.items
+        }
         Err(Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(error).context("reservations of whereabouts cannot be listed"),
     };
     for reservation in listed {
         let name = reservation.metadata.name.unwrap_or_default();
-        let object = format!("OverlappingRangeIPReservation {name}");
+        let object = format!("{RESERVATION} {name}");
         let Some((network, address)) = names::of_reservation(&name, &networks) else {
             said.unreadable.push(format!("{object}: its name is no address"));
             continue;
