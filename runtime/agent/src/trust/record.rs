@@ -4,10 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use weft_core::policy::{Digest, PolicyError, PolicyRef, is_added, manifest_record, withdraw};
+use weft_core::policy::{
+    Digest, PolicyError, PolicyRef, is_added, is_in_use, manifest_record, manifests, record_manifest, withdraw,
+};
 
 use super::{Signature, Signed, Trust, TrustError, Verdict};
 use crate::artifact::{Image, Reach};
+
+/// Why a policy without a record is withdrawn.
+const LOST: &str =
+    "the record of its verification is lost or unreadable, so it cannot be verified again; pull the policy again";
 
 /// The record of one manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +39,7 @@ pub struct Record {
 /// A withdrawn policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
-    /// The reference under which it was added.
+    /// The reference under which it was added; the manifest's digest if its record is lost.
     pub reference: String,
     /// Why.
     pub reason: String,
@@ -48,17 +54,17 @@ impl Record {
         serde_json::from_slice(&fs::read(manifest_record(state_dir, manifest)).ok()?).ok()
     }
 
-    /// Writes it.
+    /// Writes it, flushed to the disk.
     ///
     /// # Errors
     ///
     /// [`PolicyError::Store`] if the disk refuses.
     pub fn write(&self, state_dir: &Path, manifest: &Digest) -> Result<(), PolicyError> {
-        let path = manifest_record(state_dir, manifest);
-        let stored = |source: std::io::Error| PolicyError::Store { path: path.clone(), source };
-        let text = serde_json::to_vec_pretty(self).map_err(|error| stored(error.into()))?;
-        let incoming = path.with_extension(format!("json.{}", std::process::id()));
-        fs::write(&incoming, text).and_then(|()| fs::rename(&incoming, &path)).map_err(stored)
+        let stored = |error: serde_json::Error| PolicyError::Store {
+            path: manifest_record(state_dir, manifest),
+            source: error.into(),
+        };
+        record_manifest(state_dir, manifest, &serde_json::to_vec_pretty(self).map_err(stored)?)
     }
 
     /// Verifies it again.
@@ -80,15 +86,22 @@ impl Record {
 }
 
 /// Verifies all policies of a node again with a changed trust file. Those that are no longer trusted are withdrawn;
-/// networks that do not name them are not affected.
+/// networks that do not name them are not affected. A policy without a readable record cannot be verified, so it is
+/// withdrawn too; the agent then fetches it again.
 ///
 /// # Errors
 ///
 /// [`PolicyError::Store`] if the disk refuses.
 pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, PolicyError> {
     let mut withdrawn = Vec::new();
-    for digest in manifests(state_dir) {
-        let Some(mut record) = Record::read(state_dir, &digest) else { continue };
+    for digest in manifests(state_dir)? {
+        let Some(mut record) = Record::read(state_dir, &digest) else {
+            if is_in_use(state_dir, &digest) {
+                withdraw(state_dir, &digest, LOST)?;
+                withdrawn.push(Withdrawn { reference: digest.to_string(), reason: LOST.to_owned() });
+            }
+            continue;
+        };
         match record.judge(trust, &digest) {
             Ok(verdict) => {
                 let (verdict, file) = (Some(verdict), Some(trust.digest().to_owned()));
@@ -108,13 +121,4 @@ pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, Policy
         }
     }
     Ok(withdrawn)
-}
-
-/// Returns the manifests with a record.
-fn manifests(state_dir: &Path) -> Vec<Digest> {
-    // Any digest gives the directory.
-    let any = manifest_record(state_dir, &Digest::new(b""));
-    let files = any.parent().and_then(|dir| fs::read_dir(dir).ok());
-    let names = files.into_iter().flatten().flatten().filter_map(|file| file.file_name().into_string().ok());
-    names.filter_map(|name| Digest::from_hex(name.strip_prefix("oci-sha256-")?.strip_suffix(".json")?)).collect()
 }

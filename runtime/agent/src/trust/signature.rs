@@ -43,6 +43,9 @@ pub enum Signature {
         /// Base64 of the signature.
         signature: String,
     },
+    /// Of a kind that this version does not know. It is kept as it is, and verifies nothing.
+    #[serde(untagged)]
+    Unknown(Value),
 }
 
 // === impl Signature ===
@@ -54,6 +57,7 @@ impl Signature {
         match self {
             Self::Minisign { text } => format!("minisign key {}", number_of(text).unwrap_or_else(|| "?".to_owned())),
             Self::Cosign { .. } => "a cosign key".to_owned(),
+            Self::Unknown(_signature) => "a signature of an unknown kind".to_owned(),
         }
     }
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use weft_core::policy::Digest;
+use weft_core::policy::{Digest, PolicyRef, add_pinned, is_added, manifest_record};
 
 use super::*;
 
@@ -226,6 +226,77 @@ fn a_file_that_could_trust_too_much_is_refused() {
     ] {
         let error = trust(&document).unwrap_err().to_string();
         assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+/// Puts a policy on a node, signed by `team`, and with the record that `change` makes of the right one.
+fn added(state: &Path, team: &Minisign, change: &dyn Fn(Value) -> Option<String>) -> PolicyRef {
+    let digest = Digest::new(MANIFEST);
+    let policy = PolicyRef::parse(&format!("oci://{IMAGE}@{digest}")).unwrap();
+    let record = Record {
+        reference: policy.to_string(),
+        version: Some("1.2.0".to_owned()),
+        manifest: String::from_utf8(MANIFEST.to_vec()).unwrap(),
+        signatures: vec![team.sign(MANIFEST, "repository=net/rack")],
+        imports: Vec::new(),
+        verdict: None,
+        trust: None,
+        added: 1,
+    };
+    add_pinned(state, &policy, b"component", None, &|_path| Ok(())).unwrap();
+    record.write(state, &digest).unwrap();
+    let path = manifest_record(state, &digest);
+    match change(serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()) {
+        Some(text) => fs::write(&path, text).unwrap(),
+        None => fs::remove_file(&path).unwrap(),
+    }
+    policy
+}
+
+#[test]
+fn a_policy_is_in_use_only_with_a_record_that_verifies() {
+    let (team, other) = (Minisign::new(1), Minisign::new(2));
+    let trusted = |key: &Minisign| {
+        trust(&json!({
+            "version": 1, "keys": {"k": {"minisign": key.public()}},
+            "registries": [{"prefix": "registry.example", "allOf": ["k"]}],
+        }))
+        .unwrap()
+    };
+    let unknown = |mut record: Value| {
+        let signatures = record["signatures"].as_array_mut().unwrap();
+        signatures.push(json!({"sigstore": {"bundle": "x"}}));
+        Some(record.to_string())
+    };
+    let cases: [(&str, &dyn Fn(Value) -> Option<String>, &Minisign, Option<&str>); 7] = [
+        ("as it was", &|record: Value| Some(record.to_string()), &team, None),
+        ("an unknown signature beside the right one", &unknown, &team, None),
+        ("an unknown signature, and the key revoked", &unknown, &other, Some("a signature of an unknown kind")),
+        ("the key revoked", &|record: Value| Some(record.to_string()), &other, Some("is not signed by")),
+        (
+            "an empty record, as after a power cut",
+            &|_record: Value| Some(String::new()),
+            &team,
+            Some("lost or unreadable"),
+        ),
+        ("a record of another form", &|_record: Value| Some("[]".to_owned()), &team, Some("lost or unreadable")),
+        ("no record", &|_record: Value| None, &team, Some("lost or unreadable")),
+    ];
+    for (case, change, key, reason) in cases {
+        let state = tempfile::tempdir().unwrap();
+        let policy = added(state.path(), &team, change);
+        let withdrawn = recheck(state.path(), &trusted(key)).unwrap();
+        assert_eq!(is_added(state.path(), &policy), reason.is_none(), "{case}");
+        match (withdrawn.as_slice(), reason) {
+            ([], None) => {
+                let record = Record::read(state.path(), &Digest::new(MANIFEST)).unwrap();
+                assert_eq!(record.verdict.unwrap().keys, ["k"], "{case}");
+                assert_eq!(record.signatures.len(), if case == "as it was" { 1 } else { 2 }, "{case}");
+            }
+            ([one], Some(reason)) => assert!(one.reason.contains(reason), "{case}: {one:?}"),
+            _ => panic!("{case}: {withdrawn:?}"),
+        }
+        assert!(recheck(state.path(), &trusted(key)).unwrap().is_empty(), "{case}: nothing is withdrawn twice");
     }
 }
 

@@ -25,8 +25,8 @@ mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, manifest_record, note_missed,
-    remove_pinned, withdraw,
+    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, is_in_use, manifest_record,
+    manifests, note_missed, record_manifest, remove_pinned, withdraw,
 };
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};

@@ -17,7 +17,7 @@ use crate::policy::PolicyError;
 const COMPONENT_MAX: u64 = 32 << 20;
 
 /// SHA-256 of a component.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; Self::LENGTH]);
 
 // === impl Digest ===

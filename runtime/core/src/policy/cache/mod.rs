@@ -44,7 +44,7 @@ pub use pinned::{add_pinned, is_added};
 pub use places::manifest_record;
 #[cfg(feature = "compile")]
 pub use prune::Pruned;
-pub use withdrawn::{remove_pinned, withdraw};
+pub use withdrawn::{is_in_use, manifests, record_manifest, remove_pinned, withdraw};
 
 use super::compiler::NO_MEMORY;
 use super::error::{cause, host_memory};

@@ -7,6 +7,7 @@
 //! Invariants: only networks that name that manifest are affected. A component that another manifest or a ConfigMap
 //! names is kept. Adding a policy again revokes its withdrawal.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -19,6 +20,43 @@ use super::places::{
 };
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef};
+
+/// Writes the record of a manifest's verification, flushed to the disk: a policy whose record is lost is withdrawn.
+///
+/// # Errors
+///
+/// [`PolicyError::Store`] if the disk refuses.
+pub fn record_manifest(state_dir: &Path, manifest: &Digest, record: &[u8]) -> Result<(), PolicyError> {
+    replace(&manifest_record(state_dir, manifest), record)
+}
+
+/// Returns the manifests that are in use or have a record on this node.
+///
+/// # Errors
+///
+/// [`PolicyError::Store`]: the directory cannot be read.
+pub fn manifests(state_dir: &Path) -> Result<BTreeSet<Digest>, PolicyError> {
+    let dir = pinned_dir(state_dir);
+    let stored = |source| PolicyError::Store { path: dir.clone(), source };
+    let files = match fs::read_dir(&dir) {
+        Ok(files) => files,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(stored(error)),
+    };
+    let mut found = BTreeSet::new();
+    for file in files {
+        let name = file.map_err(stored)?.file_name();
+        let hex = name.to_str().and_then(|name| name.strip_prefix("oci-sha256-"));
+        found.extend(hex.and_then(|hex| Digest::from_hex(hex.strip_suffix(".json").unwrap_or(hex))));
+    }
+    Ok(found)
+}
+
+/// Returns whether a manifest may be used: a file here names its component.
+#[must_use]
+pub fn is_in_use(state_dir: &Path, manifest: &Digest) -> bool {
+    manifest_file(state_dir, manifest).exists()
+}
 
 /// Withdraws a manifest's component. `reason` is the text of the next ADD's error.
 ///
