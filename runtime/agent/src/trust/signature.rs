@@ -3,7 +3,7 @@
 //!
 //! A minisign signature covers the manifest's bytes, so `minisign -V -m manifest.json` verifies it too; its trusted
 //! comment contains `repository=...`, so that it cannot be moved to another policy. A cosign signature covers a small
-//! document with the manifest's digest ("simple signing").
+//! document with the manifest's digest and the whole name of the repository ("simple signing").
 
 use std::fmt;
 
@@ -197,9 +197,14 @@ fn minisign(key: &PublicKey, text: &str, signed: &Signed<'_>) -> Result<(), Stri
     let words = signature.trusted_comment().split_whitespace();
     let mut repositories = words.filter_map(|word| word.strip_prefix("repository="));
     let repository = repositories.next().ok_or("its trusted comment has no repository=..., so it could be of any")?;
-    // A mirror may keep the whole path below its own.
+    belongs(signed, repository)
+}
+
+/// Checks that a signature for a repository belongs to the image. A mirror may keep the whole path below its own.
+fn belongs(signed: &Signed<'_>, repository: &str) -> Result<(), String> {
     let here = signed.image.repository();
-    if here == repository || here.strip_suffix(repository).is_some_and(|mirror| mirror.ends_with('/')) {
+    let of_mirror = |mirror: &str| mirror.ends_with('/') && !repository.is_empty();
+    if here == repository || here.strip_suffix(repository).is_some_and(of_mirror) {
         return Ok(());
     }
     Err(format!("it is for the repository {repository}, not for {here}"))
@@ -213,10 +218,19 @@ fn cosign(payload: &str, signed: &Signed<'_>) -> Result<(), String> {
         return Err(format!("its payload has the type {kind:?}"));
     }
     let digest = text("/critical/image/docker-manifest-digest");
-    if Digest::parse(&digest).as_ref() == Some(signed.digest) {
-        return Ok(());
+    if Digest::parse(&digest).as_ref() != Some(signed.digest) {
+        return Err(format!("it is of the manifest {digest}"));
     }
-    Err(format!("it is of the manifest {digest}"))
+    let name = text("/critical/identity/docker-reference");
+    if name.is_empty() {
+        return Err("its payload has no docker-reference, so it could be of any repository".to_owned());
+    }
+    // A mirror has another registry, so only the path counts, as for minisign. `cosign --sign-container-identity` may
+    // write a tag or a digest, too.
+    match Image::parse(&name) {
+        Ok(image) => belongs(signed, image.repository()),
+        Err(error) => Err(format!("its docker-reference names no repository: {error}")),
+    }
 }
 
 /// Returns the key's number in a signature's second line.

@@ -42,13 +42,18 @@ impl Minisign {
 
 /// A cosign key's PEM and a signature of it.
 fn cosign(digest: &Digest) -> (String, Signature) {
+    cosign_for(digest, "registry.example/net/rack")
+}
+
+/// The same for a repository.
+fn cosign_for(digest: &Digest, repository: &str) -> (String, Signature) {
     let random = SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
     let head = STANDARD.decode("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=").unwrap();
     let der = STANDARD.encode([head, pair.public_key().as_ref().to_vec()].concat());
     let payload = json!({"critical": {
-        "identity": {"docker-reference": "registry.example/net/rack"},
+        "identity": {"docker-reference": repository},
         "image": {"docker-manifest-digest": digest.to_string()}, "type": "cosign container image signature",
     }});
     let payload = payload.to_string();
@@ -153,6 +158,34 @@ fn cosign_signs_the_digest() {
     let changed =
         Signature::Cosign { payload: payload.replace(&digest.to_string(), &Digest::new(b"{}").to_string()), signature };
     assert!(judged(&document, IMAGE, b"{}", &[changed]).unwrap_err().contains("is not signed by"));
+}
+
+#[test]
+fn a_cosign_signature_is_of_its_repository_and_its_mirrors() {
+    let digest = Digest::new(MANIFEST);
+    let judged = |repository: &str, image: &str| {
+        let (pem, signature) = cosign_for(&digest, repository);
+        let document = json!({
+            "version": 1, "keys": {"ci": {"cosign": pem}}, "registries": [{"prefix": "", "allOf": ["ci"]}],
+        });
+        judged(&document, image, MANIFEST, &[signature])
+    };
+    for repository in
+        ["registry.example/net/rack", "registry.example/net/rack:1", &format!("registry.example/net/rack@{digest}")]
+    {
+        for image in [IMAGE, "mirror.local:5000/net/rack:1", "mirror.local/cache/net/rack:1"] {
+            assert_eq!(judged(repository, image).unwrap(), ["ci"], "{repository} at {image}");
+        }
+    }
+    for (repository, part) in [
+        ("registry.example/net/evil", "for the repository net/evil, not for net/rack"),
+        ("registry.example/ack", "for the repository ack"),
+        ("", "no docker-reference"),
+        ("rack", "names no repository"),
+    ] {
+        let error = judged(repository, IMAGE).unwrap_err();
+        assert!(error.contains("does not hold") && error.contains(part), "{repository}: {error}");
+    }
 }
 
 #[test]
