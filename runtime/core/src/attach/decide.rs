@@ -171,8 +171,8 @@ pub(super) fn judge(
 ) -> Result<(Decision, Verified, Vec<IpAddr>), AttachError> {
     let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
     let verified = policy::verify(policy, &decision, request, &ipam(call)?.declared)?;
-    policy::verify_routes(policy, &verified, request, &call.network.terms.grants.routes)?;
     let free_gateways = free_gateways(call, policy, store, &verified, request)?;
+    policy::verify_routes(policy, &verified, request, &call.network.terms.grants.routes, named(call)?)?;
     Ok((decision, verified, free_gateways))
 }
 

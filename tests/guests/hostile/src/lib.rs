@@ -56,6 +56,14 @@ impl Policy for Hostile {
                 decision.routes.push(route);
                 Ok(decision)
             }
+            "next-hop" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                let (dst, gw) = (IpPrefix { address: address(0, 0, 0, 0), length: 0 }, address(10, 77, 0, 2));
+                let route =
+                    Route { dst, gw: Some(gw), mtu: None, advmss: None, priority: None, table: None, scope: None };
+                decision.routes.push(route);
+                Ok(decision)
+            }
             "name-server" => {
                 let mut decision = one(address(10, 77, 0, 9), &range);
                 let nameservers = vec!["evil.example".to_owned()];

@@ -158,6 +158,16 @@ pub enum Refusal {
         /// The destination.
         dst: IpNet,
     },
+    /// A next hop that is no gateway.
+    #[error(
+        "answered with a route to {dst} by {gw}, which is neither a gateway of the network nor the \"gw\" of that route in \"routes\"; the network opens more with \"grants\": {{\"routes\": [\"{gw}\"]}}"
+    )]
+    NextHop {
+        /// The destination.
+        dst: IpNet,
+        /// The next hop.
+        gw: IpAddr,
+    },
     /// A name server that is not an address.
     #[error("answered with the name server {text:?}, which is no address")]
     NameServer {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use weft_host_abi::types::{Dns, Range, Request, Route};
 
-use super::VerifiedWant;
+use super::{VerifiedWant, routes};
 use crate::policy::Refusal;
 use crate::text::{clean, is_plain};
 
@@ -122,13 +122,7 @@ pub(super) fn route(route: &Route, config: &str) -> Result<(), Refusal> {
 
 /// Returns whether `routes` of an `ipam` object have this destination and next hop.
 fn names_route(config: &str, dst: IpNet, gw: IpAddr) -> bool {
-    let config: Value = serde_json::from_str(config).unwrap_or_default();
-    let routes = config.get("routes").and_then(Value::as_array).into_iter().flatten();
-    let mut named = routes.filter_map(|route| {
-        let text = |key: &str| route.get(key)?.as_str();
-        Some((text("dst")?.parse::<IpNet>().ok()?.trunc(), text("gw")?.parse::<IpAddr>().ok()?))
-    });
-    named.any(|route| route == (dst.trunc(), gw))
+    routes::declared(config).contains(&(dst.trunc(), Some(gw.to_canonical())))
 }
 
 /// DNS settings are written line by line into resolv.conf files: a line break would add a line.
