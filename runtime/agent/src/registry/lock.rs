@@ -39,13 +39,17 @@ pub struct Entry<'a> {
 /// [`RegistryError::Lacks`] if the image has no tag, [`RegistryError::Downgrade`] if the version is lower than the
 /// locked one (or missing now) and `allow_downgrade` is not set.
 pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
+    check(&LockFile::read(path)?, path, entry, allow_downgrade)
+}
+
+fn check(file: &LockFile, path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
     let image = entry.image;
     if image.tag().is_none() {
         return Err(RegistryError::Lacks { image: image.to_string(), lacks: "no tag; a lock file says what a tag is" });
     }
     let reference = image.without_digest().to_string();
     let now = entry.locked();
-    match LockFile::read(path)?.policies.get(&reference) {
+    match file.policies.get(&reference) {
         None => Ok(Change::New),
         Some(had) if had.digest == now.digest => Ok(Change::Same),
         Some(had) if !allow_downgrade && is_downgrade(had, &now) => Err(RegistryError::Downgrade {
@@ -64,16 +68,21 @@ pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Resu
 ///
 /// As [`check_lock`].
 pub fn lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
-    let change = check_lock(path, entry, allow_downgrade)?;
-    if change != Change::Same {
-        let mut file = LockFile::read(path)?;
-        file.policies.insert(entry.image.without_digest().to_string(), entry.locked());
-        file.write(path)?;
-    }
-    Ok(change)
+    LockFile::change(path, |file| {
+        let change = check(file, path, entry, allow_downgrade)?;
+        if change != Change::Same {
+            entry.put(file);
+        }
+        Ok(change)
+    })
 }
 
 impl Entry<'_> {
+    /// Puts it into a lock file.
+    pub(super) fn put(&self, file: &mut LockFile) {
+        file.policies.insert(self.image.without_digest().to_string(), self.locked());
+    }
+
     fn locked(&self) -> Locked {
         Locked { digest: self.digest.to_string(), version: self.version.map(str::to_owned) }
     }

@@ -213,9 +213,7 @@ pub(super) fn rm(args: &RmArgs, state: &Path, output: Output) -> anyhow::Result<
     let mut removed = policy::remove_pinned(state, &pinned)?;
     if let PolicyRef::Tagged(reference) = &named {
         let path = LockFile::path(state);
-        let mut file = LockFile::read(&path)?;
-        removed |= file.policies.remove(reference).is_some();
-        file.write(&path)?;
+        removed |= LockFile::change(&path, |file| Ok::<_, PolicyError>(file.policies.remove(reference).is_some()))?;
     }
     if !removed {
         bail!("{named} is not on this node; `weftctl policy ls` lists what is");
