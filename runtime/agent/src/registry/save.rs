@@ -7,7 +7,7 @@ use weft_core::policy::{Digest, LockFile, PolicyError};
 
 use super::error::RegistryError;
 use super::fetch;
-use super::layout::{LOCK, Layout, write};
+use super::layout::{LOCK, Layout};
 use super::lock::{Change, Entry, check_lock, lock};
 use super::remote::Remote;
 use super::signatures::{at, tags};
@@ -38,7 +38,7 @@ pub struct Loaded {
 /// # Errors
 ///
 /// [`RegistryError`].
-pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout, path: &Path) -> Result<Saved, RegistryError> {
+pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout) -> Result<Saved, RegistryError> {
     let source = Source::Remote(remote);
     let (bytes, digest) = source.manifest(image).await?;
     let pinned = image.with_digest(digest);
@@ -57,12 +57,12 @@ pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout, path: &Pa
             signatures.push(tag);
         }
     }
+    let mut locks = locked(layout)?;
     if image.tag().is_some() {
         // A layout is a copy; the node that loads it decides about downgrades.
-        lock(&path.join(LOCK), &Entry { image, digest: &digest, version: manifest.version() }, true)?;
-    } else if layout.lock()?.is_none() {
-        write(&path.join(LOCK), &serde_json::to_vec(&LockFile::default()).unwrap_or_default())?;
+        Entry { image, digest: &digest, version: manifest.version() }.put(&mut locks);
     }
+    layout.set_lock(&locks)?;
     Ok(Saved { reference: pinned.to_string(), signatures })
 }
 
@@ -120,7 +120,7 @@ pub async fn load(
 fn locked(layout: &Layout) -> Result<LockFile, RegistryError> {
     let Some(text) = layout.lock()? else { return Ok(LockFile::default()) };
     let off = |reason: String| RegistryError::Policy(PolicyError::LockFile { path: LOCK.into(), reason });
-    let file: LockFile = serde_json::from_slice(&text).map_err(|error| off(error.to_string()))?;
+    let file = LockFile::parse(Path::new(LOCK), &text)?;
     match file.policies.iter().find(|(_name, locked)| Digest::parse(&locked.digest).is_none()) {
         None => Ok(file),
         Some((name, locked)) => Err(off(format!("{name} has the digest {:?}", locked.digest))),

@@ -40,7 +40,7 @@ pub(super) fn save(args: &SaveArgs, output: Output) -> anyhow::Result<ExitCode> 
     let mut saved = Vec::new();
     for image in &images {
         let remote = args.reach.remote(image)?;
-        saved.push(registry::wait(registry::save(&remote, image, &mut layout, &args.directory))?);
+        saved.push(registry::wait(registry::save(&remote, image, &mut layout))?);
     }
     let lines: Vec<_> = saved
         .iter()
