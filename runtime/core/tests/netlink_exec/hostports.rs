@@ -390,6 +390,8 @@ fn sctp() {
 fn localnet_is_put_back() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     attach(&host, &pod, "weft0", "vetha", 88, 2);
+    // Undo keeps the chain, so make it first. An address without a route needs nothing else.
+    apply(&host, &other, vec![localnet("192.0.2.77")]);
     host.settle();
     there_and_back(&host, &other, vec![localnet("10.88.0.2")], || {
         assert_eq!(host.sysctl("ipv4/conf/weft0/route_localnet"), "1");
@@ -427,6 +429,14 @@ fn localhost_stays_local() {
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
     assert!(!reaches(), "a container reaches what listens on 127.0.0.1 only");
+    // One ADD makes the chain, another finds it, and then the first one fails.
+    host.sh("nft delete table inet weft");
+    with(&host, &pod, |executor| {
+        let first = applied(executor, &plan);
+        applied(executor, &plan);
+        assert!(executor.undo(first).is_empty());
+    });
+    assert!(!reaches(), "the undo of one attachment opens 127.0.0.1 to another");
     drop(secret);
 }
 

@@ -161,6 +161,12 @@ impl Part {
         }
     }
 
+    /// Returns whether its content shows that somebody uses it. An attachment that needs `localnet` and finds it adds
+    /// nothing to it: it only sets `route_localnet`, and relies on the chain from then on.
+    pub(super) fn shows_users(self) -> bool {
+        !self.sets().is_empty() || !self.open_chains().is_empty()
+    }
+
     /// Returns the request that asks whether it exists.
     pub(super) fn question(self) -> Item {
         let name = self.chains().first().map(|chain| chain.name).unwrap_or_default();

@@ -8,8 +8,9 @@
 //! to some hundred elements. Larger ones are split into several ([`Content::batches`]), each with its own inverse.
 //!
 //! A part of the base is made when it is found missing. It is kept when the last attachment is removed, like an empty
-//! bridge. A failed ADD deletes the parts that it made, unless another attachment uses them. If somebody deleted rules
-//! of the base (`nft flush table`), the next ADD restores them.
+//! bridge. A failed ADD deletes the parts that it made, unless another attachment uses them. It never deletes `localnet`,
+//! because nothing in nftables shows who relies on it. If somebody deleted rules of the base (`nft flush table`), the
+//! next ADD restores them.
 
 mod accept;
 mod add;

@@ -111,8 +111,11 @@ impl Nft {
         Ok(true)
     }
 
-    /// Returns whether a part contains only what was added.
+    /// Returns whether a part contains only what was added. A part whose content does not show its users never does.
     fn holds_only(&mut self, part: Part, added: &Added) -> Result<bool, NetlinkError> {
+        if !part.shows_users() {
+            return Ok(false);
+        }
         let doing = || "failed to list nftables elements";
         let ours: BTreeSet<_> = added.elements.iter().map(super::element::Element::announcement).collect();
         for set in part.sets() {
