@@ -23,6 +23,8 @@ fn main() -> ExitCode {
     suite.test("install_is_remembered", &needs, remembered);
     suite.test("install_on_a_full_disk", &needs, full_install);
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
+    suite.test("a_node_gets_the_agents_copies_before_the_programs", &needs, copies_first);
+    suite.test("a_second_install_removes_what_the_first_one_had_elsewhere", &needs, elsewhere);
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("plan_changes_nothing", &needs, plan);
     suite.test("plan_takes_a_list", &needs, plan_list);
@@ -210,6 +212,72 @@ fn other_plugins() -> Result<()> {
     dirs.uninstall(&[])?;
     ensure!(fs::read_to_string(&bridge)? == "somebody else's", "uninstall did not bring the other plugin back");
     ensure!(Path::new(&dirs.path("state/policies")).exists(), "uninstall without --purge removed the state");
+    Ok(())
+}
+
+/// The order keeps an agent from restoring the old programs, and a runtime from reading a configuration too early.
+fn copies_first() -> Result<()> {
+    let dirs = Dirs::new()?;
+    let conf_dir = dirs.path("net.d");
+    let node = ["--kubernetes", "--conf-dir", &conf_dir, "--default-network", "main"];
+    let steps = json_of(&dirs.install(&[&node[..], &["--dry-run"]].concat())?)?;
+    let steps: Vec<&str> = steps.as_array().into_iter().flatten().filter_map(|step| step["step"].as_str()).collect();
+    let at = |part: &str| {
+        let found = steps.iter().position(|step| step.contains(part));
+        found.with_context(|| format!("no {part} in {steps:#?}"))
+    };
+    let order = ["compile ", "install/weft ", "manifest.json", "bin/weft ", "bin/weft-pod ", "net.d/00-weft.conflist "];
+    let places = order.into_iter().map(at).collect::<Result<Vec<_>>>()?;
+    ensure!(places.is_sorted(), "{steps:#?}");
+    ensure!(at("install/weftctl ")? < at("sbin/weftctl ")?, "{steps:#?}");
+    Ok(())
+}
+
+fn elsewhere() -> Result<()> {
+    let dirs = Dirs::new()?;
+    let conf_dir = dirs.path("net.d");
+    let install = |weft: &Path, more: &[&str]| -> Result<()> {
+        let weft = weft.display().to_string();
+        let (bin, state) = (dirs.path("bin"), dirs.path("state"));
+        let base = ["--state-dir", &state, "install", "--weft", &weft, "--ctl-dir", &bin];
+        let done = run(&Place::default(), &programs::weftctl().map_err(anyhow::Error::msg)?, &[&base, more].concat())?;
+        ensure!(done.status == Some(0), "{more:?}: {}", done.stderr);
+        Ok(())
+    };
+    let (bin, other) = (dirs.path("bin"), dirs.path("other"));
+    let node = ["--kubernetes", "--conf-dir", &conf_dir, "--default-network", "main"];
+    let old = programs::weft().map_err(anyhow::Error::msg)?;
+    install(&old, &[&node[..], &["--bin-dir", &bin]].concat())?;
+    ensure!(
+        Path::new(&conf_dir).join("00-weft.conflist").exists() && Path::new(&bin).join("weft-pod").exists(),
+        "first"
+    );
+    install(&old, &[&node[..], &["--bin-dir", &other, "--conf-name", "10-weft.conflist"]].concat())?;
+    let names = |dir: &str| -> Result<Vec<String>> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    };
+    ensure!(names(&conf_dir)? == ["10-weft.conflist"], "configurations: {:?}", names(&conf_dir)?);
+    ensure!(names(&bin)? == ["weftctl"], "programs: {:?}", names(&bin)?);
+    ensure!(names(&dirs.path("state/install"))? == ["10-weft.conflist", "manifest.json", "weft", "weftctl"], "copies");
+    // Without --kubernetes, the agent's copy changes with the program.
+    let new = dirs.root.path().join("weft.new");
+    fs::write(&new, "another program")?;
+    install(&new, &["--bin-dir", &other])?;
+    for file in [&format!("{other}/weft"), &dirs.path("state/install/weft")] {
+        ensure!(fs::read_to_string(file).is_ok_and(|text| text == "another program"), "{file} is the old one");
+    }
+    let gone = run(
+        &Place::default(),
+        &programs::weftctl().map_err(anyhow::Error::msg)?,
+        &["--state-dir", &dirs.path("state"), "uninstall"],
+    )?;
+    ensure!(gone.status == Some(0), "uninstall: {}", gone.stderr);
+    for dir in [&conf_dir, &bin, &other] {
+        ensure!(names(dir)?.is_empty(), "left in {dir}: {:?}", names(dir)?);
+    }
     Ok(())
 }
 

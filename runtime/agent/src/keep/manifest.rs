@@ -1,11 +1,13 @@
 //! The files that `weftctl install --kubernetes` put on the node, with a copy of each, from which the agent restores
-//! them.
+//! them; and the lock that keeps the two from working at once.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +70,50 @@ impl Manifest {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// The lock on the files of the installation. `weftctl install` and `uninstall` hold it throughout, the agent while it
+/// restores a file. It is the directory of the manifest, so it needs no file, and the kernel releases it.
+#[derive(Debug)]
+pub struct InstallLock {
+    _dir: fs::File,
+}
+
+impl InstallLock {
+    /// Takes the lock. Returns `None` if somebody else has it, or if weft was never installed with a manifest.
+    ///
+    /// # Errors
+    /// The directory cannot be opened or locked.
+    pub fn try_take(state: &Path) -> io::Result<Option<Self>> {
+        let dir = match fs::File::open(state.join(DIR)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match dir.try_lock() {
+            Ok(()) => Ok(Some(Self { _dir: dir })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Takes the lock as soon as it is free. Returns `None` if weft was never installed with a manifest.
+    ///
+    /// # Errors
+    /// The directory cannot be locked, or somebody else has had the lock for this long.
+    pub fn take(state: &Path, patience: Duration) -> io::Result<Option<Self>> {
+        let until = Instant::now() + patience;
+        loop {
+            let lock = Self::try_take(state)?;
+            if lock.is_some() || !state.join(DIR).exists() {
+                return Ok(lock);
+            }
+            if Instant::now() >= until {
+                let text = "another weftctl, or the agent, has been changing the installed files for too long";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Restores weft's configuration and programs after another installer changed them (k3s replaces the plugin directory
 //! on upgrade, Cilium's `cni.exclusive` renames every other configuration).
 //!
-//! Invariants: a file is restored atomically, by one rename. A file that is changed repeatedly is restored five times
+//! Invariants: a file is restored atomically, by one rename. Nothing is restored while `weftctl install` or `uninstall`
+//! is at work, or once the manifest does not list it any more. A file that is changed repeatedly is restored five times
 //! in a minute and then left alone for a while, because two competing installers help nobody. The node is not ready
 //! meanwhile, and an event names the remedy.
 //!
@@ -9,6 +10,8 @@
 
 mod filters;
 mod manifest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +25,7 @@ use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
 
 pub(crate) use self::filters::Filters;
-pub use self::manifest::{FileKind, KeptFile, Manifest, write_whole};
+pub use self::manifest::{FileKind, InstallLock, KeptFile, Manifest, write_whole};
 use crate::Log;
 use crate::events::{Events, Subject};
 use crate::health::Health;
@@ -78,6 +81,11 @@ impl History {
         self.at.push(now);
         Verdict::Restore
     }
+
+    /// Forgets the last time, when an installer was at work.
+    fn take_back(&mut self) {
+        self.at.pop();
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +97,14 @@ enum Verdict {
 
 /// Detects whether a file was touched.
 type Stamp = (u64, u64, Option<SystemTime>, u32);
+
+/// What the keeper remembers between two checks.
+#[derive(Debug, Default)]
+struct Memory {
+    histories: BTreeMap<PathBuf, History>,
+    /// Of a file and its copy, when they were last equal. An installer may replace either.
+    stamps: BTreeMap<PathBuf, (Stamp, Stamp)>,
+}
 
 impl Keeper {
     pub(crate) fn start(state: &Path, health: Rc<Health>, events: Option<(Events, String)>, log: Log) -> Rc<Self> {
@@ -103,13 +119,12 @@ impl Keeper {
     }
 
     async fn run(&self) {
-        let mut histories: BTreeMap<PathBuf, History> = BTreeMap::new();
-        let mut stamps: BTreeMap<PathBuf, Stamp> = BTreeMap::new();
+        let mut memory = Memory::default();
         let mut last_fault = None;
         loop {
             let faults = match Manifest::read(&self.state) {
                 Ok(None) => Vec::new(),
-                Ok(Some(manifest)) => self.look(&manifest, &mut histories, &mut stamps),
+                Ok(Some(manifest)) => self.look(&manifest, &mut memory),
                 Err(error) => vec![format!(
                     "cannot read {}: {error}; run weftctl install again",
                     Manifest::path(&self.state).display()
@@ -128,51 +143,82 @@ impl Keeper {
     }
 
     /// Checks everything once. Returns the remaining problems.
-    fn look(
-        &self,
-        manifest: &Manifest,
-        histories: &mut BTreeMap<PathBuf, History>,
-        stamps: &mut BTreeMap<PathBuf, Stamp>,
-    ) -> Vec<String> {
+    fn look(&self, manifest: &Manifest, memory: &mut Memory) -> Vec<String> {
         let mut faults = Vec::new();
         let mut given_up = 0;
-        let now = Instant::now();
-        for file in &manifest.files {
-            if is_right(file, stamps) {
-                faults.extend((file.kind == FileKind::Conf).then(|| earlier_conf(&file.path)).flatten());
-                continue;
-            }
-            let history = histories.entry(file.path.clone()).or_default();
-            match history.may_restore(now) {
-                Verdict::Restore => match restore(file) {
-                    Ok(()) => self.restored(&file.path),
-                    Err(text) => faults.push(text),
-                },
-                verdict => {
-                    given_up += 1;
-                    let text = format!(
-                        "another program changes {} again and again; stop it (Cilium: cni.exclusive=false), or uninstall weft",
-                        file.path.display()
-                    );
-                    if verdict == Verdict::GiveUp {
-                        self.send(&text);
-                    }
-                    faults.push(text);
-                }
-            }
+        // A configuration comes last: a runtime that sees it finds everything that it names.
+        let (confs, programs): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|file| file.kind == FileKind::Conf);
+        for file in programs {
+            faults.extend(self.look_at(file, memory, &mut given_up));
         }
-        for name in &manifest.names {
-            let is_ours = fs::read_link(name).is_ok_and(|target| target.file_name().is_some_and(|name| name == "weft"));
-            // A plugin of another vendor under this name is kept.
-            if !is_ours && fs::symlink_metadata(name).is_err() {
-                match symlink("weft", name) {
-                    Ok(()) => self.restored(name),
-                    Err(error) => faults.push(format!("cannot put {} back: {error}", name.display())),
-                }
-            }
+        faults.extend(manifest.names.iter().filter_map(|name| self.look_at_name(name)));
+        for file in confs {
+            faults.extend(self.look_at(file, memory, &mut given_up));
         }
         self.kept.set(Kept { given_up, ..self.kept.get() });
         faults
+    }
+
+    /// Checks a file. Returns the problem.
+    fn look_at(&self, file: &KeptFile, memory: &mut Memory, given_up: &mut usize) -> Option<String> {
+        if is_right(file, &mut memory.stamps) {
+            return (file.kind == FileKind::Conf).then(|| earlier_conf(&file.path)).flatten();
+        }
+        if let Err(error) = fs::symlink_metadata(&file.copy) {
+            return Some(cannot(file, &error));
+        }
+        let history = memory.histories.entry(file.path.clone()).or_default();
+        let verdict = history.may_restore(Instant::now());
+        if verdict == Verdict::Restore {
+            let outcome = self.put_back(|manifest| manifest.files.contains(file), || restore(file));
+            if outcome.is_none() {
+                history.take_back();
+            }
+            return self.note(&file.path, outcome);
+        }
+        *given_up += 1;
+        let text = format!(
+            "another program changes {} again and again; stop it (Cilium: cni.exclusive=false), or uninstall weft",
+            file.path.display()
+        );
+        if verdict == Verdict::GiveUp {
+            self.send(&text);
+        }
+        Some(text)
+    }
+
+    /// Checks a name. Returns the problem.
+    fn look_at_name(&self, name: &Path) -> Option<String> {
+        // A plugin of another vendor under this name is kept.
+        if fs::symlink_metadata(name).is_ok() {
+            return None;
+        }
+        let link = || symlink("weft", name).map_err(|error| format!("cannot put {} back: {error}", name.display()));
+        let outcome = self.put_back(|manifest| manifest.names.iter().any(|listed| listed == name), link);
+        self.note(name, outcome)
+    }
+
+    /// Restores something under the installers' lock, if the manifest still lists it. Returns `None` if it was left to
+    /// an installer; the next check sees the result.
+    fn put_back(
+        &self,
+        is_listed: impl FnOnce(&Manifest) -> bool,
+        restore: impl FnOnce() -> Result<(), String>,
+    ) -> Option<Result<(), String>> {
+        let _lock = InstallLock::try_take(&self.state).ok().flatten()?;
+        let manifest = Manifest::read(&self.state).ok().flatten()?;
+        is_listed(&manifest).then(restore)
+    }
+
+    /// Counts and logs what was restored. Returns the problem.
+    fn note(&self, path: &Path, outcome: Option<Result<(), String>>) -> Option<String> {
+        match outcome? {
+            Ok(()) => {
+                self.restored(path);
+                None
+            }
+            Err(text) => Some(text),
+        }
     }
 
     fn restored(&self, path: &Path) {
@@ -189,21 +235,25 @@ impl Keeper {
     }
 }
 
-/// Returns whether a file is unchanged. Reads its content only if it was touched.
-fn is_right(file: &KeptFile, stamps: &mut BTreeMap<PathBuf, Stamp>) -> bool {
-    let Ok(meta) = fs::symlink_metadata(&file.path) else {
+/// Returns whether a file is equal to its copy. Reads the contents only if one of them was touched.
+fn is_right(file: &KeptFile, stamps: &mut BTreeMap<PathBuf, (Stamp, Stamp)>) -> bool {
+    let (Ok(meta), Ok(copy)) = (fs::symlink_metadata(&file.path), fs::symlink_metadata(&file.copy)) else {
         stamps.remove(&file.path);
         return false;
     };
-    let stamp = (meta.ino(), meta.len(), meta.modified().ok(), meta.mode());
-    if stamps.get(&file.path) == Some(&stamp) {
+    let both = (stamp(&meta), stamp(&copy));
+    if stamps.get(&file.path) == Some(&both) {
         return true;
     }
     let right = meta.is_file() && meta.mode() & 0o7777 == file.mode && same_content(&file.path, &file.copy);
     if right {
-        stamps.insert(file.path.clone(), stamp);
+        stamps.insert(file.path.clone(), both);
     }
     right
+}
+
+fn stamp(meta: &fs::Metadata) -> Stamp {
+    (meta.ino(), meta.len(), meta.modified().ok(), meta.mode())
 }
 
 fn same_content(one: &Path, other: &Path) -> bool {
@@ -211,10 +261,12 @@ fn same_content(one: &Path, other: &Path) -> bool {
     digest(one).is_some_and(|sum| Some(sum) == digest(other))
 }
 
+fn cannot(file: &KeptFile, error: &std::io::Error) -> String {
+    format!("cannot put {} back from {}: {error}", file.path.display(), file.copy.display())
+}
+
 fn restore(file: &KeptFile) -> Result<(), String> {
-    let cannot = |error: std::io::Error| {
-        format!("cannot put {} back from {}: {error}", file.path.display(), file.copy.display())
-    };
+    let cannot = |error: std::io::Error| cannot(file, &error);
     let content = fs::read(&file.copy).map_err(cannot)?;
     if let Some(dir) = file.path.parent() {
         fs::create_dir_all(dir).map_err(cannot)?;
@@ -236,114 +288,4 @@ fn earlier_conf(own: &Path) -> Option<String> {
         dir.join(first).display(),
         own.display()
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use super::*;
-
-    struct Place {
-        _dir: tempfile::TempDir,
-        conf: PathBuf,
-        keeper: Keeper,
-        manifest: Manifest,
-        histories: BTreeMap<PathBuf, History>,
-        stamps: BTreeMap<PathBuf, Stamp>,
-    }
-
-    fn place() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let (conf, copy) = (dir.path().join("net.d/10-weft.conflist"), dir.path().join("copy"));
-        fs::write(&copy, "{}").unwrap();
-        let manifest = Manifest {
-            files: vec![KeptFile { path: conf.clone(), kind: FileKind::Conf, copy, mode: 0o644 }],
-            names: vec![dir.path().join("net.d/weft-pod")],
-        };
-        let keeper = Keeper {
-            state: dir.path().to_owned(),
-            health: Rc::default(),
-            events: None,
-            kept: std::cell::Cell::default(),
-            log: Log,
-        };
-        Place { _dir: dir, conf, keeper, manifest, histories: BTreeMap::new(), stamps: BTreeMap::new() }
-    }
-
-    impl Place {
-        fn look(&mut self) -> Vec<String> {
-            self.keeper.look(&self.manifest, &mut self.histories, &mut self.stamps)
-        }
-    }
-
-    #[test]
-    fn what_is_changed_renamed_or_removed_is_put_back() {
-        let mut place = place();
-        assert!(place.look().is_empty());
-        assert_eq!(fs::read_to_string(&place.conf).unwrap(), "{}");
-        assert_eq!(fs::read_link(&place.manifest.names[0]).unwrap(), Path::new("weft"));
-        fs::write(&place.conf, "").unwrap();
-        assert!(place.look().is_empty());
-        assert_eq!(fs::read_to_string(&place.conf).unwrap(), "{}");
-        fs::rename(&place.conf, place.conf.with_extension("cilium_bak")).unwrap();
-        fs::remove_file(&place.manifest.names[0]).unwrap();
-        assert!(place.look().is_empty());
-        assert_eq!(fs::read_to_string(&place.conf).unwrap(), "{}");
-        // The first check restored two files, and so did the last.
-        assert_eq!(place.keeper.kept(), Kept { restored: 5, given_up: 0 });
-        place.look();
-        assert_eq!(place.keeper.kept().restored, 5);
-    }
-
-    #[test]
-    fn after_five_times_in_a_minute_it_is_left_and_said() {
-        let mut place = place();
-        for _ in 0..MOST {
-            assert!(place.look().is_empty());
-            fs::remove_file(&place.conf).unwrap();
-        }
-        let faults = place.look();
-        assert!(faults.len() == 1 && faults[0].contains("cni.exclusive"), "{faults:?}");
-        assert!(!place.conf.exists());
-        assert_eq!(place.look().len(), 1);
-        assert_eq!(place.keeper.kept().given_up, 1);
-    }
-
-    #[test]
-    fn a_rest_ends_and_old_times_do_not_count() {
-        let start = Instant::now();
-        let mut history = History::default();
-        for index in 0..20 {
-            assert_eq!(history.may_restore(start + WINDOW * index), Verdict::Restore);
-        }
-        let mut history = History::default();
-        let verdicts: Vec<Verdict> = (0..7).map(|_| history.may_restore(start)).collect();
-        assert_eq!(verdicts[4..], [Verdict::Restore, Verdict::GiveUp, Verdict::Resting]);
-        assert_eq!(history.may_restore(start + REST), Verdict::Restore);
-    }
-
-    #[test]
-    fn a_conf_that_comes_before_ours_is_named() {
-        let mut place = place();
-        place.look();
-        fs::write(place.conf.with_file_name("05-other.conflist"), "{}").unwrap();
-        fs::write(place.conf.with_file_name("00-note.txt"), "").unwrap();
-        let faults = place.look();
-        assert!(faults.len() == 1 && faults[0].contains("05-other.conflist"), "{faults:?}");
-    }
-
-    #[test]
-    fn a_file_is_the_old_or_the_new_one_and_leaves_no_parts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("10-weft.conflist");
-        write_whole(&path, b"old", 0o600).unwrap();
-        // A file that a killed writer left.
-        fs::write(dir.path().join(".10-weft.conflist.weft-part"), "ne").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        write_whole(&path, b"new", 0o644).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
 }

@@ -2,13 +2,18 @@
 //! the agent restores files that other installers change.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use weft_agent::keep::{FileKind, KeptFile, Manifest};
+use weft_agent::keep::{FileKind, InstallLock, KeptFile, Manifest};
 
 use super::step::Step;
+use super::{Program, leftovers};
+
+/// How long to wait while the agent restores a file, or another weftctl is at work.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What `--kubernetes` needs to know.
 #[derive(Debug, Args)]
@@ -111,45 +116,77 @@ impl KubernetesArgs {
         Ok(text)
     }
 
-    /// Returns the steps of a Kubernetes node, after those of every node. The configuration comes last: a runtime that
-    /// sees it finds everything that it names.
+    /// Returns the steps of a Kubernetes node, around those that put programs and names in place. First come the copies
+    /// and the manifest: from then on the agent restores what is going to be there, also if this process is killed. The
+    /// configuration comes last: a runtime that sees it finds everything that it names.
     pub(super) fn steps(
         &self,
         state: &Path,
-        programs: &[(PathBuf, Vec<u8>)],
+        programs: &[Program],
         names: &[PathBuf],
-    ) -> anyhow::Result<Vec<Step>> {
+    ) -> anyhow::Result<(Vec<Step>, Vec<Step>)> {
         let conf = self.conf_path();
         let text = self.conf_text()?;
         let conf_dir = conf.parent().context("--conf-dir names no directory")?;
         let copies = Manifest::path(state).parent().map(Path::to_owned).unwrap_or_default();
-        let mut steps = vec![Step::directory(&copies, 0o700, true)?, Step::directory(conf_dir, 0o755, false)?];
+        let mut before = vec![Step::directory(&copies, 0o700, true)?, Step::directory(conf_dir, 0o755, false)?];
         let mut manifest = Manifest { files: Vec::new(), names: names.to_vec() };
         let mut keep = |path: &Path, content: &[u8], kind, mode| -> anyhow::Result<Step> {
             let copy = Manifest::copy_path(state, path);
             manifest.files.push(KeptFile { path: path.to_owned(), kind, copy: copy.clone(), mode });
             Step::write(&copy, content, 0o600)
         };
-        for (path, content) in programs {
-            steps.push(keep(path, content, FileKind::Program, 0o755)?);
+        for program in programs {
+            before.push(keep(&program.to, &program.content, FileKind::Program, 0o755)?);
         }
-        steps.push(keep(&conf, &text, FileKind::Conf, 0o644)?);
+        before.push(keep(&conf, &text, FileKind::Conf, 0o644)?);
         let mut listed = serde_json::to_vec_pretty(&manifest)?;
         listed.push(b'\n');
-        steps.push(Step::write(&conf, &text, 0o644)?);
-        steps.push(Step::write(&Manifest::path(state), &listed, 0o600)?);
-        Ok(steps)
+        before.push(Step::write(&Manifest::path(state), &listed, 0o600)?);
+        let mut after = vec![Step::write(&conf, &text, 0o644)?];
+        // Somebody damaged it: this installation repairs it.
+        if let Ok(Some(earlier)) = Manifest::read(state) {
+            let sources: Vec<&Path> = programs.iter().map(|program| program.from.as_path()).collect();
+            after.extend(leftovers::removal(&earlier, &manifest, &sources)?);
+        }
+        Ok((before, after))
     }
 }
 
-/// Returns what `uninstall` removes first, so that the agent restores nothing and the runtime stops calling weft; and
-/// the plugin directory of the installation.
-pub(super) fn removal(state: &Path) -> anyhow::Result<(Vec<Step>, Option<PathBuf>)> {
+/// Waits for the lock on the installed files; `None` if there is no manifest.
+pub(super) fn lock(state: &Path) -> anyhow::Result<Option<InstallLock>> {
+    InstallLock::take(state, PATIENCE).with_context(|| format!("cannot lock {}", Manifest::path(state).display()))
+}
+
+/// Returns the steps that renew the agent's copies of these programs, if an earlier installation made some. Otherwise
+/// the agent would put the old programs back.
+pub(super) fn copies(state: &Path, programs: &[Program]) -> anyhow::Result<Vec<Step>> {
+    let files = Manifest::read(state).ok().flatten().unwrap_or_default().files;
+    let copies = programs.iter().filter_map(|program| {
+        let file = files.iter().find(|file| leftovers::is_same(&file.path, &program.to))?;
+        Some(Step::write(&file.copy, &program.content, 0o600))
+    });
+    copies.collect()
+}
+
+/// What `uninstall` does about an installation on a Kubernetes node.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    /// The first steps, after which the agent restores nothing and the runtime stops calling weft.
+    pub(super) steps: Vec<Step>,
+    /// The directory of `weft`.
+    pub(super) bin: Option<PathBuf>,
+    /// The directory of `weftctl`.
+    pub(super) ctl: Option<PathBuf>,
+}
+
+/// Returns what `uninstall` removes first. The caller holds the lock.
+pub(super) fn removal(state: &Path) -> anyhow::Result<Removal> {
     let manifest = Manifest::path(state);
     let Some(Manifest { files, .. }) =
         Manifest::read(state).with_context(|| format!("cannot read {}", manifest.display()))?
     else {
-        return Ok((Vec::new(), None));
+        return Ok(Removal::default());
     };
     let mut steps = vec![Step::remove_file(&manifest)?];
     for file in &files {
@@ -158,8 +195,11 @@ pub(super) fn removal(state: &Path) -> anyhow::Result<(Vec<Step>, Option<PathBuf
         }
         steps.push(Step::remove_file(&file.copy)?);
     }
-    let program = files.iter().find(|file| file.kind == FileKind::Program);
-    Ok((steps, program.and_then(|file| file.path.parent()).map(Path::to_owned)))
+    let dir_of = |name: &str| {
+        let file = files.iter().find(|file| file.kind == FileKind::Program && file.path.ends_with(name))?;
+        file.path.parent().map(Path::to_owned)
+    };
+    Ok(Removal { bin: dir_of("weft"), ctl: dir_of("weftctl"), steps })
 }
 
 #[cfg(test)]
@@ -221,11 +261,15 @@ mod tests {
         let (state, conf_dir) = (dir.path().join("state"), dir.path().join("net.d"));
         std::fs::create_dir(&state).unwrap();
         let args = KubernetesArgs { conf_dir: Some(conf_dir.clone()), ..args(Some("main"), None) };
-        let programs = [(dir.path().join("bin/weft"), b"program".to_vec())];
+        let program =
+            Program { from: "/src/weft".into(), to: dir.path().join("bin/weft"), content: b"program".to_vec() };
+        let steps = || {
+            let (before, after) =
+                args.steps(&state, std::slice::from_ref(&program), &[dir.path().join("bin/weft-ipam")]).unwrap();
+            before.into_iter().chain(after).collect::<Vec<Step>>()
+        };
         for _again in 0..2 {
-            for step in args.steps(&state, &programs, &[dir.path().join("bin/weft-ipam")]).unwrap() {
-                step.carry_out().unwrap();
-            }
+            steps().iter().for_each(|step| step.carry_out().unwrap());
         }
         let manifest = Manifest::read(&state).unwrap().unwrap();
         assert_eq!(manifest.files.len(), 2);
@@ -233,13 +277,8 @@ mod tests {
             assert!(file.copy.is_file(), "{}", file.copy.display());
         }
         assert_eq!(std::fs::read(conf_dir.join("00-weft.conflist")).unwrap(), args.conf_text().unwrap());
-        assert!(
-            args.steps(&state, &programs, &[dir.path().join("bin/weft-ipam")])
-                .unwrap()
-                .iter()
-                .all(|step| step.state(true) == "fine")
-        );
-        let (steps, bin) = removal(&state).unwrap();
+        assert!(steps().iter().all(|step| step.state(true) == "fine"));
+        let Removal { steps, bin, .. } = removal(&state).unwrap();
         steps.iter().for_each(|step| step.carry_out().unwrap());
         assert_eq!(bin, Some(dir.path().join("bin")));
         assert_eq!(std::fs::read_dir(&conf_dir).unwrap().count(), 0);

@@ -2,10 +2,13 @@
 //!
 //! Both first compare the existing state with the wanted state and make a list of steps, then execute the necessary
 //! ones. So they can be repeated, `--dry-run` prints exactly this list, and a file of another program is never
-//! overwritten (`--replace` moves it aside and `uninstall` moves it back).
+//! overwritten (`--replace` moves it aside and `uninstall` moves it back). On a Kubernetes node they hold a lock
+//! meanwhile, so that the agent does not restore what they change.
 
 #[cfg(feature = "agent")]
 mod kubernetes;
+#[cfg(feature = "agent")]
+mod leftovers;
 mod step;
 
 use std::collections::BTreeSet;
@@ -78,8 +81,26 @@ pub(crate) struct UninstallArgs {
     force: bool,
 }
 
+/// A program to install.
+#[derive(Debug)]
+struct Program {
+    #[cfg_attr(not(feature = "agent"), expect(dead_code, reason = "only for a Kubernetes node"))]
+    from: PathBuf,
+    to: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Program {
+    fn read(from: &Path, to: PathBuf) -> anyhow::Result<Self> {
+        let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        Ok(Self { from: from.to_owned(), to, content })
+    }
+}
+
 /// Installs.
 pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "agent")]
+    let _lock = if args.places.dry_run { None } else { kubernetes::lock(state)? };
     let steps = install_steps(args, state)?;
     carry_out(&steps, args.places.dry_run, output)
 }
@@ -106,35 +127,41 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     // weft finds weftctl beside itself, in every distribution.
     let beside = kubernetes.then_some(bin_dir.as_path());
     let ctl_dir = args.places.ctl_dir(beside.or(before.as_ref().map(|before| before.ctl_dir.as_path())));
+    let programs = [Program::read(&weft, bin_dir.join("weft"))?, Program::read(&own, ctl_dir.join("weftctl"))?];
     let mut steps = vec![
         Step::directory(&bin_dir, 0o755, false)?,
         Step::directory(&ctl_dir, 0o755, false)?,
         Step::directory(state, 0o700, true)?,
         Step::directory(&state.join("policies"), 0o700, true)?,
         Step::directory(&state.join("cache"), 0o700, true)?,
-        Step::copy(&weft, &bin_dir.join("weft"), 0o755)?,
-        Step::copy(&own, &ctl_dir.join("weftctl"), 0o755)?,
-        Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, 0o600)?,
     ];
-    let names = names(args)?;
-    for name in &names {
-        steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
-    }
+    // Compiling takes seconds. The programs come after it, and find everything compiled.
     for (name, component) in SHIPPED {
         let file = state.join("policies").join(format!("{name}.wasm"));
         steps.push(Step::write(&file, component, 0o600)?);
         steps.push(Step::compile(&file, component, state)?);
     }
+    let names = names(args)?;
     #[cfg(feature = "agent")]
-    if kubernetes {
-        let programs = [(&weft, bin_dir.join("weft")), (&own, ctl_dir.join("weftctl"))];
-        let read = |(from, to): (&PathBuf, PathBuf)| -> anyhow::Result<(PathBuf, Vec<u8>)> {
-            Ok((to, std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?))
-        };
-        let programs = programs.into_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-        let names: Vec<PathBuf> = names.iter().map(|name| bin_dir.join(name)).collect();
-        steps.extend(args.kubernetes.steps(state, &programs, &names)?);
+    let last = if kubernetes {
+        let paths: Vec<PathBuf> = names.iter().map(|name| bin_dir.join(name)).collect();
+        let (before, after) = args.kubernetes.steps(state, &programs, &paths)?;
+        steps.extend(before);
+        after
+    } else {
+        steps.extend(kubernetes::copies(state, &programs)?);
+        Vec::new()
+    };
+    #[cfg(not(feature = "agent"))]
+    let last = Vec::new();
+    for program in &programs {
+        steps.push(Step::write(&program.to, &program.content, 0o755)?);
     }
+    steps.push(Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, 0o600)?);
+    for name in &names {
+        steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
+    }
+    steps.extend(last);
     Ok(steps)
 }
 
@@ -181,11 +208,13 @@ fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
 /// Uninstalls.
 pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "agent")]
-    let (mut steps, bin) = kubernetes::removal(state)?;
+    let _lock = if args.places.dry_run { None } else { kubernetes::lock(state)? };
+    #[cfg(feature = "agent")]
+    let kubernetes::Removal { mut steps, bin, ctl } = kubernetes::removal(state)?;
     #[cfg(not(feature = "agent"))]
-    let (mut steps, bin) = (Vec::new(), None);
+    let (mut steps, bin, ctl) = (Vec::new(), None, None);
     let before = Installed::read(state);
-    let kept_beside = before.as_ref().map(|before| before.ctl_dir.clone()).or_else(|| bin.clone());
+    let ctl = before.as_ref().map(|before| before.ctl_dir.clone()).or(ctl);
     let bin = &args.places.bin_dir(before.map(|before| before.bin_dir).or(bin));
     if !args.force && !args.places.dry_run {
         refuse_with_attachments(state)?;
@@ -195,7 +224,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
         steps.push(Step::restore(&bin.join(format!("{name}{SAVED}")), &bin.join(name))?);
     }
     steps.push(Step::remove_file(&bin.join("weft"))?);
-    steps.push(Step::remove_file(&args.places.ctl_dir(kept_beside.as_deref()).join("weftctl"))?);
+    steps.push(Step::remove_file(&args.places.ctl_dir(ctl.as_deref()).join("weftctl"))?);
     steps.push(Step::remove_file(&Installed::path(state))?);
     if args.purge {
         steps.push(Step::remove_tree(state)?);

@@ -47,12 +47,6 @@ impl Step {
         Ok(Self::new(Action::Directory { path: path.to_owned(), mode, private }, needed))
     }
 
-    /// Makes a copy of a file.
-    pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> anyhow::Result<Self> {
-        let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-        Self::write(to, &content, mode)
-    }
-
     /// Makes a file with this content.
     pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<Self> {
         if path.is_dir() {
@@ -108,6 +102,13 @@ impl Step {
         Ok(Self::new(Action::RemoveFile(path.to_owned()), fs::symlink_metadata(path).is_ok()))
     }
 
+    /// Leaves a file that it would remove, and says why.
+    #[cfg(feature = "agent")]
+    pub(super) fn leave(path: &Path, why: &str) -> Self {
+        let note = why.to_owned();
+        Self { note, ..Self::new(Action::RemoveFile(path.to_owned()), false) }
+    }
+
     /// Removes a directory with its contents.
     pub(super) fn remove_tree(path: &Path) -> anyhow::Result<Self> {
         let needed = path.exists();
@@ -139,6 +140,12 @@ impl Step {
             Action::RemoveTree(path) => format!("remove {} and everything in it", path.display()),
             Action::Rename { from, to } => format!("move {} back to {}", from.display(), to.display()),
         }
+    }
+
+    /// Returns whether a change is necessary.
+    #[cfg(feature = "agent")]
+    pub(super) fn is_needed(&self) -> bool {
+        self.needed
     }
 
     /// Returns additional information.
