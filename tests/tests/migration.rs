@@ -23,6 +23,8 @@ fn main() -> ExitCode {
     suite.test("a_kept_plugin_gets_the_same_input", &needs, same_input);
     suite.test("a_kept_plugin_is_not_asked_about_what_weft_made", &needs, not_asked);
     suite.test("a_kept_plugin_that_fails_keeps_del_from_succeeding", &needs, failing);
+    suite.test("a_kept_multus_is_asked_about_its_own_sandboxes", &needs, multus);
+    suite.test("a_kept_shim_is_asked_while_its_daemon_runs", &needs, multus_shim);
     suite.test("del_with_the_nodes_own_namespace_succeeds", &needs, own_namespace);
     suite.test("a_restarted_node_has_its_addresses_back", &needs, restarted);
     suite.test(
@@ -156,6 +158,46 @@ fn failing() -> Result<()> {
     let mut unusable = bridge("mig");
     unusable["ipam"]["ranges"] = json!([[{ "subnet": "nonsense" }]]);
     world.call("DEL", &pod, &unusable)?.quiet()
+}
+
+/// Puts weft in charge of a name of Multus. Returns a configuration of Multus.
+fn in_place_of(world: &World, name: &str, status: u8) -> Result<Value> {
+    std::os::unix::fs::symlink("weft", world.plugins().join(name)).context("make the name")?;
+    recorder(world, name, status)?;
+    let dir = world.scratch().display().to_string();
+    Ok(json!({ "cniVersion": "1.0.0", "name": "multus-cni-network", "type": name, "clusterNetwork": "main",
+               "cniDir": dir, "daemonSocketDir": dir }))
+}
+
+fn multus() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let conf = in_place_of(&world, "multus", 0)?;
+    let call = world.prepare("DEL", &Attach::eth0("pod"), &conf)?;
+    world.run(&call, "multus")?.quiet()?;
+    ensure!(recorded(&world, "multus").is_empty(), "asked about a sandbox that Multus did not make");
+    let cache = world.scratch().join(call.container_id.as_deref().context("an id")?);
+    fs::write(&cache, "[]").context("write the list of delegates")?;
+    world.run(&call, "multus")?.quiet()?;
+    let said = recorded(&world, "multus");
+    ensure!(said.ends_with(&String::from_utf8(call.stdin.clone())?), "another configuration: {said}");
+    ensure!(said.contains("CNI_COMMAND=DEL") && said.contains("CNI_IFNAME=eth0"), "another call: {said}");
+    recorder(&world, "multus", 1)?;
+    let error = world.run(&call, "multus")?.error()?;
+    ensure!(error.code == 104 && error.msg.contains("multus.before-weft"), "{}: {}", error.code, error.msg);
+    Ok(())
+}
+
+fn multus_shim() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let conf = in_place_of(&world, "multus-shim", 0)?;
+    let call = world.prepare("DEL", &Attach::eth0("pod"), &conf)?;
+    fs::write(world.scratch().join(call.container_id.as_deref().context("an id")?), "[]").context("write the list")?;
+    ok(&world.run(&call, "multus-shim")?, "DEL without a daemon")?;
+    ensure!(recorded(&world, "multus-shim").is_empty(), "asked although it would fail for ever");
+    let _daemon = std::os::unix::net::UnixListener::bind(world.scratch().join("multus.sock")).context("listen")?;
+    ok(&world.run(&call, "multus-shim")?, "DEL")?;
+    ensure!(recorded(&world, "multus-shim").contains("CNI_COMMAND=DEL"), "not asked");
+    Ok(())
 }
 
 /// A runtime repeats a DEL that fails.

@@ -35,16 +35,22 @@ pub(super) fn del(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Option<
     }
 }
 
-/// Finds the plugin that had this program's name: in `CNI_PATH`, or beside this program.
+/// Finds the plugin that had this program's name.
 fn kept_plugin(call: &Call) -> Option<PathBuf> {
     // The stock dhcp plugin's daemon is gone; weft's agent has its socket and was asked.
     if !call.persona.is_stock() || call.persona == Persona::Ipam("dhcp") {
         return None;
     }
+    kept_file(call.persona.name(), &call.env.path)
+}
+
+/// Finds the plugin that was moved aside for a name of weft: in `CNI_PATH`, or beside this program.
+#[must_use]
+pub fn kept_file(name: &str, path: &[PathBuf]) -> Option<PathBuf> {
     let own = std::env::current_exe().ok();
     let own = own.as_deref().and_then(|file| file.parent());
-    let dirs = call.env.path.iter().map(PathBuf::as_path).chain(own);
-    let name = format!("{}{KEPT_SUFFIX}", call.persona.name());
+    let dirs = path.iter().map(PathBuf::as_path).chain(own);
+    let name = format!("{name}{KEPT_SUFFIX}");
     dirs.map(|dir| dir.join(&name)).find(|file| file.is_file())
 }
 

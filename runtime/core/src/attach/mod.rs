@@ -78,7 +78,7 @@ pub use error::AttachError;
 pub use failures::{Failure, failures, keep_unread};
 pub use gc::gc;
 pub use ipam_keys::{ipam_problems, select_problems};
-pub use kept::KEPT_SUFFIX;
+pub use kept::{KEPT_SUFFIX, kept_file};
 pub use lint::{Problems, Surroundings, check_conf};
 pub use liveness::{NetnsState, netns_state};
 pub use lock::Lock;

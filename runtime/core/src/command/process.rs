@@ -241,8 +241,8 @@ fn read_and_carry_out(
     let mut network = persona.name().to_owned();
     let verb = environment.verb;
     let read = read_stdin(stdin).and_then(|stdin| {
-        if let Persona::Pod(_) = persona {
-            return PodCall::read(environment, &stdin).map(|call| Read::Pod(Box::new(call)));
+        if let Persona::Pod(program) = persona {
+            return PodCall::read(program, environment, stdin).map(|call| Read::Pod(Box::new(call)));
         }
         let call = Call::read(node.context(), persona, environment.clone(), &stdin).map_err(|error| error.to_cni());
         if let (Verb::Add, Err(error)) = (verb, &call) {

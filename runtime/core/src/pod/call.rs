@@ -17,11 +17,15 @@ const ARGS: &[&str] = &["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONT
 /// A call of the persona `weft-pod`.
 #[derive(Debug)]
 pub struct PodCall {
+    /// The name by which weft was called.
+    pub(super) program: &'static str,
     pub(super) env: Environment,
     pub(super) pairs: Vec<(String, String)>,
     /// The name in the configuration.
     pub(super) name: String,
     pub(super) conf: Object,
+    /// The configuration's exact text.
+    pub(super) stdin: Vec<u8>,
     /// `None` for DEL and GC if the configuration cannot be used: they only need the journal.
     pub(super) settings: Option<Settings>,
 }
@@ -31,8 +35,8 @@ impl PodCall {
     ///
     /// # Errors
     /// The configuration or `CNI_ARGS` cannot be used. DEL and GC use whatever is readable.
-    pub fn read(env: Environment, stdin: &[u8]) -> Result<Self, CniError> {
-        let conf = cni::read_network(stdin)?;
+    pub fn read(program: &'static str, env: Environment, stdin: Vec<u8>) -> Result<Self, CniError> {
+        let conf = cni::read_network(&stdin)?;
         let version = Version::of(&conf, env.verb)?;
         let name = conf.str("name").ok().flatten().unwrap_or_default().to_owned();
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
@@ -49,7 +53,7 @@ impl PodCall {
         if env.verb == Verb::Add {
             cni::check_known(&pairs, ARGS)?;
         }
-        Ok(Self { env, pairs, name, conf, settings })
+        Ok(Self { program, env, pairs, name, conf, stdin, settings })
     }
 
     /// Returns the verb.

@@ -1,5 +1,5 @@
 //! DEL of a pod: needs only the journal. Removes attachments last first, continues after failures, reports all of them,
-//! and leaves what failed in the journal for the next DEL (R31).
+//! and leaves what failed in the journal for the next DEL (R31). `kept` is about pods that the journal does not know.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::attachment::Progress;
 use super::call::PodCall;
 use super::device_info;
+use super::kept;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
 use crate::attach::Node;
@@ -19,7 +20,9 @@ use crate::store::Key;
 /// # Errors
 /// What could not be removed, the last attachment first. DEL can be repeated.
 pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
-    let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else { return Ok(()) };
+    let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else {
+        return kept::del(node, call);
+    };
     let record = PodRecord::read(&entry)?;
     let sandbox = Sandbox { netns: call.env.netns.clone(), ..sandbox_of(call, &record) };
     remove_entry(node, &sandbox, &entry.key, record)

@@ -17,6 +17,7 @@ mod device_info;
 mod error;
 mod files;
 mod gc;
+mod kept;
 mod network;
 mod plugin;
 mod ready;
