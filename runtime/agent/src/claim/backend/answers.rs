@@ -54,7 +54,7 @@ fn failed(error: kube::Error) -> WriteError {
             404 | 409 => WriteError::Conflict,
             422 | 403 if status.message.contains("the cluster ledger is frozen") => WriteError::Frozen,
             // An API server that has just started may not know the types of its admission policies yet.
-            code if status.message.contains("failed to configure policy") => {
+            code if status.message.contains("failed to configure ") => {
                 WriteError::NoAnswer(format!("{} (code {code})", status.message))
             }
             code @ (400 | 401 | 403 | 405 | 413 | 415 | 422) => {
@@ -71,5 +71,32 @@ fn unreadable(error: kube::Error) -> ReadError {
     match error {
         kube::Error::Api(status) => ReadError(format!("{} (code {})", status.message, status.code)),
         error => ReadError(with_causes(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16, message: &str) -> WriteError {
+        failed(kube::Error::Api(Box::new(Status::failure(message, "Forbidden").with_code(code))))
+    }
+
+    /// The messages of kube-apiserver 1.37.
+    #[test]
+    fn what_an_api_server_says_while_it_starts_is_no_refusal() {
+        let denied = "addressclaims.ipam.weft.dev is forbidden: ValidatingAdmissionPolicy 'freeze.ipam.weft.dev'";
+        for start in [
+            "denied request: failed to configure policy: failed to find resource referenced by paramKind",
+            "with binding 'freeze.ipam.weft.dev' denied request: failed to configure binding: paramKind kind not yet synced to use for admission",
+        ] {
+            assert!(matches!(answer(403, &format!("{denied} {start}")), WriteError::NoAnswer(_)), "{start}");
+        }
+        let frozen = format!("{denied} denied request: the cluster ledger is frozen; run \"weftctl ledger thaw\"");
+        assert_eq!(answer(422, &frozen), WriteError::Frozen);
+        assert!(matches!(answer(403, "User cannot create resource"), WriteError::Refused(_)));
+        assert_eq!(answer(409, "exists"), WriteError::Conflict);
     }
 }
