@@ -262,8 +262,11 @@ fn a_file_that_could_trust_too_much_is_refused() {
     }
 }
 
+/// Makes another record of the right one, as text; `None` leaves none.
+type Change = dyn Fn(Value) -> Option<String>;
+
 /// Puts a policy on a node, signed by `team`, and with the record that `change` makes of the right one.
-fn added(state: &Path, team: &Minisign, change: &dyn Fn(Value) -> Option<String>) -> PolicyRef {
+fn added(state: &Path, team: &Minisign, change: &Change) -> PolicyRef {
     let digest = Digest::new(MANIFEST);
     let policy = PolicyRef::parse(&format!("oci://{IMAGE}@{digest}")).unwrap();
     let record = Record {
@@ -301,7 +304,7 @@ fn a_policy_is_in_use_only_with_a_record_that_verifies() {
         signatures.push(json!({"sigstore": {"bundle": "x"}}));
         Some(record.to_string())
     };
-    let cases: [(&str, &dyn Fn(Value) -> Option<String>, &Minisign, Option<&str>); 7] = [
+    let cases: [(&str, &Change, &Minisign, Option<&str>); 7] = [
         ("as it was", &|record: Value| Some(record.to_string()), &team, None),
         ("an unknown signature beside the right one", &unknown, &team, None),
         ("an unknown signature, and the key revoked", &unknown, &other, Some("a signature of an unknown kind")),
