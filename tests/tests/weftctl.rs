@@ -535,7 +535,8 @@ fn mistakes() -> Result<()> {
 /// Returns the address that an ADD allocated.
 fn address(reply: &weft_kit::cni::Reply) -> Result<String> {
     let document = reply.json()?;
-    Ok(document["ips"][0]["address"].as_str().context("no address")?.to_owned())
+    let address = document["ips"][0]["address"].as_str();
+    Ok(address.with_context(|| format!("no address: {document:#}"))?.to_owned())
 }
 
 /// Every way to lose the store: ADD fails, `rebuild` takes over what runs, and DEL removes it.

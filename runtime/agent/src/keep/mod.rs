@@ -193,7 +193,10 @@ impl Keeper {
         if fs::symlink_metadata(name).is_ok() {
             return None;
         }
-        let link = || symlink("weft", name).map_err(|error| format!("cannot put {} back: {error}", name.display()));
+        let link = || {
+            let made = name.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink("weft", name));
+            made.map_err(|error| format!("cannot put {} back: {error}", name.display()))
+        };
         let outcome = self.put_back(|manifest| manifest.names.iter().any(|listed| listed == name), link);
         self.note(name, outcome)
     }

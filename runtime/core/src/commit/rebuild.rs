@@ -23,6 +23,9 @@ pub struct Running {
     pub record: Record,
 }
 
+/// Returns whether an attachment in the journal is gone although the store knows no DEL of it.
+type IsDead<'a> = &'a dyn Fn(&Entry) -> bool;
+
 /// The result of a rebuild.
 #[derive(Debug, Default)]
 pub struct RebuildReport {
@@ -53,7 +56,7 @@ impl NodeStore {
         state_dir: &Path,
         boot_id: &str,
         now: u64,
-        (running, is_dead): (&[Running], &dyn Fn(&Entry) -> bool),
+        (running, is_dead): (&[Running], IsDead<'_>),
     ) -> Result<RebuildReport, StoreError> {
         let (mut store, moved) = Self::recover(state_dir, boot_id)?;
         let mut report = RebuildReport { moved, ..RebuildReport::default() };
@@ -76,7 +79,7 @@ impl NodeStore {
 fn take_over(
     conn: &Connection,
     books: &mut Books<'_>,
-    (running, is_dead): (&Running, &dyn Fn(&Entry) -> bool),
+    (running, is_dead): (&Running, IsDead<'_>),
     (boot_id, now): (&str, u64),
     report: &mut RebuildReport,
 ) -> Result<(), Stop<StoreError>> {
