@@ -541,6 +541,9 @@ fn address(reply: &weft_kit::cni::Reply) -> Result<String> {
 
 /// Every way to lose the store: ADD fails, `rebuild` takes over what runs, and DEL removes it.
 fn lost_ledger() -> Result<()> {
+    // Trials run at once and see each other's named namespaces, so the network has a name of its own.
+    let mut conf = conf();
+    conf["name"] = json!("lost");
     type Lose<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
     let ways: [(&str, Lose<'_>); 3] = [
         ("the log deleted", &|state| fs::remove_file(state.join("weft.db-wal"))),
@@ -556,14 +559,14 @@ fn lost_ledger() -> Result<()> {
         let (installation, mut world) = world()?;
         let first: Vec<String> = ["a", "b"]
             .iter()
-            .map(|name| address(&world.call("ADD", &Attach::eth0(name), &conf())?))
+            .map(|name| address(&world.call("ADD", &Attach::eth0(name), &conf)?))
             .collect::<Result<_>>()?;
         ensure!(first == ["10.63.0.2/24", "10.63.0.3/24"], "{first:?}");
         let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
         let labels = links.as_array().into_iter().flatten().filter_map(|link| link["ifalias"].as_str());
-        ensure!(labels.filter(|label| label.starts_with("weft:ctl/cid-")).count() == 2, "no labels: {links:#}");
+        ensure!(labels.filter(|label| label.starts_with("weft:lost/cid-")).count() == 2, "no labels: {links:#}");
         lose(&world.state()).with_context(|| way.to_owned())?;
-        let refused = world.call("ADD", &Attach::eth0("c"), &conf())?;
+        let refused = world.call("ADD", &Attach::eth0("c"), &conf)?;
         ensure!(!refused.ok(), "{way}: an address was handed out");
         let error = refused.json()?;
         ensure!(error["code"] == 5, "{way}: {error:#}");
@@ -574,23 +577,25 @@ fn lost_ledger() -> Result<()> {
         let confs = world.scratch().join("confs");
         fs::create_dir(&confs)?;
         let dir = confs.display().to_string();
-        let rebuild = ["--json", "--state-dir", &state, "ledger", "rebuild", "--conf-dir", &dir];
+        // Trials run at once, and others leave results in the usual directory.
+        let cache = world.scratch().join("results").display().to_string();
+        let rebuild = ["--json", "--state-dir", &state, "ledger", "rebuild", "--conf-dir", &dir, "--cni-cache", &cache];
         let refused = run(&world.place()?, &installation.weftctl(), &rebuild)?;
         ensure!(refused.status == Some(1) && refused.stderr.contains("--scope"), "{way}: {}", refused.stderr);
-        fs::write(confs.join("10-ctl.conf"), conf().to_string())?;
+        fs::write(confs.join("10-lost.conf"), conf.to_string())?;
         let rebuilt = run(&world.place()?, &installation.weftctl(), &rebuild)?;
         ensure!(rebuilt.status == Some(0), "{way}: {}", rebuilt.stderr);
         ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", text(&rebuilt));
-        let third = address(&world.call("ADD", &Attach::eth0("c"), &conf())?)?;
+        let third = address(&world.call("ADD", &Attach::eth0("c"), &conf)?)?;
         ensure!(third == "10.63.0.4/24", "{way}: {third}");
         let (_, who) = both(&world, &installation.weftctl(), &["who-has", "10.63.0.2"])?;
         ensure!(who[0]["attachment"]["containerID"] == "cid-a", "{way}: {who:#}");
         for name in ["a", "b", "c"] {
-            ensure!(world.call("DEL", &Attach::eth0(name), &conf())?.ok(), "{way}: DEL {name}");
+            ensure!(world.call("DEL", &Attach::eth0(name), &conf)?.ok(), "{way}: DEL {name}");
         }
         ensure!(world.claims()?.is_empty(), "{way}: claims are left");
         let links = world.host().line("ip -j link")?.text();
-        ensure!(!links.contains("weft:ctl"), "{way}: links are left: {links}");
+        ensure!(!links.contains("weft:lost"), "{way}: links are left: {links}");
     }
     Ok(())
 }
