@@ -21,7 +21,7 @@ const COUNT: usize = 4;
 struct Arenas(UnsafeCell<[[u8; SIZE]; COUNT]>);
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: only addresses are computed from it here; each piece of memory belongs to whoever it was given to.
+// SAFETY: only addresses are computed from it here; each piece of memory belongs to the caller that got it.
 unsafe impl Sync for Arenas {}
 
 static ARENAS: Arenas = Arenas(UnsafeCell::new([[0; SIZE]; COUNT]));

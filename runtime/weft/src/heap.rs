@@ -32,7 +32,7 @@ const FIRST: usize = 2 << 20;
 struct Region(UnsafeCell<[u8; FIRST]>);
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: each part is only accessed by whoever the heap gave it to.
+// SAFETY: only the caller that got a part from the heap accesses it.
 unsafe impl Sync for Region {}
 
 static REGION: Region = Region(UnsafeCell::new([0; FIRST]));

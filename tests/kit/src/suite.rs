@@ -58,7 +58,10 @@ impl Need {
             Self::Current => programs::current_dir().err(),
             Self::Kubernetes => programs::kubernetes().err(),
             Self::Helm => programs::helm().err(),
-            Self::Tool(name) | Self::Peer(name) => programs::tool(name).err(),
+            Self::Tool(name) => programs::tool(name).err(),
+            Self::Peer(name) => {
+                programs::tool(name).err().map(|_missing| format!("{name} is not in PATH; nothing here builds it"))
+            }
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),
                 None => crate::netns::kernel_lacks(kind),

@@ -1,4 +1,4 @@
-//! A firewalld that does not answer: whoever does not use it does not wait for it, and whoever does waits some seconds.
+//! A firewalld that does not answer: networks that use it wait some seconds for it, and others do not wait.
 
 use std::os::unix::net::UnixListener;
 use std::thread;

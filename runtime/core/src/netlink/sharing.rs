@@ -9,7 +9,7 @@
 //! The lock is a file in the state directory, because the journal is there. It is held for one read and one
 //! transaction, and the kernel releases it however a process ends. Waiting is limited, because a process that holds it
 //! may have been stopped. Sources of firewalld have a lock of their own: firewalld may take seconds, or never answer,
-//! and whoever does not use it must not wait for it.
+//! and networks that do not use it must not wait for it.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -2,8 +2,8 @@
 //!
 //! The namespace of a path's keys is determined when the path is looked up, but only once: below `net` the kernel keeps
 //! one tree per namespace, and the common tree contains links that are resolved for the calling thread. A directory
-//! beyond such a link (`ipv4/conf`, `ipv6/conf`) belongs to its namespace permanently, like a socket, whoever looks up
-//! names in it. So it can be opened inside and returned, and writes need no thread inside.
+//! beyond such a link (`ipv4/conf`, `ipv6/conf`) belongs to its namespace permanently, like a socket, from whichever
+//! namespace names in it are looked up. So it can be opened inside and returned, and writes need no thread inside.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

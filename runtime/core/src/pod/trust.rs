@@ -1,8 +1,8 @@
 //! What a definition may not say unless it is the operator's. Pure.
 //!
-//! Whoever may create a NetworkAttachmentDefinition in a namespace chooses links and addresses of its pods; that is so
-//! with Multus, too. Reading the node's files, showing them to policies and sending them to servers is a power of weft's
-//! own, and remains the operator's.
+//! Everybody who may create a NetworkAttachmentDefinition in a namespace chooses the links and addresses of its pods, as
+//! with Multus. Only weft can also read files of the node, show them to policies and send them to servers. That is left
+//! to the operator.
 
 use serde_json::{Map, Value};
 

@@ -373,10 +373,10 @@ fn a_definition_names_no_files_or_servers_of_the_operator() {
         (weft("LEDGER", json!({"Type": "etcd"})), "LEDGER.Type"),
         (weft("ledger", json!({"type": "kubernetes", "socket": "/run/containerd/containerd.sock"})), "ledger.socket"),
         (weft("grants", json!({"wasi": true, "data": "/etc/kubernetes"})), "grants.data"),
-        (weft("select", json!({"policy": "x", "files": {"f": "/root/secret"}})), "select.files"),
+        (weft("select", json!({"policy": "x", "files": {"f": "/etc/secret"}})), "select.files"),
         (ipam("ledger", &etcd), "ipam.ledger.endpoints"),
         (ipam("grants", &json!({"Data": "/etc/kubernetes"})), "ipam.grants.Data"),
-        (ipam("resolvConf", &json!("/root/secret")), "ipam.resolvConf"),
+        (ipam("resolvConf", &json!("/etc/secret")), "ipam.resolvConf"),
         (json!({"name": "a", "plugins": [{"type": "calico"}, weft("grants", json!({"data": "/"}))]}), "grants.data"),
         (
             json!({"name": "a", "type": "weft", "delegates": [{"type": "theirs", "ipam": {"ledger": etcd}}]}),

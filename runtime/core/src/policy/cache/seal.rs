@@ -1,7 +1,7 @@
 //! The last bytes of a cache entry: the component from which it was compiled, and the digest of the code.
 //!
 //! The name of an entry identifies its component, but a file can be renamed; the seal travels with the code. It is not
-//! a signature: whoever can write the directory can write a seal, and write access is checked first. It detects an
+//! a signature: a process that can write the directory can write a seal, so write access is checked first. It detects an
 //! entry that a disk, a copy or a person damaged, before a byte of it is executed.
 
 use std::fs::File;
