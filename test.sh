@@ -45,8 +45,8 @@ run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" 
 wait "$lane" || { failed=1; echo "=== FAILED: one of ${busy[*]}"; }
 printf '\n=== %s\n' "${busy[*]}"
 tee -a "$log" <"$beside"
-# Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
-run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
+# They need root, or programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
+run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd a_killed_plugin
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 # With the documentation's examples.
 run cargo test --release --locked --no-fail-fast --manifest-path sdk/rust/Cargo.toml --features testing --target-dir guest-plugins/target

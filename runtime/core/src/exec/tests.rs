@@ -77,10 +77,8 @@ fn a_plugin_that_says_without_end_is_killed() {
     assert_eq!(error.code(), 6);
 }
 #[test]
+#[ignore = "needs root, for a PID namespace"]
 fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
     // The first process of a PID namespace cannot end before its other processes are reaped.
     let sleep = || Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
     let unshared = std::thread::spawn(move || {
