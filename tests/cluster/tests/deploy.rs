@@ -179,11 +179,13 @@ fn every_value(server: &Server) -> Result<()> {
         ),
         (json!({"preset": "openshift"}), vec!["/etc/kubernetes/cni/net.d", "/run/crio"]),
         (
-            json!({"agent": {"http": {"address": "127.0.0.2", "port": 9999}, "extraArgs": ["--sweep-grace=4s"],
+            json!({"agent": {"hostPID": true, "http": {"address": "127.0.0.2", "port": 9999},
+                          "extraArgs": ["--sweep-grace=4s"],
                           "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.test:3128"}],
                           "resources": {"requests": {"cpu": "7m"}}}}),
             vec![
                 "--http=127.0.0.2:9999",
+                "\"hostPID\":true",
                 "\"port\":9999",
                 "--sweep-grace=4s",
                 "http://proxy.test:3128",
