@@ -14,18 +14,12 @@ use weft_core::store::{NodeStore, Role};
 use weft_host_abi::types::Attachment;
 
 use crate::output::{Output, ago};
+use crate::selector::Selector;
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// Only of this network.
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
-    /// Only of this pod: its name, or namespace/name.
-    #[arg(long, value_name = "POD")]
-    pod: Option<String>,
-    /// Only of containers whose id begins so.
-    #[arg(long, value_name = "ID")]
-    container: Option<String>,
+    #[command(flatten)]
+    selector: Selector,
     /// Only those whose namespace is gone.
     #[arg(long)]
     dead: bool,
@@ -118,20 +112,16 @@ impl Row {
     }
 }
 
-fn rows(state: &Path, network: Option<&str>) -> anyhow::Result<Vec<Row>> {
+fn rows(state: &Path) -> anyhow::Result<Vec<Row>> {
     let Some(store) = NodeStore::open_read_only(state)? else { return Ok(Vec::new()) };
     // A pod's entry is the list of its attachments, which have their own entries; `weftctl pods` shows it.
-    store.entries(network)?.iter().filter(|entry| entry.key.role != Role::Pod).map(Row::read).collect()
+    store.entries(None)?.iter().filter(|entry| entry.key.role != Role::Pod).map(Row::read).collect()
 }
 
 pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let of_pod = |row: &Row, wanted: &str| {
-        row.pod.as_deref().is_some_and(|pod| pod == wanted || pod.rsplit('/').next() == Some(wanted))
-    };
-    let shown: Vec<Row> = rows(state, args.network.as_deref())?
+    let shown: Vec<Row> = rows(state)?
         .into_iter()
-        .filter(|row| args.pod.as_deref().is_none_or(|pod| of_pod(row, pod)))
-        .filter(|row| args.container.as_deref().is_none_or(|id| row.attachment.container_id.starts_with(id)))
+        .filter(|row| args.selector.wants(&row.attachment, row.pod.as_deref()))
         .filter(|row| !args.dead || row.state == NetnsState::Gone)
         .collect();
     let document: Vec<_> = shown.iter().map(Row::document).collect();
@@ -167,7 +157,7 @@ pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow
         Some(store) => store.claims(&ClaimFilter { address: Some(args.address), ..ClaimFilter::default() })?,
         None => Vec::new(),
     };
-    let attachments = rows(state, None)?;
+    let attachments = rows(state)?;
     let mut lines = Vec::new();
     let mut documents = Vec::new();
     for claim in &claims {

@@ -13,7 +13,8 @@ use weft_core::policy::{LogLevel, LogLine};
 use weft_core::store::{NodeStore, Role};
 
 use crate::output::Output;
-use crate::pods::{Pods, is_pod};
+use crate::pods::Pods;
+use crate::selector::is_pod;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {

@@ -1,4 +1,4 @@
-//! `weftctl failures`: the ADDs that failed on this node lately, from the records that `explain` tells the whole story of.
+//! `weftctl failures`: the ADDs that failed on this node lately, from the records that `explain` shows in full.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,41 +9,25 @@ use serde_json::json;
 use weft_core::attach::{Failure, failures};
 
 use crate::output::{Output, ago};
-use crate::pods::is_pod;
+use crate::selector::Selector;
 
 #[derive(Debug, Args)]
 pub(crate) struct FailuresArgs {
-    /// Only of this network.
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
-    /// Only of this pod: its name, or namespace/name.
-    #[arg(long, value_name = "POD")]
-    pod: Option<String>,
-    /// Only of containers whose id begins so.
-    #[arg(long, value_name = "ID")]
-    container: Option<String>,
+    #[command(flatten)]
+    selector: Selector,
     /// Container ids, and messages in one line, as well.
     #[arg(long)]
     wide: bool,
 }
 
-impl FailuresArgs {
-    fn wants(&self, failure: &Failure) -> bool {
-        let attachment = &failure.attachment;
-        self.network.as_ref().is_none_or(|network| *network == attachment.network)
-            && self.container.as_ref().is_none_or(|id| attachment.container_id.starts_with(id.as_str()))
-            && self.pod.as_ref().is_none_or(|wanted| failure.pod.as_ref().is_some_and(|pod| is_pod(wanted, pod)))
-    }
-}
-
-/// The same failure of a pod, which kubelet makes anew with another container id again and again.
+/// A failure, and how often it was repeated: kubelet retries a pod with new container ids.
 struct Repeated<'a> {
     last: &'a Failure,
     times: usize,
 }
 
 impl Repeated<'_> {
-    /// The first of several names that people know a container by.
+    /// Returns the pod, or the beginning of the container id if there is no pod.
     fn who(&self) -> String {
         let failure = self.last;
         failure.pod.clone().unwrap_or_else(|| failure.attachment.container_id.chars().take(12).collect())
@@ -67,10 +51,10 @@ impl Repeated<'_> {
     }
 }
 
-/// The latest first.
+/// Prints the failures, the latest first.
 pub(crate) fn run(args: &FailuresArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut kept = failures(state).context("cannot read the records of failed ADDs")?;
-    kept.retain(|failure| args.wants(failure));
+    kept.retain(|failure| args.selector.wants(&failure.attachment, failure.pod.as_deref()));
     kept.reverse();
     let documents: Vec<_> = kept.iter().map(document).collect();
     let rows = repeated(&kept).iter().map(|row| row.cells(args.wide)).collect();
@@ -80,7 +64,7 @@ pub(crate) fn run(args: &FailuresArgs, state: &Path, output: Output) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each failure once, in the order of its latest record.
+/// Returns each failure once, in the order of its latest record.
 fn repeated(latest_first: &[Failure]) -> Vec<Repeated<'_>> {
     let mut rows: Vec<Repeated<'_>> = Vec::new();
     for failure in latest_first {
@@ -92,7 +76,7 @@ fn repeated(latest_first: &[Failure]) -> Vec<Repeated<'_>> {
     rows
 }
 
-/// A container without a pod is one by itself.
+/// Returns whether two records are of the same failure. A container without a pod is compared by its id.
 fn is_same(one: &Failure, other: &Failure) -> bool {
     let who = |failure: &Failure| failure.pod.clone().unwrap_or_else(|| failure.attachment.container_id.clone());
     let what = |failure: &Failure| (failure.attachment.network.clone(), failure.attachment.ifname.clone());

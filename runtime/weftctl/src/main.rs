@@ -25,6 +25,7 @@ mod policy;
 mod pool;
 mod pools;
 mod repair;
+mod selector;
 #[cfg(feature = "agent")]
 mod timespan;
 

@@ -13,6 +13,7 @@ use weft_core::store::{NodeStore, Role};
 use weft_host_abi::types::Attachment;
 
 use crate::output::{Output, ago};
+use crate::selector::is_pod;
 
 #[derive(Debug, Args)]
 pub(crate) struct PodsArgs {
@@ -80,11 +81,6 @@ impl Pod {
         }));
         lines
     }
-}
-
-/// Returns whether a word is a pod's name: `NAME` or `NAMESPACE/NAME`.
-pub(crate) fn is_pod(which: &str, pod: &str) -> bool {
-    pod == which || pod.split_once('/').is_some_and(|(_namespace, name)| name == which)
 }
 
 /// An attachment of a pod.
