@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use weft_core::ledger::CONFLICT_SECONDS;
 
-use super::backend::{Backend, Listing, WriteError};
+use super::backend::{Backend, Listing};
 use super::drain::DrainError;
 use super::object::{ClaimSpec, ClaimState};
 use super::rest::Rests;
+use super::round::Round;
 
 /// Returns a claim without its holders, marked.
 pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
@@ -31,18 +32,13 @@ pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
 /// # Errors
 /// The ledger cannot be read or written.
 pub async fn collect_conflicts<B: Backend>(backend: &B, marks: &mut Rests, now: Instant) -> Result<usize, DrainError> {
-    let mut removed = 0;
+    let mut round = Round::default();
     for claim in backend.list(Listing::Conflict).await? {
         if marks.is_resting(&claim, now) {
             continue;
         }
-        match backend.delete(&claim.spec.name(), &claim.versions).await {
-            Ok(()) => removed += 1,
-            // Somebody has freed it.
-            Err(WriteError::Conflict) => {}
-            Err(error) => return Err(error.into()),
-        }
+        round.count(backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1))?;
     }
     marks.end_round();
-    Ok(removed)
+    round.end()
 }

@@ -32,6 +32,7 @@ mod record;
 mod remark;
 mod remembered;
 mod rest;
+mod round;
 mod service;
 mod sweep;
 #[cfg(test)]

@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use weft_core::ledger::remote::{AddressState, Answer, Owner, RemoteRow};
 use weft_core::store::{NodeStore, StoreError};
 
-use super::backend::{Backend, Listing, ReadError, Status, WriteError};
+use super::backend::{Backend, Listing, ReadError, Status};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimSpec, ClaimState};
 use super::remembered::Claimed;
 use super::rest::Rests;
+use super::round::Round;
 
 /// The outcome of writing a status.
 pub(super) enum Persisted {
@@ -118,7 +119,7 @@ fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
 /// # Errors
 /// The ledger cannot be read or written.
 pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: Instant) -> Result<usize, DrainError> {
-    let mut removed = 0;
+    let mut round = Round::default();
     for claim in backend.list(Listing::Persistent).await? {
         let written = match fate(backend, &claim).await? {
             Fate::Owned => continue,
@@ -130,14 +131,10 @@ pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: In
             Fate::OwnerGone if rests.is_resting(&claim, now) => continue,
             Fate::OwnerGone => backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1),
         };
-        match written {
-            Ok(count) => removed += count,
-            Err(WriteError::Conflict) => {}
-            Err(error) => return Err(error.into()),
-        }
+        round.count(written)?;
     }
     rests.end_round();
-    Ok(removed)
+    round.end()
 }
 
 /// The fate of an IPAMClaim's claim.

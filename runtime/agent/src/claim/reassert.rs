@@ -14,6 +14,7 @@ use super::drain::{DrainError, remove};
 use super::grant::adopted;
 use super::object::{ClaimSpec, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
+use super::round::Round;
 use super::sweep::{entries, is_over};
 
 /// An address of this node that somebody else has in the cluster.
@@ -173,7 +174,7 @@ fn still_entry(store: &RefCell<NodeStore>, row: &RemoteRow, address: IpAddr) -> 
 /// The ledger cannot be read or written.
 pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     use super::backend::{Fence, Listing};
-    let mut removed = 0;
+    let mut round = Round::default();
     let mut claims = Vec::new();
     for node in backend.suspects().await? {
         claims.extend(backend.list(Listing::Node(&node)).await?);
@@ -192,11 +193,7 @@ pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, Dra
             continue;
         }
         let rest = claim.spec.without(|holder| dead.contains(&holder.nonce));
-        match remove(backend, &rest, &claim.versions).await {
-            Ok(()) => removed += dead.len(),
-            Err(WriteError::Conflict) => {}
-            Err(error) => return Err(error.into()),
-        }
+        round.count(remove(backend, &rest, &claim.versions).await.map(|()| dead.len()))?;
     }
-    Ok(removed)
+    round.end()
 }
