@@ -2,7 +2,7 @@
 //!
 //! A runtime knows only the first interface of a pod. The forwarded list has every interface of its sandboxes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use weft_host_abi::types::Attachment;
@@ -49,7 +49,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     }
     let sandbox = call.sandbox();
     for network in networks.values() {
-        let said = plugin::gc(node, &sandbox, &network.attachment, &Value::Array(network.valid.clone()));
+        let said = plugin::gc(node, &sandbox, &network.attachment, &network.list());
         problems.extend(said.iter().map(|error| format!("network {}: {error}", network.attachment.network)));
     }
     match problems.as_slice() {
@@ -61,19 +61,20 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
 /// A network of other vendors' plugins, with its living attachments.
 struct Network {
     attachment: PodAttachment,
-    valid: Vec<Value>,
+    valid: Valid,
 }
+
+/// Container ids with interfaces.
+type Valid = BTreeSet<(String, String)>;
 
 impl Network {
     fn new(attachment: &PodAttachment) -> Self {
-        Self { attachment: attachment.clone(), valid: Vec::new() }
+        Self { attachment: attachment.clone(), valid: Valid::new() }
     }
 
-    fn keep(&mut self, container_id: &str, ifname: &str) {
-        let one = json!({"containerID": container_id, "ifname": ifname});
-        if !self.valid.contains(&one) {
-            self.valid.push(one);
-        }
+    /// Returns the list as the plugins get it.
+    fn list(&self) -> Value {
+        self.valid.iter().map(|(id, ifname)| json!({"containerID": id, "ifname": ifname})).collect()
     }
 }
 
@@ -83,7 +84,7 @@ impl Network {
 /// lost. Their default attachments live; their other attachments are unknown, so the plugins of other networks get no GC.
 fn networks(
     pods: &[(Key, PodRecord)],
-    valid: &[(String, String)],
+    valid: &Valid,
     own: &str,
     default: Option<&PodAttachment>,
     knows_all: bool,
@@ -97,7 +98,7 @@ fn networks(
             let network = networks.entry(attachment.network.clone()).or_insert_with(|| Network::new(attachment));
             network.attachment.is_default |= attachment.is_default;
             if lives {
-                network.keep(&at.container_id, &attachment.ifname);
+                network.valid.insert((at.container_id.clone(), attachment.ifname.clone()));
             }
         }
     }
@@ -105,22 +106,22 @@ fn networks(
         let network = networks.entry(default.network.clone()).or_insert_with(|| Network::new(default));
         network.attachment.is_default = true;
     }
-    let is_known = |id: &String| pods.iter().any(|(key, _record)| key.attachment.container_id == *id);
-    if !knows_all || !valid.iter().all(|(id, _ifname)| is_known(id)) {
+    let known: BTreeSet<&str> = pods.iter().map(|(key, _record)| key.attachment.container_id.as_str()).collect();
+    if !knows_all || !valid.iter().all(|(id, _ifname)| known.contains(id.as_str())) {
         networks.retain(|_name, network| network.attachment.is_default);
     }
     for network in networks.values_mut().filter(|network| network.attachment.is_default) {
-        valid.iter().for_each(|(id, ifname)| network.keep(id, ifname));
+        network.valid.extend(valid.iter().cloned());
     }
     networks
 }
 
-fn is_listed(valid: &[(String, String)], at: &Attachment) -> bool {
-    valid.iter().any(|(id, ifname)| *id == at.container_id && *ifname == at.ifname)
+fn is_listed(valid: &Valid, at: &Attachment) -> bool {
+    valid.contains(&(at.container_id.clone(), at.ifname.clone()))
 }
 
 /// Returns the runtime's list.
-fn valid(call: &PodCall) -> Result<Option<Vec<(String, String)>>, CniError> {
+fn valid(call: &PodCall) -> Result<Option<Valid>, CniError> {
     let wrong = |error: crate::cni::Mistyped| CniError::new(code::INVALID_CONFIG, error.to_string());
     let Some(list) = call.conf.objects(VALID).map_err(wrong)? else { return Ok(None) };
     let one = |item: &crate::cni::Object| {
@@ -151,7 +152,7 @@ mod tests {
         (Key { attachment: at, role: Role::Pod }, PodRecord::new(both))
     }
 
-    fn listed(containers: &[&str]) -> Vec<(String, String)> {
+    fn listed(containers: &[&str]) -> Valid {
         containers.iter().map(|id| ((*id).to_owned(), "eth0".to_owned())).collect()
     }
 
@@ -159,8 +160,8 @@ mod tests {
     fn lists(pods: &[(Key, PodRecord)], valid: &[&str], knows_all: bool) -> Vec<(String, Vec<String>)> {
         let default = attachment("main", "", true);
         let networks = networks(pods, &listed(valid), "pods", Some(&default), knows_all);
-        let id = |one: &Value| one["containerID"].as_str().unwrap().to_owned();
-        networks.into_iter().map(|(name, network)| (name, network.valid.iter().map(id).collect())).collect()
+        let ids = |network: Network| network.valid.into_iter().map(|(id, _ifname)| id).collect();
+        networks.into_iter().map(|(name, network)| (name, ids(network))).collect()
     }
 
     fn list(network: &str, containers: &[&str]) -> (String, Vec<String>) {
