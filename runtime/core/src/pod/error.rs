@@ -111,6 +111,14 @@ pub enum PodError {
         /// The attachment that has it.
         by: String,
     },
+    /// Two attachments request the pod's default route.
+    #[error("network {network}: default-route is requested for network {by} already; one attachment can have it")]
+    DefaultRouteTaken {
+        /// The network, as the status names it.
+        network: String,
+        /// The other one.
+        by: String,
+    },
     /// The devices of the pod could not be read.
     #[error("network {network}: cannot read the devices of resource {resource:?}: {why}")]
     Devices {
@@ -142,7 +150,8 @@ impl PodError {
             | Self::Isolated { .. }
             | Self::Untrusted { .. }
             | Self::Incapable { .. }
-            | Self::NameTaken { .. } => code::INVALID_CONFIG,
+            | Self::NameTaken { .. }
+            | Self::DefaultRouteTaken { .. } => code::INVALID_CONFIG,
         }
     }
 

@@ -19,10 +19,21 @@ pub(super) struct DefaultRoute {
 }
 
 impl DefaultRoute {
-    /// Returns the first attachment that requests it.
-    pub(super) fn of<'a>(selections: impl Iterator<Item = &'a Selection>) -> Option<Self> {
-        let mut asked = selections.enumerate();
-        asked.find_map(|(index, selection)| Some(Self { index, gateways: selection.default_route.clone()? }))
+    /// Returns the attachment that requests it. `wanted` are the names of networks with what their elements request.
+    ///
+    /// # Errors
+    /// Two of them do, in the annotation for the default network and in the one for the others.
+    pub(super) fn of<'a>(wanted: impl Iterator<Item = (&'a str, &'a Selection)>) -> Result<Option<Self>, PodError> {
+        let asks = |(index, (network, selection)): (usize, (&'a str, &'a Selection))| {
+            Some((network, Self { index, gateways: selection.default_route.clone()? }))
+        };
+        let mut asked = wanted.enumerate().filter_map(asks);
+        match (asked.next(), asked.next()) {
+            (Some((by, _route)), Some((network, _other))) => {
+                Err(PodError::DefaultRouteTaken { network: network.to_owned(), by: by.to_owned() })
+            }
+            (first, _none) => Ok(first.map(|(_network, route)| route)),
+        }
     }
 
     /// Returns the step to chain to an attachment. Families without a gateway are left as they are, unless no gateway

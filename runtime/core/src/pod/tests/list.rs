@@ -512,6 +512,16 @@ fn r17_the_default_route_is_chained_to_all_attachments() {
 }
 
 #[test]
+fn r17_the_two_annotations_have_one_default_route_together() {
+    let mut case = Case::new(r#"[{"name": "a", "default-route": ["10.0.0.1"]}]"#)
+        .nad("default/a", plain("a"))
+        .nad("kube-system/other", plain("other"));
+    case.annotate(DEFAULT_NETWORK, r#"[{"name": "other", "default-route": ["10.1.0.1"]}]"#);
+    let why = "network default/a: default-route is requested for network kube-system/other already";
+    assert!(case.error().contains(why), "{}", case.error());
+}
+
+#[test]
 fn a_network_that_is_weft_pod_itself_is_refused() {
     for kind in ["weft-pod", "multus"] {
         let case = Case::new("a").nad("default/a", json!({"name": "a", "type": kind}));
