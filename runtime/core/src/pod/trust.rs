@@ -49,7 +49,7 @@ fn forbidden(object: &Map<String, Value>) -> Option<String> {
     object.iter().find_map(|(key, value)| {
         let found = match value {
             Value::Object(inner) => of_object(key, inner).or_else(|| forbidden(inner)),
-            Value::Array(list) => list.iter().filter_map(Value::as_object).find_map(forbidden),
+            Value::Array(list) => list.iter().find_map(in_list),
             Value::String(path) if is(key, "resolvConf") && !path.is_empty() => {
                 (!RESOLVERS.contains(&path.as_str())).then(String::new)
             }
@@ -57,6 +57,14 @@ fn forbidden(object: &Map<String, Value>) -> Option<String> {
         };
         found.map(|inner| if inner.is_empty() { key.clone() } else { format!("{key}.{inner}") })
     })
+}
+
+fn in_list(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(inner) => forbidden(inner),
+        Value::Array(list) => list.iter().find_map(in_list),
+        _ => None,
+    }
 }
 
 /// Returns what is forbidden in the object of a key, as the rest of its path.
