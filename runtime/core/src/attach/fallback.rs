@@ -1,6 +1,8 @@
 //! The fallback for a network's policy that cannot be used: its component is missing or does not compile, or its call
 //! traps or runs out of fuel or time. An answer never leads to the fallback, not even a refusal.
 
+use weft_host_abi::types::Request;
+
 use super::beside::Beside;
 use super::call::Call;
 use super::decide::{self, Decided};
@@ -12,7 +14,6 @@ use super::trace::Fallback;
 use crate::conf::FallbackConf;
 use crate::policy::{Loaded, PolicyError, PolicyRef};
 use crate::store::NodeStore;
-use weft_host_abi::types::Request;
 
 /// The deciding policy: the network's own, or its fallback. All ledgers ask policies through it.
 pub(super) struct Standing<'a> {
@@ -75,18 +76,18 @@ impl<'a> Standing<'a> {
         request: Request,
         log: &mut Log,
     ) -> Result<Decided, AttachError> {
-        let ask = |policy: &Loaded, log: &mut Log| {
-            decide::decide_beside(call, policy, (store, beside.clone()), request.clone(), log)
-        };
-        let decided = match ask(&self.loaded, log) {
-            Err(AttachError::Policy(error)) if self.may_be_replaced(&error) => {
+        let may_be_replaced = self.may_fall_back && self.fallback.is_none();
+        // Only what may have to be asked again is copied.
+        let again = may_be_replaced.then(|| (beside.clone(), request.clone()));
+        let decided = match (decide::decide_beside(call, &self.loaded, (store, beside), request, log), again) {
+            (Err(AttachError::Policy(error)), Some((beside, request))) if error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
                 (self.loaded, self.fallback) = (loaded, Some(fallback));
                 log.line(&self.line());
                 beside.forget_looks();
-                ask(&self.loaded, log)?
+                decide::decide_beside(call, &self.loaded, (store, beside), request, log)?
             }
-            decided => decided?,
+            (decided, _no_need) => decided?,
         };
         if self.fallback.is_none() {
             ipam_keys::refuse_unknown(call, &self.loaded)?;
