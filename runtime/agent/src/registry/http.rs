@@ -14,7 +14,7 @@ use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use http_auth::ChallengeParser;
 use oci_client::errors::{OciDistributionError, OciEnvelope};
 use oci_client::secrets::RegistryAuth;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
@@ -122,6 +122,10 @@ impl Reader {
         let Some(challenge) = response.headers().get(WWW_AUTHENTICATE) else { return Ok(None) };
         let basic = self.basic()?;
         let Some((realm, service)) = bearer(challenge) else { return Ok(basic) };
+        if basic.is_some() && is_downgrade(&self.base, &realm) {
+            let reason = format!("its token server {realm} has no TLS, so it does not get the credentials");
+            return Err(ReadError::Registry(OciDistributionError::AuthenticationFailure(reason)));
+        }
         let mut query = vec![("scope", format!("repository:{repository}:pull"))];
         query.extend(service.map(|service| ("service", service)));
         let response = with(self.client.get(realm).query(&query), basic).send().await?;
@@ -169,6 +173,13 @@ fn bearer(challenge: &HeaderValue) -> Option<(String, Option<String>)> {
         };
         Some((value("realm").filter(|_realm| is_bearer)?, value("service")))
     })
+}
+
+/// Returns whether a registry with TLS sends its clients to a token server without. Anybody on the way could read what
+/// they send there.
+fn is_downgrade(base: &str, realm: &str) -> bool {
+    let has_tls = |url: &str| Url::parse(url).is_ok_and(|url| url.scheme() == "https");
+    has_tls(base) && !has_tls(realm)
 }
 
 /// Reads a body up to a maximum, whatever length it has or says it has.

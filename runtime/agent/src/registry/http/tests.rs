@@ -144,3 +144,12 @@ fn credentials_are_exchanged_for_a_token() {
     // The token is used again: the registry would answer the question for it only once.
     assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
 }
+
+#[test]
+fn credentials_do_not_leave_tls() {
+    let (tls, plain) = ("https://registry.example/v2", "http://127.0.0.1:5000/v2");
+    assert!(is_downgrade(tls, "http://registry.example/token"));
+    assert!(is_downgrade(tls, "not a URL"));
+    assert!(!is_downgrade(tls, "HTTPS://auth.example/token"));
+    assert!(!is_downgrade(plain, "http://127.0.0.1:5000/token"));
+}
