@@ -80,7 +80,8 @@ impl Networks {
     /// Adds a configuration. `name` is the network's if the configuration has none.
     fn note(&mut self, conf: &Value, name: Option<&str>) {
         let Some(network) = conf.get("name").and_then(Value::as_str).or(name) else { return };
-        let dirs = plugins(conf).filter_map(|plugin| plugin.pointer("/ipam/dataDir")?.as_str().map(str::to_owned));
+        let plugins = policy::plugins(conf);
+        let dirs = plugins.iter().filter_map(|plugin| plugin.pointer("/ipam/dataDir")?.as_str().map(str::to_owned));
         self.data_dirs.entry(network.to_owned()).or_default().extend(dirs);
         self.unique.entry(network.to_owned()).or_default().extend(unique(conf, network));
     }
@@ -139,11 +140,6 @@ impl Networks {
     }
 }
 
-fn plugins(conf: &Value) -> impl Iterator<Item = &Value> {
-    let list = conf.get("plugins").and_then(Value::as_array);
-    list.map_or_else(|| vec![conf], |list| list.iter().collect()).into_iter()
-}
-
 /// Returns where the addresses of a configuration are unique: for each plugin that gets addresses; by default the
 /// network's name.
 fn unique(conf: &Value, network: &str) -> BTreeSet<Unique> {
@@ -161,7 +157,7 @@ fn unique(conf: &Value, network: &str) -> BTreeSet<Unique> {
             }),
         }
     };
-    let found: BTreeSet<Unique> = plugins(conf).filter_map(of_plugin).collect();
+    let found: BTreeSet<Unique> = policy::plugins(conf).iter().filter_map(of_plugin).collect();
     if found.is_empty() { [Unique::Node(network.to_owned())].into() } else { found }
 }
 
