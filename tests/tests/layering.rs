@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     suite.test("dependency-tree", &[], dependency_tree);
     suite.test("sdk-stands-alone", &[], sdk_stands_alone);
     suite.test("differences-doc", &[], differences_doc);
+    suite.test("named-tests-exist", &[], named_tests_exist);
     suite.test("every-kind-is-failed-and-killed", &[], every_kind_is_failed_and_killed);
     suite.run()
 }
@@ -178,7 +179,41 @@ fn numbers(source: &str) -> Vec<u32> {
     code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).filter_map(|word| word.parse().ok()).collect()
 }
 
-/// `cargo tree` of the node binary has no compiler, no cluster client, no HTTP, no TLS.
+/// The tests that ARCHITECTURE.md names for its invariants, and docs/cluster-ledger.md for its failures, exist. A name
+/// that ends with dots is the beginning of several.
+fn named_tests_exist() -> Result<()> {
+    let mut source = String::new();
+    for tree in ["runtime", "tests"] {
+        for file in rust_files(&repository().join(tree))? {
+            source += &fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        }
+    }
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for page in ["ARCHITECTURE.md", "docs/cluster-ledger.md"] {
+        let text = fs::read_to_string(repository().join(page)).with_context(|| format!("read {page}"))?;
+        for cell in text.lines().filter_map(|line| line.strip_prefix("| ")?.trim_end_matches(" |").rsplit(" | ").next())
+        {
+            let quoted = cell.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches("..."));
+            for name in quoted.filter(|name| is_test_name(name)) {
+                seen += 1;
+                if !source.contains(name) {
+                    wrong.push(format!("{page} names {name}, which is no test"));
+                }
+            }
+        }
+    }
+    if seen < 50 {
+        bail!("only {seen} names found: the tables have moved");
+    }
+    all_well(wrong)
+}
+
+/// Returns whether a word looks like a test's name, and not like a file or a key.
+fn is_test_name(word: &str) -> bool {
+    let letters = word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+    letters && word.starts_with(|c: char| c.is_ascii_lowercase()) && word.split(['_', '-']).count() >= 3
+}
+
 /// The SDK is a package of its own: the contract in it is the host's, letter by letter, and nothing in it names a path outside.
 fn sdk_stands_alone() -> Result<()> {
     let sdk = repository().join("sdk/rust");
@@ -199,6 +234,7 @@ fn sdk_stands_alone() -> Result<()> {
     all_well(wrong)
 }
 
+/// `cargo tree` of the node binary has no compiler, no cluster client, no HTTP, no TLS.
 fn dependency_tree() -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
