@@ -20,7 +20,9 @@ weft=$!
 {
     tests/setup.sh reference || echo "no second reference: its build failed" >&2
     tests/setup.sh helm || echo "no Helm: its build failed" >&2
-    tests/setup.sh kubernetes
+    tests/setup.sh kubernetes || echo "no Kubernetes: its build failed" >&2
+    # After Kubernetes, whose client it shares.
+    tests/setup.sh whereabouts || echo "no whereabouts: its build failed" >&2
 } &
 kubernetes=$!
 
@@ -31,7 +33,7 @@ packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
 cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || exit 1
 cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
 wait "$weft" || exit 1
-wait "$kubernetes" || echo "no Kubernetes: its build failed" >&2
+wait "$kubernetes"
 # The suites that compute most, in a lane of their own: the others mostly wait for programs, and leave a processor idle.
 busy=(reference storm vm)
 names() { cargo metadata --no-deps --offline --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test").name' | sort -u; }

@@ -6,6 +6,7 @@
 #   tests/setup.sh kubernetes   Kubernetes alone, for its suite: minutes of building when nothing is cached
 #   tests/setup.sh reference    the CNI project's current plugins, a second reference
 #   tests/setup.sh helm         Helm, for the chart
+#   tests/setup.sh whereabouts  whereabouts, which weft's cluster ledger is compared with
 #
 # What a package is needed for stands beside it. Rust itself is not installed here.
 set -euo pipefail
@@ -64,10 +65,16 @@ if [ "${1:-all}" = helm ]; then
     exec "$(dirname "$0")/helm/build.sh"
 fi
 
+# whereabouts, built from its published module; without it the trials beside it show as ignored.
+if [ "${1:-all}" = whereabouts ]; then
+    [ -z "${WEFT_WHEREABOUTS_BIN:-}" ] && command -v go >/dev/null || exit 0
+    exec "$(dirname "$0")/whereabouts/build.sh"
+fi
+
 case "${1:-all}" in
     base) wanted=("${base[@]}") ;;
     all) wanted=("${base[@]}" "${all[@]}") ;;
-    *) echo "usage: tests/setup.sh [base|all|kubernetes|reference|helm]" >&2; exit 2 ;;
+    *) echo "usage: tests/setup.sh [base|all|kubernetes|reference|helm|whereabouts]" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin

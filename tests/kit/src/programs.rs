@@ -45,6 +45,9 @@ pub const NAMES: &[&str] = &[
 /// The directory of Debian's `containernetworking-plugins`.
 const REFERENCE: &str = "/usr/lib/cni";
 
+/// The directory in which the `build.sh` scripts of the tests put the programs that they build with Go.
+const TOOLS: &str = "/usr/local/lib/weft-test-tools";
+
 /// The directory in which `tests/reference/build.sh` puts the CNI project's current plugins.
 const CURRENT: &str = "/usr/local/lib/weft-test-tools/reference";
 
@@ -100,13 +103,7 @@ fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// Instructions to build it.
 pub fn kubernetes() -> Result<PathBuf, String> {
-    let named = std::env::var_os("WEFT_KUBE_BIN").map(PathBuf::from);
-    let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/kubernetes/kubernetes"));
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(format!("there is no {} (tests/cluster/kubernetes/build.sh builds it, with Go)", path.display()))
-    }
+    built_with_go("WEFT_KUBE_BIN", "kubernetes/kubernetes", "tests/cluster/kubernetes")
 }
 
 /// Returns Helm (`tests/helm`); `WEFT_HELM_BIN` overrides it.
@@ -114,12 +111,25 @@ pub fn kubernetes() -> Result<PathBuf, String> {
 /// # Errors
 /// Instructions to build it.
 pub fn helm() -> Result<PathBuf, String> {
-    let named = std::env::var_os("WEFT_HELM_BIN").map(PathBuf::from);
-    let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/helm/helm"));
+    built_with_go("WEFT_HELM_BIN", "helm/helm", "tests/helm")
+}
+
+/// Returns whereabouts' CNI program (`tests/whereabouts`); `WEFT_WHEREABOUTS_BIN` overrides it.
+///
+/// # Errors
+/// Instructions to build it.
+pub fn whereabouts() -> Result<PathBuf, String> {
+    built_with_go("WEFT_WHEREABOUTS_BIN", "whereabouts/whereabouts", "tests/whereabouts")
+}
+
+/// Returns a program that the `build.sh` in the directory `source` puts below `TOOLS`; `variable` overrides the path.
+fn built_with_go(variable: &str, place: &str, source: &str) -> Result<PathBuf, String> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let path = named.unwrap_or_else(|| Path::new(TOOLS).join(place));
     if path.is_file() {
         Ok(path)
     } else {
-        Err(format!("there is no {} (tests/helm/build.sh builds it, with Go)", path.display()))
+        Err(format!("there is no {} ({source}/build.sh builds it, with Go)", path.display()))
     }
 }
 

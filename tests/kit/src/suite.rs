@@ -29,8 +29,8 @@ pub enum Need {
     Helm,
     /// A program in PATH.
     Tool(&'static str),
-    /// Another vendor's program in PATH, which is built manually: never a failure.
-    Peer(&'static str),
+    /// whereabouts' CNI program.
+    Whereabouts,
     /// A kind of link that the kernel must support.
     LinkKind(&'static str),
     /// Like `LinkKind`, but the virtual machine covers kernels without it: never a failure.
@@ -44,7 +44,7 @@ pub enum Need {
 impl Need {
     /// Returns whether it may be missing even if everything is required.
     fn is_optional(&self) -> bool {
-        matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_) | Self::Peer(_))
+        matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_))
     }
 
     /// Returns why this need is not met.
@@ -59,9 +59,7 @@ impl Need {
             Self::Kubernetes => programs::kubernetes().err(),
             Self::Helm => programs::helm().err(),
             Self::Tool(name) => programs::tool(name).err(),
-            Self::Peer(name) => {
-                programs::tool(name).err().map(|_missing| format!("{name} is not in PATH; nothing here builds it"))
-            }
+            Self::Whereabouts => programs::whereabouts().err(),
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),
                 None => crate::netns::kernel_lacks(kind),

@@ -167,7 +167,7 @@ fn main() -> ExitCode {
         let shared = shared.clone();
         suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
     }
-    let with_whereabouts = [with_kubernetes, vec![Need::Peer("whereabouts")]].concat();
+    let with_whereabouts = [with_kubernetes, vec![Need::Whereabouts]].concat();
     let own = shared.clone();
     suite.test("kubernetes/whereabouts-and-weft-on-one-range", &with_whereabouts, move || {
         own.with(whereabouts::beside_its_program)

@@ -1,5 +1,5 @@
 //! Migration to and from whereabouts, on a real API server with its resources: with its objects as it writes them, and
-//! together with its own program if that is in PATH.
+//! together with its own program (`tests/whereabouts`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -162,7 +162,7 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
 
 /// One call of whereabouts' program.
 fn call(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Reply> {
-    let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
+    let program = programs::whereabouts().map_err(anyhow::Error::msg)?;
     prepared(cluster, node, verb, pod)?.run(&program, &node.program().1)
 }
 
@@ -230,7 +230,7 @@ pub(crate) fn fewer_writes(cluster: &mut Cluster) -> Result<()> {
         let nodes = (1..=nodes).map(|number| Node::new(cluster, number)).collect::<Result<Vec<_>>>()?;
         let names: Vec<(usize, String)> =
             (0..nodes.len() * each).map(|index| (index % nodes.len(), format!("pod-{index}"))).collect();
-        let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
+        let program = programs::whereabouts().map_err(anyhow::Error::msg)?;
         let theirs = at_once(cluster, WRITTEN, &names, |node, pod| {
             let mut call = prepared(cluster, &nodes[node], "ADD", pod)?;
             call.limit = Duration::from_secs(300);
