@@ -300,8 +300,7 @@ fn by_definition(
     };
     let conf = match config.as_deref().filter(|config| !config.is_empty()) {
         Some(config) => {
-            let place = format!("spec.config of NetworkAttachmentDefinition {full}");
-            let conf = NetworkConf::read(&place, config, Some(name), settings.version)?;
+            let conf = trust::definition_conf(settings, &full, name, config)?;
             trust::check(settings, &conf, &full, namespace)?;
             conf
         }

@@ -48,3 +48,4 @@ pub use references::{full_name, references};
 pub use selection::{DEFAULT_NETWORK, NETWORKS, Selection, SelectionError, parse_selection};
 pub use settings::{CONF_DIR, NetworkRef, Networks, Settings};
 pub use status::{Attached, NETWORK_STATUS, added_event, status_text};
+pub use trust::check_definition;

@@ -43,6 +43,27 @@ pub(super) fn check(
     }
 }
 
+/// Checks a definition (`NAMESPACE/NAME`) with its `spec.config` as an ADD would, for the operator's tool.
+///
+/// # Errors
+/// The configuration cannot be read, or names files or servers although its namespace is not trusted.
+pub fn check_definition(settings: &Settings, full: &str, config: &str) -> Result<(), PodError> {
+    let (namespace, name) = full.split_once('/').unwrap_or((settings.namespace.as_str(), full));
+    let conf = definition_conf(settings, full, name, config)?;
+    check(settings, &conf, full, namespace)
+}
+
+/// Reads the configuration of a definition.
+pub(super) fn definition_conf(
+    settings: &Settings,
+    full: &str,
+    name: &str,
+    config: &str,
+) -> Result<NetworkConf, PodError> {
+    let place = format!("spec.config of NetworkAttachmentDefinition {full}");
+    Ok(NetworkConf::read(&place, config, Some(name), settings.version)?)
+}
+
 /// Returns the first forbidden key of an object, at any depth: weft reads some of them in `ipam`, and other vendors'
 /// plugins call weft with parts of their configuration. Names are compared as weft does when it reads them.
 fn forbidden(object: &Map<String, Value>) -> Option<String> {

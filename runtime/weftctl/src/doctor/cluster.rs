@@ -8,7 +8,8 @@ use serde_json::Value;
 use weft_agent::Source;
 use weft_agent::inspect::{Defined, Definition, InspectError, Inspected, LEDGER, NETWORKS, inspect};
 use weft_agent::keep::{FileKind, Manifest};
-use weft_core::pod::CONF_DIR;
+use weft_core::cni::{Object, Version};
+use weft_core::pod::{CONF_DIR, Settings, check_definition};
 
 use super::{DoctorArgs, Finding, default_network};
 use crate::policy;
@@ -120,10 +121,10 @@ fn resources(undefined: Vec<(Defined, Vec<String>)>, wants_ledger: bool) -> Find
 
 /// Returns one finding for all valid networks, and one for each invalid one.
 fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<Finding> {
-    let files = files_of_the_node(state);
+    let files = NodeFiles::read(state);
     let faults: Vec<(&str, String)> = definitions
         .iter()
-        .filter_map(|definition| Some((definition.name.as_str(), fault((args, state), definition, files.as_ref())?)))
+        .filter_map(|definition| Some((definition.name.as_str(), fault((args, state), definition, &files)?)))
         .collect();
     let good = definitions.len() - faults.len();
     let mut findings = vec![Finding::ok("networks", format!("{good} of {} can be used", definitions.len()))];
@@ -139,11 +140,11 @@ fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<
 }
 
 /// Returns why a network cannot be used on this node.
-fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Option<&NodeFiles>) -> Option<String> {
+fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: &NodeFiles) -> Option<String> {
     let Some(config) = definition.config.as_deref().filter(|config| !config.trim().is_empty()) else {
         let name = definition.name.rsplit('/').next().unwrap_or_default();
         // The agent's container does not see the directory, so nothing is known.
-        let (dir, names) = files?;
+        let (dir, names) = files.networks.as_ref()?;
         let missing = || format!("it has no spec.config, and no file of {} has the name {name:?}", dir.display());
         return (!names.contains(name)).then(missing);
     };
@@ -158,25 +159,47 @@ fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Op
     if plugins.is_some_and(Vec::is_empty) {
         return Some("spec.config has an empty list of plugins".to_owned());
     }
+    if let Some(Err(error)) =
+        files.settings.as_ref().map(|settings| check_definition(settings, &definition.name, config))
+    {
+        return Some(error.to_string());
+    }
     match policy::check_text(config.as_bytes(), state, &args.bin_dir(state)) {
         Ok(checked) => checked.problems.first().map(ToString::to_string),
         Err(error) => Some(format!("{error:#}")),
     }
 }
 
-/// The directory of networks that are files of the node, with their names.
-type NodeFiles = (PathBuf, BTreeSet<String>);
+/// What the node's files say about networks.
+struct NodeFiles {
+    /// The settings of the installed configuration.
+    settings: Option<Settings>,
+    /// The directory of networks that are files of the node, with their names; `None` if it cannot be read.
+    networks: Option<(PathBuf, BTreeSet<String>)>,
+}
 
-/// Returns `None` if the directory cannot be read.
-fn files_of_the_node(state: &Path) -> Option<NodeFiles> {
-    let installed = installed_conf(state).and_then(|path| std::fs::read(path).ok());
-    let installed = installed.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    let named = installed.as_ref().and_then(|conf| conf.pointer("/plugins/0/confDir")?.as_str());
-    let dir = PathBuf::from(named.unwrap_or(CONF_DIR));
-    let files = std::fs::read_dir(&dir).ok()?.flatten();
+impl NodeFiles {
+    fn read(state: &Path) -> Self {
+        let settings = installed_settings(state);
+        let dir = settings.as_ref().map_or_else(|| PathBuf::from(CONF_DIR), |settings| settings.conf_dir.clone());
+        let networks = names_in(&dir).map(|names| (dir, names));
+        Self { settings, networks }
+    }
+}
+
+/// Returns the settings of `weft-pod` in the installed configuration, if they can be read.
+fn installed_settings(state: &Path) -> Option<Settings> {
+    let text = std::fs::read(installed_conf(state)?).ok()?;
+    let conf: Value = serde_json::from_slice(&text).ok()?;
+    let object = Object::from_value(conf.pointer("/plugins/0")?.clone()).ok()?;
+    Settings::read(&object, Version::CURRENT).ok()
+}
+
+/// Returns the names of the networks in a directory.
+fn names_in(dir: &Path) -> Option<BTreeSet<String>> {
+    let files = std::fs::read_dir(dir).ok()?.flatten();
     let confs = files.filter_map(|file| serde_json::from_slice::<Value>(&std::fs::read(file.path()).ok()?).ok());
-    let names = confs.filter_map(|conf| conf.get("name")?.as_str().map(str::to_owned)).collect();
-    Some((dir, names))
+    Some(confs.filter_map(|conf| conf.get("name")?.as_str().map(str::to_owned)).collect())
 }
 
 /// Returns the configuration that `weftctl install --kubernetes` made.

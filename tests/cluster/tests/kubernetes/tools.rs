@@ -102,7 +102,11 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     };
     let unknown = json!({"cniVersion": "1.0.0", "name": "unknown", "type": "weft", "delegate": {"type": "bridge"},
                          "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.95.0.0/24"}]], "rangez": 1}});
+    // Its author may not make the node send files to a server.
+    let mut untrusted = unknown.clone();
+    untrusted["ledger"] = json!({"type": "etcd", "endpoints": ["https://192.0.2.1:2379"]});
     kubectl.apply(&[
+        broken("untrusted", &untrusted.to_string()),
         broken("no-json", "{\"type\": "),
         broken("no-type", "{\"cniVersion\": \"1.0.0\"}"),
         broken("unknown", &unknown.to_string()),
@@ -110,7 +114,8 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     find("network default/no-json", &["is not JSON"])?;
     find("network default/no-type", &["neither"])?;
     find("network default/unknown", &["rangez"])?;
-    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown"])?;
+    find("network default/untrusted", &["ledger.endpoints", "trustedNamespaces"])?;
+    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown", "untrusted"])?;
 
     let role = kubectl.get("clusterrole", "default", "weft-agent")?.context("no role")?;
     let mut less = role.clone();
