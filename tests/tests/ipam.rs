@@ -2,6 +2,7 @@
 //! `"type": "weft"` over another delegate, and mixtures. If one half fails, what the other claimed is released.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     suite.test("missing-ipam", &needs, || missing(&over("bridge", &named("no-such-ipam")), "no-such-ipam"));
     suite.test("static-by-name", &needs, static_by_name);
     suite.test("gc-reaches-external-ipam", &needs, gc_reaches_external_ipam);
+    suite.test("gc-spares-a-namespace-that-got-the-path", &needs, gc_spares_a_namespace_that_got_the_path);
     suite.run_threads(Some(4))
 }
 
@@ -277,5 +279,32 @@ fn gc_reaches_external_ipam() -> Result<()> {
         "newer-local received {received}"
     );
     mixed.quiet("DEL", "b", &conf, None)?;
+    mixed.nothing_left()
+}
+
+/// The path of a namespace that is gone leads to another container by now, as `/proc/PID/ns/net` does when the number is
+/// used again. GC of the first attachment leaves the other container's link alone.
+fn gc_spares_a_namespace_that_got_the_path() -> Result<()> {
+    let mut mixed = Mixed::new(Base::Weft)?;
+    let conf = over("ext-bridge", &named("host-local"));
+    let path = mixed.world.scratch().join("netns-of-a");
+    symlink(mixed.world.container("a")?.path(), &path)?;
+    let mut call = mixed.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
+    call.netns = Some(path.display().to_string());
+    mixed.world.run(&call, "weft")?.result()?;
+    let second = mixed.add("b", &conf)?;
+    mixed.world.remove_container("a");
+    fs::remove_file(&path)?;
+    symlink(mixed.world.container("b")?.path(), &path)?;
+
+    let mut gc = conf.clone();
+    gc["cniVersion"] = json!("1.1.0");
+    gc["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
+    let mut call = mixed.world.prepare("GC", &Attach::eth0("b"), &gc)?;
+    (call.container_id, call.netns, call.ifname) = (None, None, None);
+    mixed.world.run(&call, "weft")?.quiet()?;
+    mixed.world.container("b")?.line("ip link show eth0").context("b lost its eth0")?;
+    ensure!(mixed.world.claims()?.len() == 1, "the address of a is free: {:?}", mixed.world.claims());
+    mixed.quiet("DEL", "b", &conf, Some(&second))?;
     mixed.nothing_left()
 }

@@ -11,11 +11,13 @@ use serde_json::Value;
 
 use super::call::Call;
 use super::error::AttachError;
+use super::liveness;
 use super::record::{self, ExternalCall};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, Object};
 use crate::exec::{self, ExecCall, ExecError, Stderr};
 use crate::journal::{Entry, Record};
+use crate::netlink;
 
 /// Runtimes ask for STATUS every few seconds, and some hold up every ADD meanwhile.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
@@ -61,7 +63,11 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
         let env = Env {
             container_id: &attachment.container_id,
             ifname: &attachment.ifname,
-            netns: if is_own && !call.env.netns.is_empty() { &call.env.netns } else { &external.netns },
+            netns: if is_own && !call.env.netns.is_empty() {
+                &call.env.netns
+            } else {
+                liveness::recorded_netns(&external.netns, external.container.as_deref())
+            },
             args: &external.args,
             // The runtime's path first: plugins may have moved since.
             path: &call.env.path.iter().chain(&external.path).cloned().collect::<Vec<_>>(),
@@ -144,6 +150,7 @@ pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, 
         path: call.env.path.clone(),
         args: call.env.args.clone(),
         netns: call.env.netns.clone(),
+        container: netlink::netns_identity(Path::new(&call.env.netns))?,
     };
     let externals = serde_json::to_string(&[external]).map_err(AttachError::Encode)?;
     let trace = call.traces(None)?;

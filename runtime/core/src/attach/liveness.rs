@@ -71,6 +71,13 @@ pub(super) fn living_netns<'a>(netns: &'a str, recorded: Option<&str>) -> Result
     Ok(may_live.then(|| Path::new(netns)))
 }
 
+/// Returns the path that another plugin gets at DEL or GC: the recorded one, or `""` unless it certainly still leads to
+/// the recorded namespace. The specification allows an empty CNI_NETNS there; with the path of another container, the
+/// plugin would delete that one's links.
+pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: Option<&str>) -> &'a str {
+    if matches!(state_of(netns, recorded), Ok(NetnsState::There)) { netns } else { "" }
+}
+
 /// Returns whether something that a plan made may still be in use. In doubt it is: a running ADD has its namespace, but
 /// no link yet.
 pub(super) fn is_alive(host: &Executor, (netns, plan): &(String, Plan)) -> Result<bool, AttachError> {
@@ -92,6 +99,17 @@ mod tests {
         assert_eq!(state_of(&own, None).unwrap(), NetnsState::Unknown, "the process may be another one");
         assert_eq!(state_of("", identity.as_deref()).unwrap(), NetnsState::Unknown);
         assert_eq!(state_of("/nowhere/at/all", None).unwrap(), NetnsState::Gone);
+    }
+
+    #[test]
+    fn other_plugins_get_only_a_path_that_leads_to_the_recorded_namespace() {
+        let own = format!("/proc/{}/ns/net", std::process::id());
+        let identity = netlink::netns_identity(Path::new(&own)).unwrap();
+        assert_eq!(recorded_netns(&own, identity.as_deref()), own);
+        assert_eq!(recorded_netns(&own, Some("another")), "");
+        assert_eq!(recorded_netns(&own, None), "", "the process may be another one");
+        assert_eq!(recorded_netns("/nowhere/at/all", None), "");
+        assert_eq!(recorded_netns("/tmp", None), "");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct ExternalCall {
     pub args: String,
     /// CNI_NETNS at ADD.
     pub netns: String,
+    /// The identity of that namespace. `None` in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// One chained call.

@@ -17,11 +17,11 @@ use super::status::{Attached, added_event, status_text};
 use crate::agent::pod::{PodInfo, PodQuery, PodReply, PodRequest};
 use crate::agent::status::{Event, StatusReply, StatusRequest};
 use crate::agent::{self, AgentError};
-use crate::attach::Node;
+use crate::attach::{AttachError, Node};
 use crate::cni::{CniError, CniResult, code};
 use crate::conf::Persona;
 use crate::facts::PodFacts;
-use crate::netlink::Executor;
+use crate::netlink::{Executor, NetlinkError, netns_identity};
 use crate::plan::{LinkRef, Need};
 use crate::store::Key;
 
@@ -170,6 +170,7 @@ fn attach_all(node: &mut Node<'_>, pod: &Pod<'_>, list: Vec<PodAttachment>) -> R
         name: pod.name.to_owned(),
         uid: pod.uid.to_owned(),
         netns: sandbox.netns.clone(),
+        container: netns_identity(Path::new(&sandbox.netns)).map_err(netlink_error)?,
         path: sandbox.path.clone(),
         plugin_timeout_seconds: sandbox.limit.as_secs(),
         ..PodRecord::new(list)
@@ -236,14 +237,17 @@ fn attach_one(
 /// for their own: the DEL of the failed ADD would delete it (R13).
 fn name_is_free(sandbox: &Sandbox, attachment: &PodAttachment) -> Result<(), CniError> {
     let link = LinkRef::container(attachment.ifname.as_str());
-    let netlink = |error: crate::netlink::NetlinkError| crate::attach::AttachError::from(error).to_cni();
-    let mut executor = Executor::open(Some(Path::new(&sandbox.netns))).map_err(netlink)?;
-    let observed = executor.observe(&[Need::Link(link.clone())]).map_err(netlink)?;
+    let mut executor = Executor::open(Some(Path::new(&sandbox.netns))).map_err(netlink_error)?;
+    let observed = executor.observe(&[Need::Link(link.clone())]).map_err(netlink_error)?;
     if observed.links.contains_key(&link) {
         let msg = format!("interface name {} already exists in the sandbox", attachment.ifname);
         return Err(CniError::new(code::INVALID_CONFIG, msg));
     }
     Ok(())
+}
+
+fn netlink_error(error: NetlinkError) -> CniError {
+    AttachError::from(error).to_cni()
 }
 
 /// Writes status and events, before the ADD returns.

@@ -10,7 +10,7 @@ use super::device_info;
 use super::kept;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
-use crate::attach::Node;
+use crate::attach::{Node, recorded_netns};
 use crate::cni::{CniError, code};
 use crate::journal::Entry;
 use crate::store::Key;
@@ -33,7 +33,7 @@ pub(super) fn sandbox_of(call: &PodCall, record: &PodRecord) -> Sandbox {
     let mut path = call.path();
     path.extend(record.path.iter().filter(|dir| !call.path().contains(dir)).cloned().collect::<Vec<_>>());
     Sandbox {
-        netns: record.netns.clone(),
+        netns: recorded_netns(&record.netns, record.container.as_deref()).to_owned(),
         path,
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         ..call.sandbox()
@@ -120,9 +120,10 @@ pub(super) fn remove(
 /// What could not be removed; it stays in the journal.
 pub fn remove_pod(node: &mut Node<'_>, entry: &Entry, netns: Option<&Path>) -> Result<(), CniError> {
     let record = PodRecord::read(entry)?;
+    let path = netns.map_or_else(|| record.netns.clone(), |path| path.display().to_string());
     let sandbox = Sandbox {
         container_id: entry.key.attachment.container_id.clone(),
-        netns: netns.map_or_else(|| record.netns.clone(), |path| path.display().to_string()),
+        netns: recorded_netns(&path, record.container.as_deref()).to_owned(),
         path: record.path.clone(),
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         deadline: None,

@@ -32,6 +32,9 @@ pub struct PodRecord {
     pub uid: String,
     /// `CNI_NETNS` at ADD.
     pub netns: String,
+    /// The identity of that namespace. `None` in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Directories in which to look for plugins.
     pub path: Vec<PathBuf>,
     /// How long an external plugin may take.
@@ -54,6 +57,7 @@ impl PodRecord {
             name: String::new(),
             uid: String::new(),
             netns: String::new(),
+            container: None,
             path: Vec::new(),
             plugin_timeout_seconds: 0,
             attachments,

@@ -144,7 +144,8 @@ fn sixty_four_processes_claim_from_one_pool_at_once() {
     assert_eq!(store.view("s", 1000).unwrap().usage(&pool()).unwrap().taken, 64 * 8);
     assert_eq!(store.entries(Some("net")).unwrap().len(), 64 * 8);
     let log = fs::metadata(log_path(store.path())).unwrap().len();
-    assert!(log < 16 * LOG_LIMIT, "always busy, yet the log was started over: {log}");
+    // Above 16 times the limit, every writer waits for readers.
+    assert!(log < 32 * LOG_LIMIT, "always busy, yet the log was started over: {log}");
 }
 
 #[test]
