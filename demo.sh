@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds weft, installs what is missing, and runs the main job for real: a WASM policy picks an address for a network
+# Builds weft, installs what is missing, and runs the main use case for real: a WASM policy picks an address for a network
 # namespace, the namespace pings its gateway, weftctl explains why it got that address, and everything is torn down.
 #
-# The node is played by a network namespace of its own and weft's files go to a temporary directory: nothing of this
+# A network namespace stands in for the node, and weft's files go to a temporary directory, so nothing on this
 # machine is changed but the packages that were missing.
 set -euo pipefail
 cd "$(dirname "$0")"

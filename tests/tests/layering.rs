@@ -161,7 +161,7 @@ fn error_codes() -> Result<()> {
     }
     let (missing, stale): (Vec<_>, Vec<_>) = (used.difference(&listed).collect(), listed.difference(&used).collect());
     if !missing.is_empty() || !stale.is_empty() {
-        bail!("docs/error-codes.md misses {missing:?} and lists {stale:?}, which nothing answers");
+        bail!("docs/error-codes.md does not list {missing:?}, and lists {stale:?}, which no error has");
     }
     Ok(())
 }

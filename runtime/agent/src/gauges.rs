@@ -92,7 +92,7 @@ impl Sources {
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
         for (network, count) in self.counters.conflicts() {
-            let help = "Addresses that somebody else on the wire turned out to have.";
+            let help = "Addresses found in use by another host on the wire.";
             metrics.add("weft_address_conflicts_total", Kind::Counter, help, &[("network", &network)], large(count));
         }
     }
@@ -119,7 +119,7 @@ impl Sources {
         let help = "Files put back that another program had changed.";
         metrics.add("weft_files_restored_total", Kind::Counter, help, &[], large(kept.restored));
         let filters = self.filters.kept();
-        let help = "Looks at the packet filter of living attachments.";
+        let help = "Number of packet filter checks of live attachments. (docs/agent.md, metric weft_filter_looks_total; renaming the metric breaks dashboards, so only the help text)";
         metrics.add("weft_filter_looks_total", Kind::Counter, help, &[], large(filters.looks));
         let help = "Attachments whose part of the packet filter was put back after somebody had removed it.";
         metrics.add("weft_filters_restored_total", Kind::Counter, help, &[], large(filters.restored));

@@ -1,7 +1,7 @@
 //! The node's daemon as a library: one thread, one event loop, one unix socket. `weftctl agent` runs it.
 //!
 //! A service is a module here that implements [`server::Handler`], its message types in `weft_core::agent`, and one
-//! line in [`run`]. `dhcp` is the service `lease`, for work that takes longer than a CNI call and outlives it.
+//! line in `start`. `dhcp` is the service `lease`, for work that takes longer than a CNI call and outlives it.
 //!
 //! Invariants: services fail independently, so a panic or an absent API server in one does not affect another. An
 //! answer is in the store before it is sent. The end of the agent, however it comes, releases nothing. Blocking work

@@ -17,7 +17,7 @@ pub(super) fn block() -> anyhow::Result<SignalFd> {
 
 /// Waits for either signal and returns its name.
 pub(super) async fn wait(signals: SignalFd) -> anyhow::Result<&'static str> {
-    #[expect(unsafe_code, reason = "tokio wants it said that a descriptor stays open")]
+    #[expect(unsafe_code, reason = "AsyncFd requires that the descriptor stays open")]
     // SAFETY: a `SignalFd` owns its descriptor, always names the same one, and is moved in here, so it outlives the
     // registration.
     let ready = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) };

@@ -3,7 +3,8 @@
 //! ```text
 //!  stdin JSON + CNI_* env
 //!    |  cni        pure: wire format, versions, error codes
-//!  Invocation{command, attachment, conf}
+//!    |  conf       pure: the network that the configuration describes
+//!  Call{verb, attachment, network}
 //!    |  facts      read only: pod and node, links (netlink), claims (ledger view)
 //!  Request
 //!    |  policy     WASM, sandboxed, pure: Request -> Decision, with a read-only view of the ledger

@@ -4,7 +4,7 @@
 //! each write causes a page fault. One system call makes the kernel copy all of them at once, together with the first
 //! pages of the heap (`heap.rs`), which lies after them and which every call uses.
 
-#![expect(unsafe_code, reason = "assembly is; SAFETY is argued at the instructions")]
+#![expect(unsafe_code, reason = "entry code is unsafe by nature; each block has a SAFETY comment")]
 
 use std::arch::global_asm;
 

@@ -19,10 +19,10 @@ pub(crate) struct AgentArgs {
     /// The unix socket to listen on.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
-    /// Show the leases of the agent that is running there, and end.
+    /// Print the leases of the running agent, then exit.
     #[arg(long)]
     status: bool,
-    /// Put before every namespace path, for an agent that sees the host's files elsewhere.
+    /// Prefix for every network namespace path, if the host's files are mounted elsewhere.
     #[arg(long, value_name = "DIR")]
     hostprefix: Option<PathBuf>,
     /// Write the process id to this file.
@@ -46,22 +46,22 @@ pub(crate) struct AgentArgs {
     /// Serve /livez, /readyz and /metrics there: ADDRESS:PORT, :PORT, or the path of a unix socket.
     #[arg(long, value_name = "ADDRESS")]
     http: Option<ProbeAddress>,
-    /// The node's own networks: policies that they name are fetched.
+    /// Directory of the node's network configurations; the agent fetches the policies that they name.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
-    /// Whom to trust with policies from registries [default: trust.json in the state directory].
+    /// The trust file for policies from registries [default: trust.json in the state directory].
     #[arg(long, value_name = "FILE", env = "WEFT_TRUST")]
     trust: Option<PathBuf>,
-    /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
+    /// A registry to access over plain HTTP, in addition to those on this machine. May be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
-    /// A file with certificates (PEM) that registries may be signed by, beside the system's. May be repeated.
+    /// A PEM file with CA certificates for registries, in addition to the system's. May be repeated.
     #[arg(long, value_name = "FILE", env = "WEFT_REGISTRY_CA", value_delimiter = ':')]
     registry_ca: Vec<PathBuf>,
     /// Remove attachments that no runtime will send a DEL for.
     #[arg(long)]
     sweep: bool,
-    /// The time between two looks of the sweep.
+    /// The time between two rounds of the sweep.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timespan::parse)]
     sweep_interval: Duration,
     /// How long an attachment must look abandoned before the sweep removes it.
@@ -70,7 +70,7 @@ pub(crate) struct AgentArgs {
     /// The container runtime's CRI socket [default: the usual ones].
     #[arg(long, value_name = "PATH")]
     runtime_socket: Option<PathBuf>,
-    /// After this an attachment without a lease fails.
+    /// How long an ADD waits for a DHCP lease before it fails.
     #[arg(long, value_name = "TIME", default_value = "208s", value_parser = timespan::parse)]
     resendtimeout: Duration,
 }

@@ -23,7 +23,7 @@ pub(crate) struct PsArgs {
     /// Only those whose namespace is gone.
     #[arg(long)]
     dead: bool,
-    /// Container ids and namespaces as well.
+    /// Also show container ids and network namespaces.
     #[arg(long)]
     wide: bool,
 }

@@ -19,15 +19,15 @@ use crate::pool::bar;
 pub(crate) enum ClusterCommand {
     /// Grant no address in the cluster until `thaw`: run it before etcd is restored from a backup.
     Freeze(Ledger),
-    /// Grant addresses again, once every node has brought its claims back.
+    /// Let the cluster ledger grant addresses again, after every node has written its claims.
     Thaw {
-        /// Although some nodes have not: their addresses may be given out twice.
+        /// Thaw even if some nodes have not confirmed. Their addresses may be allocated twice.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         ledger: Ledger,
     },
-    /// Declare a node's machine dead and give back what it held. If it still runs, its addresses are given out twice.
+    /// Declare a node's machine dead and release its addresses. If it still runs, its addresses may be allocated twice.
     Fence {
         /// The node.
         node: String,
@@ -37,9 +37,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         ledger: Ledger,
     },
-    /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
+    /// Release the addresses of fenced machines and of deleted IPAMClaims.
     Reclaim(Ledger),
-    /// Free an address that is in conflict, once nobody on the wire has it any more.
+    /// Free an address that was in use on the wire, after that machine is gone.
     Clear {
         /// The address.
         address: IpAddr,
@@ -52,13 +52,13 @@ pub(crate) enum ClusterCommand {
     /// Compare claims with pods, IPAMClaims and machines, and on a node with its store, journal and links. Changes nothing without
     /// `--repair`.
     Check {
-        /// Put right what the agent and the controller would put right too.
+        /// Repair what the agent and the controller would repair too.
         #[arg(long)]
         repair: bool,
         #[command(flatten)]
         ledger: Ledger,
     },
-    /// Who has an address of the cluster ledger.
+    /// Show who has an address in the cluster ledger.
     WhoHas {
         /// The address.
         address: IpAddr,

@@ -21,10 +21,10 @@ pub(crate) struct ControllerArgs {
     /// The name of this replica.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: String,
-    /// The time between two looks.
+    /// The time between two rounds.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timespan::parse)]
     interval: Duration,
-    /// How long a replica that says nothing is still taken for the leader.
+    /// How long the leader keeps the Lease without renewing it.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timespan::parse)]
     lease: Duration,
     /// Where to serve /livez, /readyz and /metrics: ADDRESS:PORT, or the absolute path of a socket.

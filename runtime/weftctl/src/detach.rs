@@ -25,7 +25,7 @@ pub(crate) struct GcArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
-    /// Container id, or its beginning where that says which.
+    /// Container id, or a unique prefix of it.
     container: String,
     /// Only this interface.
     #[arg(long, value_name = "NAME")]
@@ -33,7 +33,7 @@ pub(crate) struct DetachArgs {
     /// Only this network.
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Although the container's namespace exists.
+    /// Remove attachments even if the container's network namespace still exists.
     #[arg(long)]
     force: bool,
     /// Show what would be removed, change nothing.

@@ -15,7 +15,7 @@ use crate::selector::Selector;
 pub(crate) struct FailuresArgs {
     #[command(flatten)]
     selector: Selector,
-    /// Container ids, and messages in one line, as well.
+    /// Also show container ids, and each message on one line.
     #[arg(long)]
     wide: bool,
 }

@@ -63,9 +63,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put weft on this node: binaries, names, policies, directories.
+    /// Install weft on this node: binaries, plugin names, policies, directories.
     Install(install::InstallArgs),
-    /// Take weft off this node again.
+    /// Uninstall weft from this node.
     Uninstall(install::UninstallArgs),
     /// Show what ADD would do, without doing it.
     Plan(plan::PlanArgs),
@@ -91,23 +91,23 @@ enum Command {
     Gc(detach::GcArgs),
     /// Remove a container's attachments by hand.
     Detach(detach::DetachArgs),
-    /// List the ADDs that failed lately.
+    /// List the ADDs that failed recently.
     Failures(failures::FailuresArgs),
     /// Show why an attachment has its addresses, or why there is none.
     Explain(explain::ExplainArgs),
     /// Build, compile, inspect and check policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Look at the ledger, and move it.
+    /// Inspect, check, repair, import and export the ledger.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
-    /// Run the node's daemon: DHCP leases for attachments.
+    /// Run the node's agent: DHCP leases, pods, cluster ledger, policies, sweep.
     #[cfg(feature = "agent")]
     Agent(agent::AgentArgs),
-    /// Give back addresses of dead machines and of IPAMClaims that are gone: one for the cluster, or two.
+    /// Run the cluster's controller: it releases addresses of dead machines and deleted IPAMClaims. One or two replicas per cluster.
     #[cfg(feature = "agent")]
     Controller(controller::ControllerArgs),
-    /// Put back what others took out of the packet filter.
+    /// Restore packet filter rules that other programs removed.
     Repair(repair::RepairArgs),
     /// Check this node, with a remedy for whatever is wrong.
     Doctor(doctor::DoctorArgs),

@@ -34,7 +34,7 @@ pub(crate) struct PlanArgs {
     /// CNI_ARGS.
     #[arg(long, value_name = "K=V;...", default_value = "")]
     args: String,
-    /// What a runtime offers plugins that declare the capability, as a JSON object: `{"portMappings": [...]}`.
+    /// Values for plugins that declare the capability (`runtimeConfig`), as a JSON object: `{"portMappings": [...]}`.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     cap_args: String,
 }

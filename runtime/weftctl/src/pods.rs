@@ -17,7 +17,7 @@ use crate::selector::is_pod;
 
 #[derive(Debug, Args)]
 pub(crate) struct PodsArgs {
-    /// Only of this pod: its name, or namespace/name.
+    /// Only this pod: its name, or namespace/name.
     pod: Option<String>,
     /// Only this network: a definition as namespace/name, or the name of its configuration.
     #[arg(long, value_name = "NAME")]

@@ -5,13 +5,13 @@ use weft_host_abi::types::Attachment;
 
 #[derive(Debug, Args)]
 pub(crate) struct Selector {
-    /// Only of this network.
+    /// Only this network.
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Only of this pod: its name, or namespace/name.
+    /// Only this pod: its name, or namespace/name.
     #[arg(long, value_name = "POD")]
     pod: Option<String>,
-    /// Only of containers whose id begins so.
+    /// Only containers whose id starts with this.
     #[arg(long, value_name = "ID")]
     container: Option<String>,
 }

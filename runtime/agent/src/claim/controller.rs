@@ -66,7 +66,7 @@ impl Done {
     fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::default();
         let leads = f64::from(u8::from(self.leads));
-        metrics.add("weft_controller_leads", Kind::Gauge, "Whether this replica is the one that works.", &[], leads);
+        metrics.add("weft_controller_leads", Kind::Gauge, "Whether this replica is the leader.", &[], leads);
         for PoolCount { name, used, free } in &self.pools {
             for (state, count) in [("used", used), ("free", free)] {
                 let labels = [("pool", name.as_str()), ("state", state)];
@@ -78,7 +78,7 @@ impl Done {
         metrics.add("weft_ledger_frozen", Kind::Gauge, help, &[], f64::from(u8::from(self.frozen)));
         let help = "Claims and cells given back for machines that are fenced, IPAMClaims that are gone, and addresses that were in use.";
         metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
-        let help = "Looks at the ledger that failed.";
+        let help = "Failed rounds of the controller.";
         metrics.add("weft_controller_failures_total", Kind::Counter, help, &[], number(self.failed));
         metrics
     }

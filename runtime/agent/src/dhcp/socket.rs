@@ -177,7 +177,7 @@ impl Socket {
             Opened::Packet { fd, index } => (fd, Kind::Packet(index)),
             Opened::Udp6 { fd, index } => (fd, Kind::Udp6(index)),
         };
-        #[expect(unsafe_code, reason = "tokio wants it said that a descriptor stays open")]
+        #[expect(unsafe_code, reason = "AsyncFd requires that the descriptor stays open")]
         // SAFETY: an `OwnedFd` owns its descriptor, always names the same one, and is moved in here, so it outlives the
         // registration.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;

@@ -16,7 +16,7 @@ fn are_there() -> bool {
 
 /// If the system has no certificates, uses those of the first named file instead. Call it at the start of a process,
 /// while it has a single thread.
-#[expect(unsafe_code, clippy::disallowed_methods, reason = "the client is told by its environment alone")]
+#[expect(unsafe_code, clippy::disallowed_methods, reason = "the HTTP client reads its roots only from the environment")]
 pub fn stand_in_for_system_roots(named: &[PathBuf]) {
     let is_told = [FILE, DIR].iter().any(|name| std::env::var_os(name).is_some());
     if let Some(file) = named.first().filter(|_file| !is_told && !are_there()) {

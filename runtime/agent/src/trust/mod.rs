@@ -1,5 +1,5 @@
 //! The keys and rules by which this node trusts policies: a file of keys, and of rules per prefix of
-//! `REGISTRY/REPOSITORY`. Pure, except for reading the file and the records.
+//! `REGISTRY/REPOSITORY`. No I/O except reading the trust file and the records.
 //!
 //! A policy is verified when it is added, never by an ADD. The result is recorded beside it, with everything needed to
 //! verify it again when the file changes (`record`). Without a file every policy with a digest is accepted, because the

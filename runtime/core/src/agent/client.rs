@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::lease::Lease;
 use super::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal, Service};
+use crate::cni::code;
 use crate::deadline::{self, Until, is_timeout};
 
 /// Maximum size of a reply.
@@ -82,9 +83,9 @@ impl AgentError {
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
-            Self::Away { .. } | Self::Silent { .. } | Self::Broken { .. } => 11,
-            Self::Unreadable { .. } => 5,
-            Self::Stranger { .. } => 7,
+            Self::Away { .. } | Self::Silent { .. } | Self::Broken { .. } => code::TRY_AGAIN,
+            Self::Unreadable { .. } => code::IO,
+            Self::Stranger { .. } => code::INVALID_CONFIG,
             Self::Refused { fault, .. } => fault.code(),
         }
     }

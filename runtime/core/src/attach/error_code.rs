@@ -1,4 +1,5 @@
-//! The only mapping from failures to CNI error codes. `docs/error-codes.md` lists the codes; a test keeps both in step.
+//! Maps an `AttachError` to its CNI code. The errors of `conf`, `exec`, `agent` and `pod` have their own `code()`. The
+//! numbers are in `cni::code`; `docs/error-codes.md` lists them, and a test keeps both in step.
 
 use weft_host_abi::types::Denial;
 

@@ -1,4 +1,5 @@
-//! Locks on attachments: one lock per journal key (rules `add_lock` and `del_mark` of DESIGN section 7).
+//! Locks on attachments: one lock per journal key (rules `add_lock` and `del_mark` of the
+//! model in `tests/model/src/protocol`).
 //!
 //! An ADD holds the lock exclusively, from its first step until its links are up or undone. Removers (DEL, GC) share it
 //! and never wait: a remover that finds an ADD at work leaves a removal mark. A repair holds it exclusively, like an

@@ -29,7 +29,7 @@ pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<Stri
     released.err().map(|error| error.chain()).into_iter().collect()
 }
 
-/// Does the first part of `entry`: removes links and what other plugins hold. Returns the leftovers.
+/// Removes an entry's links and calls DEL of its plugins, but keeps its claims. Returns what could not be removed.
 pub(super) fn but_claims(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     let mut problems = links(node, call, entry);
     problems.extend(external::del_stored(call, entry));

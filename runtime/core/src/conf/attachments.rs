@@ -20,7 +20,7 @@ pub(super) fn valid_attachments(object: &Object) -> Result<Option<Vec<(String, S
                 let missing = || ConfError::BadValue {
                     key: entry.place(key),
                     value: String::new(),
-                    want: "there, or GC would remove an attachment that is in use",
+                    want: "present, or GC would remove an attachment that is in use",
                 };
                 Ok::<_, ConfError>(entry.text(key)?.ok_or_else(missing)?.to_owned())
             };

@@ -62,7 +62,7 @@ impl Fault {
 
 /// Adds context to the error of a request.
 pub(super) trait Doing<T> {
-    /// `doing` is only called for an error.
+    /// Adds what was being done, when the result is an error.
     fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError>;
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct KubernetesArgs {
     /// Also write the CNI configuration, as a Kubernetes node needs it.
     #[arg(long)]
     pub(super) kubernetes: bool,
-    /// Directories of a distribution.
+    /// Use the directories of this Kubernetes distribution.
     #[arg(long, value_enum, requires = "kubernetes")]
     preset: Option<Preset>,
     /// Directory of CNI configurations [default: that of the preset].

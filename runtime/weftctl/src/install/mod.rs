@@ -61,7 +61,7 @@ pub(crate) struct InstallArgs {
     /// Names to answer to besides weft and weft-ipam [default: every plugin weft replaces].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     names: Option<Vec<String>>,
-    /// Move plugins of those names that are already there aside, instead of leaving them in charge.
+    /// Move existing plugins with those names aside instead of leaving them in use.
     #[arg(long)]
     replace: bool,
     #[cfg(feature = "agent")]
@@ -76,7 +76,7 @@ pub(crate) struct UninstallArgs {
     /// Also remove the state directory: ledger, journal, policies.
     #[arg(long)]
     purge: bool,
-    /// Although attachments exist.
+    /// Uninstall even if attachments exist.
     #[arg(long)]
     force: bool,
 }

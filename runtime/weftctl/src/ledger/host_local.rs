@@ -47,7 +47,7 @@ pub(crate) struct ExportArgs {
 /// Additional sources about networks and attachments.
 #[derive(Debug, Args)]
 struct Sources {
-    /// Where the runtime's library keeps results: an attachment it does not know is gone.
+    /// Directory of the runtime's cached results (libcni). An attachment without a result no longer exists.
     #[arg(long, value_name = "DIR", default_value = cached::DIR)]
     cni_cache: PathBuf,
     /// Directory of network configurations.

@@ -30,27 +30,27 @@ pub(crate) enum LedgerCommand {
         #[arg(long, value_name = "NAME")]
         network: Option<String>,
     },
-    /// Give an address back by hand, for an attachment that is gone for good.
+    /// Release an address by hand, for an attachment that no longer exists.
     Release {
         /// The network (the ledger's scope, as `ls` shows it).
         network: String,
         /// The address.
         address: IpAddr,
-        /// Although the container's namespace still exists.
+        /// Release the address even if the container's network namespace still exists.
         #[arg(long)]
         force: bool,
     },
-    /// Make again what is derived from claims and journal (indexes, counters), where `doctor` finds only those to be off.
+    /// Rebuild indexes and counters from the claims and the journal, if `doctor` finds only those wrong.
     Repair,
-    /// Make a lost ledger again, from what runs on this node.
+    /// Rebuild a lost ledger from the containers that run on this node.
     Rebuild(rebuild::RebuildArgs),
     #[cfg(feature = "agent")]
     #[command(flatten)]
     Cluster(crate::cluster::ClusterCommand),
-    /// Take over the claims of another IPAM.
+    /// Import the claims of another IPAM plugin.
     #[command(subcommand)]
     Import(ImportCommand),
-    /// Write the claims in another IPAM's form.
+    /// Export the claims to another IPAM plugin.
     #[command(subcommand)]
     Export(ExportCommand),
 }

@@ -24,7 +24,7 @@ pub(super) struct ScopeArgs {
     /// Where a network's addresses are unique, as `ledger ls` shows it: NETWORK, NETWORK@DATADIR or cluster/DOMAIN.
     #[arg(long, value_name = "NETWORK=SCOPE", value_parser = given)]
     scope: Vec<(String, String)>,
-    /// Claim the addresses of networks that nobody knows in every scope that is known here.
+    /// If a network's scope is unknown, claim its addresses in every known scope.
     #[arg(long)]
     every_scope: bool,
 }

@@ -13,7 +13,7 @@ use crate::output::Output;
 pub(crate) struct ImportArgs {
     #[command(flatten)]
     common: Common,
-    /// Leave out addresses of pods that are gone. Look at them first: a pod object goes before its links do.
+    /// Skip addresses of pods that no longer exist. Check them first: a Pod object is deleted before its links.
     #[arg(long)]
     skip_stale: bool,
 }

@@ -35,7 +35,7 @@ pub(crate) struct ListArgs {
     /// The container's network namespace: a path, or a name that `ip netns` knows.
     #[arg(long, value_name = "NETNS")]
     netns: String,
-    /// Container id. Without it, one that is made of the namespace's path, as `cnitool` does.
+    /// Container id [default: derived from the network namespace's path, as `cnitool` does].
     #[arg(long, value_name = "ID")]
     container_id: Option<String>,
     /// Interface name.
@@ -44,7 +44,7 @@ pub(crate) struct ListArgs {
     /// `CNI_ARGS`.
     #[arg(long, value_name = "K=V;...", env = "CNI_ARGS", default_value = "")]
     args: String,
-    /// What a runtime offers plugins that declare the capability, as a JSON object: `{"portMappings": [...]}`.
+    /// Values for plugins that declare the capability (`runtimeConfig`), as a JSON object: `{"portMappings": [...]}`.
     #[arg(long, value_name = "JSON", env = "CAP_ARGS", default_value = "{}")]
     cap_args: String,
     /// Directories of plugins, separated by colons [default: CNI_PATH, or where weft was installed and /opt/cni/bin].
@@ -53,7 +53,7 @@ pub(crate) struct ListArgs {
     /// Where libcni keeps the results of attachments.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni")]
     cache_dir: PathBuf,
-    /// Seconds that each plugin has.
+    /// Time limit per plugin, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }

@@ -25,7 +25,7 @@ pub(crate) struct BenchArgs {
     /// The case whose question is asked [default: the first that asks for a decision].
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
-    /// How often it is asked.
+    /// Number of calls.
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calls: u32,
 }

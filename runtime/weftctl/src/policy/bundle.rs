@@ -13,7 +13,7 @@ use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct SaveArgs {
-    /// The directory: an OCI layout, made where there is none, added to where there is one.
+    /// The directory: an OCI image layout. It is created if it does not exist.
     directory: PathBuf,
     /// The policies.
     #[arg(required = true)]
@@ -26,7 +26,7 @@ pub(crate) struct SaveArgs {
 pub(crate) struct LoadArgs {
     /// The directory that `save` wrote.
     directory: PathBuf,
-    /// Take versions that are lower than those that this node's lock file has.
+    /// Allow versions lower than those in this node's lock file.
     #[arg(long)]
     allow_downgrade: bool,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
-    /// Make the whole cache anew: for one that others could write to. Policies are then compiled again.
+    /// Recreate the cache if other users could write to it. Policies are compiled again.
     #[arg(long)]
     reset: bool,
 }

@@ -55,7 +55,7 @@ pub(crate) struct CheckArgs {
     /// The node's other network configurations, with which addresses may clash.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
-    /// Check the configuration by itself: not whether this host has the links and plugins it names, nor other networks.
+    /// Check only the configuration, not this host's links and plugins or other networks.
     #[arg(long)]
     conf_only: bool,
 }

@@ -17,7 +17,7 @@ pub(crate) struct CompileArgs {
     /// What the policy is called in messages and in `policy ls` [default: the component's path].
     #[arg(long)]
     name: Option<String>,
-    /// What an ADD asks for: do not wait for others, and exit with 75 where that would be necessary.
+    /// Do not wait for another compilation; exit with 75 instead. Used by ADD.
     #[arg(long, hide = true)]
     background: bool,
 }

@@ -57,27 +57,27 @@ pub(crate) enum PolicyCommand {
     /// Compile a component from standard input to standard output. What `compile` runs.
     #[command(hide = true)]
     CompileWorker(compile::WorkerArgs),
-    /// List the policies of this node, and how far each is on the way to code that runs; or those of a repository.
+    /// List the policies of this node and their compilation state, or the tags of a repository.
     Ls(cache::LsArgs),
-    /// Remove compiled code that nobody can use, and what was not used for long.
+    /// Remove compiled code that is unusable or has not been used for a long time.
     Prune(cache::PruneArgs),
     /// Print the digest that a network names a policy by: a component's, or what a tag stands for in its registry.
     Digest(cache::DigestArgs),
     /// Add a component under the reference that networks name it by, digest included.
     Add(cache::AddArgs),
-    /// Send a component to a registry, as an artifact that says what it imports.
+    /// Push a component to a registry as an OCI artifact that lists its imports.
     #[cfg(feature = "agent")]
     Push(registry::PushArgs),
     /// Fetch a policy from a registry, verify it, and compile it on this node.
     #[cfg(feature = "agent")]
     Pull(registry::PullArgs),
-    /// Write down which digest each tag stands for.
+    /// Record the digest of each tag in the lock file.
     #[cfg(feature = "agent")]
     Lock(registry::LockArgs),
     /// Remove a fetched policy from this node.
     #[cfg(feature = "agent")]
     Rm(registry::RmArgs),
-    /// Copy policies with their signatures into a directory, for places without a registry.
+    /// Save policies and their signatures to a directory, for sites without a registry.
     #[cfg(feature = "agent")]
     Save(bundle::SaveArgs),
     /// Verify and add the policies of such a directory.
@@ -91,12 +91,12 @@ pub(crate) enum PolicyCommand {
     Verify(sign::VerifyArgs),
     /// Run a recorded policy call again, also with another policy, and show the difference.
     Replay(replay::ReplayArgs),
-    /// Take recorded policy calls elsewhere.
+    /// Export recorded policy calls as test cases.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
     /// Show what a policy is and what it reaches. One in a registry is not pulled for that.
     Inspect(inspect::InspectArgs),
-    /// Find what is wrong with a network configuration before a pod meets it.
+    /// Check a network configuration for mistakes.
     Check(check::CheckArgs),
 }
 

@@ -19,10 +19,10 @@ use crate::output::Output;
 /// How registries are reached.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
-    /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
+    /// A registry to access over plain HTTP, in addition to those on this machine. May be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
-    /// A file with certificates (PEM) that registries may be signed by, beside the system's. May be repeated.
+    /// A PEM file with CA certificates for registries, in addition to the system's. May be repeated.
     #[arg(long, value_name = "FILE", env = "WEFT_REGISTRY_CA", value_delimiter = ':')]
     registry_ca: Vec<PathBuf>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct TrustArgs {
 pub(crate) struct PushArgs {
     /// The component.
     component: PathBuf,
-    /// Where to: REGISTRY/REPOSITORY:TAG.
+    /// The destination: REGISTRY/REPOSITORY:TAG.
     reference: String,
     /// The version that it is [default: the tag, where that is one].
     #[arg(long, value_name = "VERSION")]
@@ -55,7 +55,7 @@ pub(crate) struct PushArgs {
 pub(crate) struct PullArgs {
     /// The policy: REGISTRY/REPOSITORY with a tag, a digest, or both.
     reference: String,
-    /// Write the component there instead of putting it on this node.
+    /// Write the component to this file instead of adding it to this node.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Take a version that is lower than the one that the lock file has for this tag.

@@ -21,10 +21,10 @@ pub(crate) struct SignArgs {
     /// A minisign secret key (`minisign -G` makes one); minisign asks for its password.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["signature", "manifest"])]
     key: Option<PathBuf>,
-    /// Put this signature beside the policy, made elsewhere with minisign from what --manifest wrote.
+    /// Upload this signature, made by minisign from the file of --manifest.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     signature: Option<PathBuf>,
-    /// Only write what has to be signed, for a machine that has the key.
+    /// Only write the manifest to this file, to sign it on another machine.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "signature"])]
     manifest: Option<PathBuf>,
     #[command(flatten)]

@@ -25,9 +25,9 @@ pub(crate) enum TraceCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// A file with traces (from `explain --json`), or a container id or its beginning; an empty one is all.
+    /// A file with traces (from `explain --json`), or a container id or a prefix of it. An empty one selects all.
     trace: String,
-    /// Where to write: a project's `cases`. Made if need be.
+    /// The directory for the cases, usually a project's `cases`. Created if it does not exist.
     #[arg(long, value_name = "DIR", default_value = "cases")]
     out: PathBuf,
     /// Replace names of pods, namespaces, nodes and containers, and what annotations say. Labels and addresses stay: policies

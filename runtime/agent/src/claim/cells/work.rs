@@ -55,7 +55,7 @@ impl<B: Backend> CellWork<'_, B> {
         Ok(cells)
     }
 
-    /// `doubt`: answers of a restored ledger are not used.
+    /// # Errors: the ledger may have been restored from a backup, so its answers must not be used (rule `doubt`).
     pub(super) fn certain(&self) -> Result<(), CellError> {
         self.backend.history().doubt().map_or(Ok(()), |why| Err(CellError::Doubt(why)))
     }

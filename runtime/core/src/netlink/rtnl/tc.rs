@@ -188,7 +188,7 @@ impl Tbf {
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "a float becomes the nearest integer in range, which is what is wanted of numbers without end"
+        reason = "the cast saturates, which is the wanted result for very large rates"
     )]
     pub(in crate::netlink) fn new(rate: u64, burst: u32) -> Self {
         let micros = (f64::from(burst) * MICROS / rate as f64) as u32;

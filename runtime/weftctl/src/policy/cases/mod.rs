@@ -31,7 +31,7 @@ pub(crate) struct TestArgs {
     /// Only cases whose name contains this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Write what came of each case as what it expects.
+    /// Write each case's outcome into its "expect".
     #[arg(long)]
     update: bool,
 }

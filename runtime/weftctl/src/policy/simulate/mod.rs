@@ -74,13 +74,13 @@ pub(crate) struct SimulateArgs {
     /// Labels of pods: each pod gets any of the values.
     #[arg(long = "pod-label", value_name = "KEY=VALUE[,VALUE...]", value_parser = scene::label)]
     pod_labels: Vec<(String, Vec<String>)>,
-    /// What makes another course of another number.
+    /// Seed of the random numbers.
     #[arg(long, default_value = "1")]
     seed: u64,
-    /// Do not add pods at the end until the pool is empty.
+    /// Do not fill the pool with pods at the end.
     #[arg(long)]
     no_fill: bool,
-    /// Draw it, too: a file that ends in .svg or .png.
+    /// Also draw a chart to this file (.svg or .png).
     #[arg(long, value_name = "FILE", value_parser = plot::file)]
     plot: Option<PathBuf>,
 }

@@ -124,7 +124,7 @@ fn wait_until_alone() -> Result<(), String> {
 }
 
 /// Runs the worker.
-#[expect(unsafe_code, reason = "ends the process as it is")]
+#[expect(unsafe_code, reason = "exits without running destructors")]
 fn work<T: Serialize>(
     socket: File,
     code: (u64, u64),
@@ -207,7 +207,7 @@ fn shared_memory() -> std::io::Result<Vec<(usize, usize)>> {
     Ok(shared)
 }
 
-#[expect(unsafe_code, reason = "memory goes that others in this process have addresses of")]
+#[expect(unsafe_code, reason = "unmaps memory that other code in this process may point to")]
 fn unmap(start: usize, length: usize) -> Result<(), Errno> {
     // SAFETY: shared mappings here are SQLite's (its index and its file). The worker never uses the store again: its
     // only ledger is `FarLedger`, it drops nothing of the caller's, and it ends in `_exit`. Code and data of the
@@ -215,7 +215,7 @@ fn unmap(start: usize, length: usize) -> Result<(), Errno> {
     Errno::result(unsafe { libc::munmap(std::ptr::without_provenance_mut(start), length) }).map(drop)
 }
 
-#[expect(unsafe_code, reason = "descriptors go that others in this process own")]
+#[expect(unsafe_code, reason = "closes descriptors that other code in this process owns")]
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: takes three numbers. As above, owners of the descriptors are not used again.
     let closed = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
