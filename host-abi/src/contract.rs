@@ -16,7 +16,7 @@ pub const VERSION: &str = "0.1.1";
 pub enum ContractError {
     /// It is a policy, but for another version of the contract.
     #[error(
-        "it was built for {PACKAGE}@{built_for} (it has {name}); this host speaks {PACKAGE}@{}.x: rebuild it",
+        "the component was built for {PACKAGE}@{built_for} (it exports {name}); this weft supports {PACKAGE}@{}.x: rebuild it",
         series(VERSION)
     )]
     Version {
@@ -27,7 +27,7 @@ pub enum ContractError {
     },
     /// It is a policy of another kind.
     #[error(
-        "it is {} (it exports {export}), not one that {}: name it under {:?}, not {:?}",
+        "the component is {} (it exports {export}), not one that {}: set it in {:?}, not in {:?}",
         .found.noun(), .wanted.verb(), .found.key(), .wanted.key()
     )]
     OtherWorld {
@@ -40,7 +40,7 @@ pub enum ContractError {
     },
     /// It is a component, but not a policy.
     #[error(
-        "it is no policy: it exports {exports}, where {PACKAGE}/{}@{VERSION} is wanted; build it for the world {PACKAGE}/{}",
+        "the component is not a policy: it exports {exports}, but not {PACKAGE}/{}@{VERSION}; build it for the world {PACKAGE}/{}",
         .wanted.interface(), .wanted.world()
     )]
     NoPolicy {

@@ -69,13 +69,13 @@ impl fmt::Display for GuestBuildError {
                 sysroot.display()
             ),
             Self::Cargo { manifest } => write!(f, "cargo could not build {} for {TARGET}", manifest.display()),
-            Self::Messages { line, .. } => write!(f, "cargo printed a line that is no message: {line}"),
+            Self::Messages { line, .. } => write!(f, "cargo printed a line that is not a message: {line}"),
             Self::NoArtifact { manifest } => write!(
                 f,
                 "{} has no library with crate-type = [\"cdylib\"], so there is no policy in it",
                 manifest.display()
             ),
-            Self::Componentize { name, reason } => write!(f, "{name} is no policy component: {reason}"),
+            Self::Componentize { name, reason } => write!(f, "{name} is not a policy component: {reason}"),
             Self::Read { path, .. } => write!(f, "cannot read {}", path.display()),
         }
     }

@@ -368,7 +368,7 @@ fn traps_and_lies() -> Result<()> {
 fn new_refuses() -> Result<()> {
     let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
     let (ok, said) = weftctl(scratch.path(), &["policy", "new", "Not_A_Name"])?;
-    ensure!(!ok && said.contains("small letters, digits and dashes"), "{said}");
+    ensure!(!ok && said.contains("lower-case letters, digits and dashes"), "{said}");
     fs::create_dir(scratch.path().join("full"))?;
     fs::write(scratch.path().join("full/mine"), "precious")?;
     let (ok, said) = weftctl(scratch.path(), &["policy", "new", "full", "--lang", "js"])?;

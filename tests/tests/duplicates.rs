@@ -382,9 +382,12 @@ fn no_carrier() -> Result<()> {
 fn refused() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let ranges = json!([v4("10.64.0.2", "10.64.0.9")]);
-    for (kind, why) in
-        [("ptp", "its host alone"), ("dummy", "nowhere"), ("tap", "not there yet"), ("ipvlan", "use macvlan")]
-    {
+    for (kind, why) in [
+        ("ptp", "connects only to its host"),
+        ("dummy", "has no neighbours"),
+        ("tap", "does not run yet"),
+        ("ipvlan", "use macvlan"),
+    ] {
         let mut conf = conf(&ranges);
         conf["delegate"] = json!({ "type": kind, "master": "up0" });
         if kind != "ipvlan" {
@@ -397,7 +400,12 @@ fn refused() -> Result<()> {
     let mut dhcp = conf(&ranges);
     dhcp["ipam"] = json!({ "type": "dhcp" });
     let error = refusal(&mut world, "one", &dhcp)?;
-    ensure!(error.code == 7 && error.msg.contains("no policy's"), "{} {}", error.code, error.msg);
+    ensure!(
+        error.code == 7 && error.msg.contains("a policy does not decide its addresses"),
+        "{} {}",
+        error.code,
+        error.msg
+    );
     // A stock plugin's configuration has the key in `ipam`.
     let mut alone = json!({ "cniVersion": "1.1.0", "name": "dup", "type": "host-local",
                             "ipam": { "type": "host-local", "ranges": ranges, "duplicates": { "detect": true } } });

@@ -108,7 +108,11 @@ fn unknown_keys() -> Result<()> {
     );
     let misplaced = weft(json!({ "type": "host-local", "subnet": "10.65.0.0/24", "grants": { "wasi": true } }));
     let error = world.call("ADD", &pod, &misplaced)?.error()?;
-    ensure!(error.msg == "unknown key \"grants\" in \"ipam\": it belongs beside \"ipam\"", "{}", error.msg);
+    ensure!(
+        error.msg == "unknown key \"grants\" in \"ipam\": move it out of \"ipam\", to the same level",
+        "{}",
+        error.msg
+    );
     Ok(())
 }
 

@@ -396,7 +396,7 @@ fn fallback_shipped(guests: &Guests) -> Result<()> {
     let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
     ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{result}");
     let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
-    ensure!(why.contains("instead_of") && why.contains("is not there"), "{why}");
+    ensure!(why.contains("instead_of") && why.contains("does not exist"), "{why}");
     fs::write(&node.policy, guests.get("hostile")?)?;
     for lie in ["trap", "loop"] {
         let conf = with(&node.conf(&json!({ "lie": lie })), "fallback", &json!("host-local"));
@@ -418,7 +418,7 @@ fn fallback_last_good(guests: &Guests) -> Result<()> {
     let mut node = Node::with(b"nothing yet")?;
     let conf = with(&node.conf(&json!({})), "fallback", &json!("last-good"));
     let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("no policy has decided"), "{error:?}");
+    ensure!(error.code == 101 && error.msg.contains("no policy has made a decision"), "{error:?}");
     replace_by_rename(&node.policy, &guests.get("low")?)?;
     node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
     replace_by_rename(&node.policy, b"not WebAssembly")?;
@@ -547,7 +547,7 @@ fn monitor_never_matters(guests: &Guests) -> Result<()> {
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
     let reference = format!("file://{}", other.display());
     for (lie, monitor, word) in [
-        ("", "file:///nowhere.wasm", "is not there"),
+        ("", "file:///nowhere.wasm", "does not exist"),
         ("trap", &reference, "crashed"),
         ("loop", &reference, "fuel"),
         ("memory", &reference, "memory"),

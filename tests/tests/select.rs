@@ -15,7 +15,7 @@ use weft_kit::world::{Attach, Subject, World, container_id};
 
 /// A lie of `pick-first`, the code of its error, and words of its `msg`.
 const LIES: &[(&str, u64, &str)] = &[
-    ("unknown-name", 101, "chose the delegate \"nosuch\", which is none of those declared (one, two)"),
+    ("unknown-name", 101, "chose the delegate \"nosuch\", which is which is not declared (one, two)"),
     ("not-settable", 101, "set \"bridge\" of the delegate \"one\", which is not settable"),
     ("type", 101, "set \"type\" of the delegate \"one\", which is not settable"),
     ("not-json", 101, "set \"mtu\" to a text that is not JSON"),
@@ -25,8 +25,8 @@ const LIES: &[(&str, u64, &str)] = &[
         "set mtu of the delegate \"one\", which then cannot be used: failed to load netconf: json: cannot",
     ),
     ("bad-ranges", 101, "set ipam.ranges of the delegate \"one\", which then cannot be used: invalid range set 0"),
-    ("huge-name", 101, "handed over more than"),
-    ("huge-denial", 101, "handed over more than"),
+    ("huge-name", 101, "returned more than"),
+    ("huge-denial", 101, "returned more than"),
     ("many-settings", 101, "1000 settings, at most 64 are allowed"),
     ("trap", 101, "crashed"),
     ("loop", 101, "fuel"),
@@ -194,10 +194,10 @@ fn monitor_never_matters(guests: &Guests) -> Result<()> {
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
     let reference = format!("file://{}", other.display());
     for (place, (lie, policy, word)) in [
-        ("", "file:///nowhere.wasm", "is not there"),
+        ("", "file:///nowhere.wasm", "does not exist"),
         ("trap", reference.as_str(), "crashed"),
         ("loop", &reference, "fuel"),
-        ("unknown-name", &reference, "none of those declared"),
+        ("unknown-name", &reference, "which is not declared"),
         ("bad-value", &reference, "json: cannot"),
     ]
     .into_iter()
@@ -419,7 +419,7 @@ fn status(guests: &Guests) -> Result<()> {
     ensure!(error.code == 50 && error.msg.contains("no IP addresses available"), "{error:?}");
     fs::remove_file(&node.policy)?;
     let error = node.ask_status(&sound)?.error()?;
-    ensure!(error.code == 50 && error.msg.contains("is not there"), "{error:?}");
+    ensure!(error.code == 50 && error.msg.contains("does not exist"), "{error:?}");
     node.del_bare("a", "own")
 }
 

@@ -24,7 +24,7 @@ pub enum ConvertError {
         max: u8,
     },
     /// An IPv4-mapped IPv6 address, which the contract forbids: it would be a second name of an IPv4 address.
-    #[error("{0} is an IPv4 address in IPv6 form; the contract wants the variant ipv4")]
+    #[error("{0} is an IPv4-mapped IPv6 address; return it as the variant ipv4")]
     Mapped(IpAddr),
     /// A range whose subnet is not a network.
     #[error("range subnet {0} has host bits set")]

@@ -92,7 +92,7 @@ pub enum CallError {
     #[error("the call ended without an answer")]
     Ended(#[source] wasmtime::Error),
     /// The guest's answer is not a value of the contract.
-    #[error("the answer is no value of the contract")]
+    #[error("the answer does not match the contract's types")]
     Malformed(#[source] ConvertError),
 }
 

@@ -165,7 +165,7 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         // The other services continue.
         Err(error) => {
             log.warn(&format!("cluster ledgers are not served: {error:#}"));
-            services.without::<ClusterClaims>(&format!("{error:#}; restart the agent once that is mended"))
+            services.without::<ClusterClaims>(&format!("{error:#}; fix this, then restart the agent"))
         }
     };
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));

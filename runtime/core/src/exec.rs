@@ -100,7 +100,7 @@ pub enum ExecError {
     },
     /// It did not end in time.
     #[error(
-        "CNI plugin {plugin:?} did not answer {verb} within {seconds} s and {fate}; try again, or look at what it waits for"
+        "CNI plugin {plugin:?} did not finish {verb} within {seconds} s and {fate}; try again, or find out what it waits for"
     )]
     TimedOut {
         /// Its name.

@@ -20,10 +20,10 @@ pub type Millis = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// It ends before it is complete.
-    #[error("it ends early")]
+    #[error("the message is truncated")]
     Short,
     /// A length, a version or a magic number is invalid.
-    #[error("it has an impossible {0}")]
+    #[error("the message has an invalid {0}")]
     Field(&'static str),
     /// It is for another client, or of another protocol.
     #[error("it is not for a DHCP client")]
@@ -37,12 +37,12 @@ pub enum Malformed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// Nobody renewed it in time.
-    #[error("it expired, and no server prolonged it")]
+    #[error("the lease expired, and no server renewed it")]
     Expired,
     /// A server refused it definitively.
     #[error("the server refused it{}", if .0.is_empty() { String::new() } else { format!(": {:?}", .0) })]
     Refused(String),
     /// The server would only give another address, to which the container cannot change.
-    #[error("the server gives {0} instead, and a container cannot change its address")]
+    #[error("the server offers {0} instead, but a container cannot change its address")]
     Moved(std::net::IpAddr),
 }

@@ -192,7 +192,7 @@ pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow
                                "since": claim.since, "attachment": holder.map(Row::document) }));
     }
     if claims.is_empty() {
-        lines.push(format!("nobody on this node has {}", args.address));
+        lines.push(format!("no attachment on this node has {}", args.address));
     }
     output.lines(&documents, &lines)?;
     Ok(if claims.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

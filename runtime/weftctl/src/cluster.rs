@@ -117,7 +117,7 @@ fn print_check(checked: &Checked, output: Output) -> anyhow::Result<ExitCode> {
     }
     let beside = match &checked.node {
         Some(node) => format!("the store, journal and links of node {node}"),
-        None => "no node: this is none that uses the ledger".to_owned(),
+        None => "no node: this machine does not use the ledger".to_owned(),
     };
     lines.push(format!(
         "{} claims, {} cells, and {beside}: {} wrong",

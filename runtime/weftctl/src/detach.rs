@@ -87,16 +87,16 @@ pub(crate) fn detach(args: &DetachArgs, state: &Path, output: Output) -> anyhow:
     });
     let containers: BTreeSet<&str> = entries.iter().map(|entry| entry.key.attachment.container_id.as_str()).collect();
     match containers.len() {
-        0 => bail!("no attachment matches {:?}; `weftctl ps --wide` shows what there is", args.container),
+        0 => bail!("no attachment matches {:?}; `weftctl ps --wide` lists all attachments", args.container),
         1 => {}
-        count => bail!("{count} containers begin with {:?}; write more of the id", args.container),
+        count => bail!("{count} container ids begin with {:?}; write more of the id", args.container),
     }
     if let Some(entry) = entries.iter().find(|entry| netns_state(entry) == NetnsState::There)
         && !args.force
         && !args.dry_run
     {
         bail!(
-            "the namespace {} of container {} exists; stop the container, or use --force to cut it off",
+            "the namespace {} of container {} exists; stop the container, or use --force to remove its attachments anyway",
             entry.record.netns,
             entry.key.attachment.container_id
         );

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
     }
     if documents.is_empty() {
         bail!(
-            "no attachment and no failed ADD matches {:?}; `weftctl ps` and `weftctl failures` show what there is",
+            "no attachment and no failed ADD matches {:?}; `weftctl ps` and `weftctl failures` list them",
             args.which
         );
     }

@@ -49,7 +49,8 @@ struct Planned<'a> {
 pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let text = read(&args.conf)?;
     let conf: Value = serde_json::from_slice(&text).context("the configuration is not JSON")?;
-    let cap_args: Map<String, Value> = serde_json::from_str(&args.cap_args).context("--cap-args is no JSON object")?;
+    let cap_args: Map<String, Value> =
+        serde_json::from_str(&args.cap_args).context("--cap-args is not a JSON object")?;
     if conf.get("plugins").is_none() && cap_args.is_empty() {
         let kind = conf.get("type").and_then(Value::as_str).context("the configuration has no \"type\"")?;
         let preview = of_plugin(args, state, kind, &text, (&[], output))?;

@@ -287,7 +287,7 @@ pub(super) fn stock_ports_are_refused() -> Result<()> {
     let error = world.call("ADD", &Attach::eth0("new"), &whole(8080))?.error()?;
     ensure!(
         error.code == 106
-            && error.msg.contains("is mapped by the stock portmap plugin already")
+            && error.msg.contains("is already mapped by the stock portmap plugin")
             && error.msg.contains(&container_id("old")),
         "{error:?}"
     );

@@ -52,7 +52,7 @@ pub(super) fn save_and_load() -> Result<()> {
     let blob = bundle.join("blobs/sha256").join(layer.strip_prefix("sha256:").context("a digest")?);
     let good = fs::read(&blob)?;
     fs::write(&blob, [good.as_slice(), b"x"].concat())?;
-    far.refuses(&["load", &bundle_text], &["the layer of", "was tampered with"])?;
+    far.refuses(&["load", &bundle_text], &["the layer of", "digest mismatch"])?;
     fs::remove_file(&blob)?;
     std::os::unix::fs::symlink("/etc/passwd", &blob)?;
     far.refuses(&["load", &bundle_text], &["cannot read"])?;
@@ -63,7 +63,7 @@ pub(super) fn save_and_load() -> Result<()> {
     let manifests = document.get_mut("manifests").and_then(Value::as_array_mut).context("manifests")?;
     manifests.retain(|entry| !entry.to_string().contains(".minisig"));
     fs::write(&index, document.to_string())?;
-    far.refuses(&["load", &bundle_text], &["is not signed by team", "it has no signature"])?;
+    far.refuses(&["load", &bundle_text], &["has no signature by team", "it has no signature"])?;
     // What was loaded before is still usable.
     let conf = far.conf("rack", &reference);
     far.adds("b", &conf)?;

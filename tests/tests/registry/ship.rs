@@ -56,7 +56,7 @@ pub(super) fn round_trip() -> Result<()> {
     ] {
         ensure!(node.does(&["digest", &form])?.trim() == digest, "{form}");
     }
-    node.refuses(&["pull", "net/rack:1.2.0"], &["names no registry"])?;
+    node.refuses(&["pull", "net/rack:1.2.0"], &["has no registry"])?;
     let listed = node.does(&["ls", &format!("{REGISTRY}/net/rack")])?;
     ensure!(listed.contains(&format!("oci://{to}")), "{listed}");
 
@@ -204,11 +204,11 @@ pub(super) fn tampered_layer() -> Result<()> {
     let manifest: Value = serde_json::from_slice(&fs::read(node.stored(digest_of(&bad)?)?)?)?;
     let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
     registry::tamper(&layer)?;
-    node.refuses(&["pull", &bad], &["the layer of", "was tampered with", &text(&manifest, "/layers/0/digest")?])?;
+    node.refuses(&["pull", &bad], &["the layer of", "digest mismatch", &text(&manifest, "/layers/0/digest")?])?;
     let stored = node.stored(digest_of(&bad)?)?;
     let changed = String::from_utf8(fs::read(&stored)?)?.replace("application/wasm", "application/wasn");
     fs::write(&stored, changed)?;
-    node.refuses(&["pull", &bad], &["the manifest of", "was tampered with", digest_of(&bad)?])?;
+    node.refuses(&["pull", &bad], &["the manifest of", "digest mismatch", digest_of(&bad)?])?;
     // Other policies are not affected.
     node.does(&["pull", &good])?;
     let conf = node.conf("good", &good);

@@ -12,7 +12,9 @@ const SCHEMES: [&str; 3] = ["oci://", "registry://", "docker://"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// It does not have the form of a reference.
-    #[error("{text:?} names no image: {reason}; write REGISTRY/REPOSITORY:TAG, with @sha256:... or without")]
+    #[error(
+        "{text:?} is not an image reference: {reason}; write REGISTRY/REPOSITORY:TAG, optionally followed by @sha256:..."
+    )]
     Form {
         /// The text.
         text: String,
@@ -20,7 +22,7 @@ pub enum ImageError {
         reason: String,
     },
     /// It does not name a registry.
-    #[error("{text:?} names no registry; write REGISTRY/{text}, where REGISTRY has a dot or a port, or is localhost")]
+    #[error("{text:?} has no registry; write REGISTRY/{text}. REGISTRY must contain a dot or a port, or be localhost")]
     NoRegistry {
         /// The text.
         text: String,

@@ -36,10 +36,10 @@ pub enum ArtifactError {
     #[error("it cannot be packed: {0}")]
     NoComponent(String),
     /// The component is not a policy.
-    #[error("it cannot be packed: it is a component, but no policy (it exports {0})")]
+    #[error("the component is not a policy (it exports {0}), so it cannot be packed")]
     NoPolicy(String),
     /// The document is not a manifest of such an artifact.
-    #[error("its manifest is none of a policy: {0}")]
+    #[error("the manifest does not describe a policy: {0}")]
     Manifest(String),
     /// The configuration cannot be read.
     #[error("its configuration (which lists imports and exports) cannot be read: {0}")]

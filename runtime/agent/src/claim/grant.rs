@@ -48,14 +48,16 @@ pub enum GrantError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The IPAMClaim is gone, or another one has its name.
-    #[error("IPAMClaim {0} is gone; make it again, or take it out of the pod's annotation")]
+    #[error(
+        "IPAMClaim {0} no longer exists; create it again, or remove ipam-claim-reference from the pod's annotation"
+    )]
     NoIpamClaim(String),
     /// Another user of the IPAMClaim was first, with other addresses.
-    #[error("another pod has just got other addresses for IPAMClaim {0}; try again")]
+    #[error("another pod set different addresses in IPAMClaim {0} at the same time; try again")]
     OtherAddresses(String),
     /// `doubt`: its history differs from what was seen before.
     #[error(
-        "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
+        "the cluster ledger was restored from a backup ({0}) and grants no addresses; run \"weftctl ledger thaw\" once every node has confirmed, then try again"
     )]
     Doubt(String),
     /// The cell of an address cannot be used.

@@ -144,10 +144,9 @@ async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>
 async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> anyhow::Result<Vec<String>> {
     let nodes = backend.nodes().await?;
     let known = nodes.into_iter().find(|known| known.node == node).map(|known| known.machine);
-    let machine = machine
-        .map(str::to_owned)
-        .or(known)
-        .with_context(|| format!("no agent has ever spoken for node {node:?}; name the machine with --machine"))?;
+    let machine = machine.map(str::to_owned).or(known).with_context(|| {
+        format!("no agent has ever registered for node {node:?}; give the machine's id with --machine")
+    })?;
     let change = |node: &mut super::LedgerNode| {
         if !node.fenced_machines.contains(&machine) {
             node.fenced_machines.push(machine.clone());

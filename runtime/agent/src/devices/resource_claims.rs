@@ -30,7 +30,7 @@ pub(crate) enum ResourceClaimError {
     Cluster(#[from] ClusterError),
     /// A claim has no devices.
     #[error(
-        "ResourceClaim {0} has no devices allocated; kubelet starts no pod before it has, so the pod was probably replaced"
+        "ResourceClaim {0} has no devices allocated; kubelet does not start a pod before its devices are allocated, so this pod was probably replaced"
     )]
     NotAllocated(String),
     /// A claim lacks the request that Kubernetes names.
@@ -58,7 +58,7 @@ pub(crate) enum ResourceClaimError {
     /// A device of an extended resource lacks an attribute, or has another resource's name.
     #[error(
         "device {device:?} of ResourceClaim {claim} stands for the extended resource {resource:?}, but its attributes \
-         k8s.cni.cncf.io/deviceID and k8s.cni.cncf.io/resourceName do not say so; they are the driver's to set"
+         k8s.cni.cncf.io/deviceID and k8s.cni.cncf.io/resourceName do not identify a network device; the driver must set them"
     )]
     NotMarked {
         /// The claim's name.

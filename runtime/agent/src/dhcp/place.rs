@@ -27,7 +27,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlaceError {
     /// The link or the namespace is gone, and with it the user of the lease.
-    #[error("{0} is gone")]
+    #[error("{0} no longer exists")]
     Gone(String),
     /// Something else.
     #[error("{0}")]

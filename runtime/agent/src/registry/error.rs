@@ -75,7 +75,9 @@ pub enum RegistryError {
         what: String,
     },
     /// The bytes do not have the named digest.
-    #[error("{what} of {image} was tampered with or is damaged: it has the digest {found}, not {wanted}")]
+    #[error(
+        "digest mismatch for {what} of {image}: expected {wanted}, got {found}; the registry's copy is damaged or was changed"
+    )]
     Tampered {
         /// The layer, the manifest, the configuration.
         what: &'static str,
@@ -116,7 +118,7 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// The directory is not one of our layouts.
-    #[error("{} is no OCI layout: {reason}", path.display())]
+    #[error("{} is not an OCI image layout: {reason}", path.display())]
     NoLayout {
         /// The directory.
         path: PathBuf,
@@ -136,7 +138,7 @@ pub enum RegistryError {
     Trust(Box<TrustError>),
     /// The tag went back to an older version.
     #[error(
-        "{reference} is a downgrade: the lock file {} has {had}, and now it is version {now}; if that is intended, say --allow-downgrade",
+        "{reference} is a downgrade from {had} (lock file {}) to {now}; to allow it, use --allow-downgrade",
         lock.display()
     )]
     Downgrade {

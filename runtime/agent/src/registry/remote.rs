@@ -157,7 +157,7 @@ impl Remote {
         let wanted = descriptor.digest.as_str();
         let digest = Digest::parse(wanted).ok_or_else(|| RegistryError::Other {
             registry: image.registry().to_owned(),
-            reason: format!("its manifest names {wanted:?}, which is no digest"),
+            reason: format!("its manifest names {wanted:?}, which is not a digest"),
         })?;
         let bytes = self.read(image, &format!("blobs/{digest}"), what, most).await?;
         let found = Digest::new(&bytes);

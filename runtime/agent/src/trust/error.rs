@@ -20,7 +20,7 @@ pub enum TrustError {
         path: PathBuf,
     },
     /// No rule matches this image.
-    #[error("{image} is not trusted: no rule of {} has a prefix of {name:?}; add one under \"registries\"", file.display())]
+    #[error("{image} is not trusted: no rule in {} matches {name:?}; add one under \"registries\"", file.display())]
     NoRule {
         /// The image.
         image: String,
@@ -30,7 +30,9 @@ pub enum TrustError {
         file: PathBuf,
     },
     /// A key has not signed it.
-    #[error("{image} is not signed by {key}, which {rule} wants (found: {found}); sign it with `weftctl policy sign`")]
+    #[error(
+        "{image} has no signature by {key}, which {rule} requires (found: {found}); sign it with `weftctl policy sign`"
+    )]
     Missing {
         /// The image.
         image: String,
@@ -43,7 +45,7 @@ pub enum TrustError {
     },
     /// Too few of several keys have signed it.
     #[error(
-        "{image} is signed by {found} of the keys {wanted}; {rule} wants {minimum}: sign it with `weftctl policy sign`"
+        "{image} is signed by {found} of the keys {wanted}; {rule} requires {minimum}: sign it with `weftctl policy sign`"
     )]
     TooFew {
         /// The image.
@@ -70,7 +72,7 @@ pub enum TrustError {
         file: PathBuf,
     },
     /// A signature is invalid.
-    #[error("{image} has a signature by {key} that does not hold: {reason}")]
+    #[error("the signature of {image} by {key} is not valid: {reason}")]
     BadSignature {
         /// The image.
         image: String,
@@ -80,7 +82,7 @@ pub enum TrustError {
         reason: String,
     },
     /// It is older than the allowed minimum.
-    #[error("{image} has the version {found}; {rule} wants at least {least}")]
+    #[error("{image} has version {found}, but {rule} requires at least {least}")]
     TooOld {
         /// The image.
         image: String,

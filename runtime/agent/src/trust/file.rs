@@ -128,7 +128,7 @@ fn rule(conf: RuleConf, keys: &[NamedKey]) -> Result<Rule, String> {
         names.sort();
         names.dedup();
         if *minimum == 0 || *minimum > names.len() {
-            return off(format!("anyOf has {} keys and wants {minimum} of them", names.len()));
+            return off(format!("anyOf has {} keys, but requires {minimum} of them", names.len()));
         }
     }
     let wanted = conf.all_of.iter().chain(any_of.iter().flat_map(|(names, _minimum)| names));
@@ -137,15 +137,15 @@ fn rule(conf: RuleConf, keys: &[NamedKey]) -> Result<Rule, String> {
     }
     match (wanted.count(), conf.unsigned) {
         (0, false) => {
-            return off("it wants no key; name some under allOf or anyOf, or say \"unsigned\": true".to_owned());
+            return off("it requires no key; list some under allOf or anyOf, or say \"unsigned\": true".to_owned());
         }
-        (1.., true) => return off("it wants keys, and says \"unsigned\": true".to_owned()),
+        (1.., true) => return off("it requires keys, but has \"unsigned\": true".to_owned()),
         _ => {}
     }
     let min_version = match conf.min_version.map(|text| text.parse::<Version>().map_err(|error| (text, error))) {
         None => None,
         Some(Ok(version)) => Some(version),
-        Some(Err((text, error))) => return off(format!("minVersion {text:?} is no version: {error}")),
+        Some(Err((text, error))) => return off(format!("minVersion {text:?} is not a version: {error}")),
     };
     if conf.grants.iter().any(String::is_empty) {
         return off("an empty grant would grant everything".to_owned());

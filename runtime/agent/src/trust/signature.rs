@@ -113,8 +113,8 @@ impl Key {
     /// A text with the mistake.
     pub fn minisign(text: &str) -> Result<Self, String> {
         let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
-        let key = PublicKey::from_base64(line).map_err(|error| format!("it is no minisign public key: {error}"))?;
-        let number = number(line).ok_or("it is no minisign public key")?;
+        let key = PublicKey::from_base64(line).map_err(|error| format!("it is not a minisign public key: {error}"))?;
+        let number = number(line).ok_or("it is not a minisign public key")?;
         Ok(Self::Minisign { key, text: line.to_owned(), number })
     }
 
@@ -125,7 +125,7 @@ impl Key {
     /// A text with the mistake.
     pub fn cosign(pem: &str) -> Result<Self, String> {
         let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-        let off = || "it is no PEM of a public key on P-256, as `cosign generate-key-pair` writes it".to_owned();
+        let off = || "it is not a PEM of a public key on P-256, as `cosign generate-key-pair` writes it".to_owned();
         if !pem.contains("-----BEGIN PUBLIC KEY-----") {
             return Err(off());
         }
@@ -157,7 +157,9 @@ impl Key {
                 minisign(key, text, signed).map_or_else(Check::Bad, |()| Check::Valid)
             }
             (Self::Cosign { point }, Signature::Cosign { payload, signature }) => {
-                let Ok(bytes) = STANDARD.decode(signature) else { return Check::Bad("it is no base64".to_owned()) };
+                let Ok(bytes) = STANDARD.decode(signature) else {
+                    return Check::Bad("it is not valid base64".to_owned());
+                };
                 let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
                 // It has no key id: if it does not verify, it may belong to any key.
                 if key.verify(payload.as_bytes(), &bytes).is_err() {
@@ -211,7 +213,8 @@ fn belongs(signed: &Signed<'_>, repository: &str) -> Result<(), String> {
 }
 
 fn cosign(payload: &str, signed: &Signed<'_>) -> Result<(), String> {
-    let document: Value = serde_json::from_str(payload).map_err(|error| format!("its payload is no JSON: {error}"))?;
+    let document: Value =
+        serde_json::from_str(payload).map_err(|error| format!("its payload is not valid JSON: {error}"))?;
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = text("/critical/type");
     if kind != "cosign container image signature" {

@@ -31,7 +31,7 @@ pub enum AttachError {
     #[error(transparent)]
     Conf(ConfError),
     /// A built-in delegate of that name does not exist.
-    #[error("{0:?} is not a delegate weft has")]
+    #[error("unknown delegate {0:?}; use a built-in delegate, or a plugin in CNI_PATH")]
     UnknownDelegate(String),
     /// The delegate cannot do without addresses.
     #[error("delegate {delegate:?} needs an \"ipam\" section with a type")]
@@ -58,7 +58,7 @@ pub enum AttachError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// The policy could not be used, and its fallback could not either.
-    #[error("{because}; the network's fallback cannot stand in for {policy}: {reason}")]
+    #[error("{because}; the network's fallback cannot replace {policy} either: {reason}")]
     NoFallback {
         /// The network's policy.
         policy: String,
@@ -129,7 +129,7 @@ pub enum AttachError {
     },
     /// Block mode: all cells are taken, and the pool borrows no address from a shared cell.
     #[error(
-        "this machine's cells of domain {domain:?} are full, and none of {size} addresses is left; add a range, or take \"strict\" out of \"blocks\""
+        "this machine's cells in domain {domain:?} are full, and no free cell of {size} addresses is left; add a range, or remove \"strict\" from \"blocks\""
     )]
     NoCell {
         /// The domain.
@@ -144,7 +144,7 @@ pub enum AttachError {
         by: Vec<(IpAddr, Mac)>,
     },
     /// Somebody on the wire has every address that was tried.
-    #[error("no address that is not in use was found: {}; try again once those machines are gone, or take their addresses out of the ranges", in_use(.by))]
+    #[error("every address that was tried is in use on the wire: {}; disconnect those machines, or exclude their addresses from the ranges", in_use(.by))]
     Conflicts {
         /// Who answers for which address.
         by: Vec<(IpAddr, Mac)>,
@@ -152,14 +152,14 @@ pub enum AttachError {
         cause: Option<Box<AttachError>>,
     },
     /// Somebody on the wire uses an address that cannot be replaced.
-    #[error("no other address will do, and {} on the wire; take it off that machine, or ask for another", in_use(.by))]
+    #[error("the requested address is in use on the wire ({}); remove it from that machine, or request another address", in_use(.by))]
     WantedInUse {
         /// Who answers for which address.
         by: Vec<(IpAddr, Mac)>,
     },
     /// The policy wants to keep an address, which a cluster ledger does for pods only.
     #[error(
-        "policy {policy:?} keeps addresses on release, which a cluster ledger does for pods of Kubernetes only; use \"free\" or \"cooldown\""
+        "policy {policy:?} has the release rule \"keep\", which a cluster ledger supports only for Kubernetes pods; use \"free\" or \"cooldown\""
     )]
     KeptInCluster {
         /// The policy.
@@ -167,7 +167,7 @@ pub enum AttachError {
     },
     /// An IPAMClaim has addresses that the policy does not offer.
     #[error(
-        "IPAMClaim {claim:?} has {}, which policy {policy:?} does not offer; the network's ranges have to hold them, and nothing else may be asked for",
+        "IPAMClaim {claim:?} has {}, but policy {policy:?} does not offer these addresses; the network's ranges must contain them, and the pod must not request other addresses",
         list(.addresses)
     )]
     ClaimNotOffered {
@@ -179,7 +179,9 @@ pub enum AttachError {
         addresses: Vec<IpAddr>,
     },
     /// The status of an IPAMClaim is not an address.
-    #[error("status.ips of IPAMClaim {claim:?} has {text:?}, which is no address with a prefix length; correct it")]
+    #[error(
+        "status.ips of IPAMClaim {claim:?} has {text:?}, which is not an address with a prefix length (such as 10.0.0.5/24); correct it"
+    )]
     ClaimStatus {
         /// Namespace and name.
         claim: String,
@@ -187,7 +189,7 @@ pub enum AttachError {
         text: String,
     },
     /// DEL or GC ended the attachment before it was made, or the cluster ledger took too long.
-    #[error("the attachment was deleted while it was made, or that took too long; try again")]
+    #[error("the attachment was deleted during its ADD, or the ADD took too long; try again")]
     Withdrawn,
     /// The attachment exists already.
     #[error("{}", exists_text(.attachment, *.address))]
@@ -199,7 +201,7 @@ pub enum AttachError {
     },
     /// Another process works on the same attachment.
     #[error(
-        "another call has worked on interface {} of container {} on network {:?} for {seconds} seconds; try again",
+        "another call has been working on interface {} of container {} on network {:?} for {seconds} seconds; try again",
         .attachment.ifname, .attachment.container_id, .attachment.network
     )]
     AtWork {
@@ -255,7 +257,7 @@ pub enum AttachError {
     #[error("prevResult is missing: the runtime has to pass the result of the ADD to CHECK")]
     NoPrevResult,
     /// CHECK of an attachment the journal does not know.
-    #[error("no attachment {} of container {} on network {:?} is known to this node: it was never added here, or is deleted", .0.ifname, .0.container_id, .0.network)]
+    #[error("no attachment {} of container {} on network {:?} exists on this node: it was never added here, or it was deleted", .0.ifname, .0.container_id, .0.network)]
     UnknownAttachment(Attachment),
     /// CHECK of IPAM alone, without a claim. The stock plugin's text.
     #[error("host-local: Failed to find address added by container {container_id}")]
@@ -315,7 +317,7 @@ pub enum AttachError {
         source: serde_json::Error,
     },
     /// A claim without a plan: cannot happen.
-    #[error("internal error: the ledger claimed without planning")]
+    #[error("internal error: an address was claimed, but no plan was made; please report this")]
     NoPlan,
 }
 
@@ -450,6 +452,8 @@ fn exists_text(attachment: &Attachment, address: Option<IpAddr>) -> String {
 fn teardown_text(problems: &[String]) -> String {
     match problems {
         [only] => only.clone(),
-        many => format!("{} things could not be removed; repeat DEL or GC once their causes are gone", many.len()),
+        many => {
+            format!("{} objects could not be removed; fix the causes in the details, then repeat DEL or GC", many.len())
+        }
     }
 }

@@ -149,7 +149,7 @@ fn stand_in(
     let reference = match &call.network.terms.fallback {
         FallbackConf::Fail => return Err(failed("the network has none".to_owned())),
         FallbackConf::LastGood => store.last_good(&call.network.name).ok_or_else(|| {
-            failed("no policy has decided in this network yet, or it may not be used any more".to_owned())
+            failed("no policy has made a decision for this network yet, or that policy was withdrawn".to_owned())
         })?,
         FallbackConf::Shipped(name) => PolicyRef::shipped(name).map_err(|error| failed(error.to_string()))?,
     };

@@ -125,7 +125,7 @@ fn error(object: &str, unknown: UnknownKey, terms_outside: bool) -> ConfError {
     let place = format!(" in \"{object}{}\"", within.replace('/', "."));
     let belongs_outside = within.is_empty() && IPAM_TERMS.iter().any(|own| own.eq_ignore_ascii_case(&key));
     let hint = match meant {
-        _ if belongs_outside && terms_outside => "it belongs beside \"ipam\"".to_owned(),
+        _ if belongs_outside && terms_outside => "move it out of \"ipam\", to the same level".to_owned(),
         Some(meant) => format!("did you mean {meant:?}?"),
         None => format!("known are {}", known.join(", ")),
     };

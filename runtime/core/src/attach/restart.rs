@@ -62,6 +62,6 @@ fn remove_all_ended(node: &mut Node<'_>, call: &Call, entries: Vec<Entry>) {
         }
     }
     if removed > 0 {
-        node.log(&format!("removed {removed} attachments of a host namespace that is gone"));
+        node.log(&format!("removed {removed} attachments of a host network namespace that no longer exists"));
     }
 }

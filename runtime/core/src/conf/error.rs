@@ -9,7 +9,7 @@ use crate::keys::did_you_mean;
 #[non_exhaustive]
 pub enum ConfError {
     /// The program was called by an unknown name.
-    #[error("called as {name:?}, which is none of the names weft answers to: {known}")]
+    #[error("unknown program name {name:?}; weft must be called by one of these names: {known}")]
     UnknownPersona {
         /// The name.
         name: String,
@@ -23,7 +23,7 @@ pub enum ConfError {
     #[error("failed to load netconf: {0}")]
     Mistyped(Mistyped),
     /// A value of the right type that has no meaning.
-    #[error("{key} is {value:?}, but has to be {want}")]
+    #[error("{key} is {value:?}, but must be {want}")]
     BadValue {
         /// The key.
         key: String,
@@ -46,7 +46,9 @@ pub enum ConfError {
     #[error("{}", several_text(.0))]
     Several(Vec<ConfError>),
     /// A step that does not exist.
-    #[error("unknown step {kind:?} in \"steps\": weft has {known}; put another plugin beside weft in the list")]
+    #[error(
+        "unknown step {kind:?} in \"steps\"; known steps: {known}. To use another plugin, add it to the plugin list after weft"
+    )]
     UnknownStep {
         /// Its type.
         kind: String,
@@ -84,7 +86,7 @@ pub enum ConfError {
         option: String,
     },
     /// Two keys that exclude each other.
-    #[error("both {one:?} and {other:?} are there: keep one of them")]
+    #[error("both {one:?} and {other:?} are set; remove one of them")]
     Either {
         /// The one.
         one: &'static str,
@@ -98,7 +100,7 @@ pub enum ConfError {
         name: String,
     },
     /// Duplicate detection is impossible.
-    #[error("{key} cannot be had in this network: {why}; remove it")]
+    #[error("{key} cannot be used in this network: {why}; remove it")]
     NoDetection {
         /// The key.
         key: String,
@@ -141,9 +143,7 @@ pub enum ConfError {
         kind: String,
     },
     /// `ipam.policy` names neither a shipped policy nor a URL.
-    #[error(
-        "{key} is {policy:?}, which is neither a policy that comes with weft nor a URL such as file:///etc/weft/policy.wasm"
-    )]
+    #[error("{key} is {policy:?}, which is neither a shipped policy nor a URL such as file:///etc/weft/policy.wasm")]
     UnknownPolicy {
         /// The key with the name.
         key: &'static str,

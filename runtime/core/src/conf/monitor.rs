@@ -48,7 +48,7 @@ impl MonitorConf {
             return bad(key, value.to_string(), "in the network's own configuration, for both policies");
         }
         if let Some(named) = other_policy(&self.kind, &own)? {
-            return bad("type", named, "left out, or the policy that \"monitor\" names");
+            return bad("type", named, "absent, or the policy that \"monitor\" names");
         }
         name(&self.kind, &mut own);
         let place = own.place("dataDir");

@@ -177,8 +177,10 @@ impl Network {
         }
         let built_in = self.delegate().and_then(|delegate| delegate::find(&delegate.kind));
         let why = match (built_in, &self.ipam) {
-            _ if !self.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) => Some("its addresses are no policy's"),
-            (None, _) => Some("its interface is made by another plugin"),
+            _ if !self.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) => {
+                Some("a policy does not decide its addresses")
+            }
+            (None, _) => Some("another plugin makes its interface"),
             (Some(delegate), _) => delegate.no_neighbours(),
         };
         match why {

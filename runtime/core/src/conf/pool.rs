@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(left(&["10.0.0.12/30"]), "10.0.0.1-10.0.0.11");
         assert_eq!(left(&["fd00::/64", "10.1.0.0/16"]), "10.0.0.1-10.0.0.14");
         assert_eq!(text(&one, "10.0.0.0/24"), "no IP ranges specified");
-        assert_eq!(text(&one, "x"), "exclude is \"x\", but has to be an address or a subnet");
+        assert_eq!(text(&one, "x"), "exclude is \"x\", but must be an address or a subnet");
     }
 
     #[test]

@@ -67,11 +67,8 @@ impl LimitsConf {
     /// Reads `limits` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
         let limits = object.object_or_empty("limits")?;
-        let zero = |key: &str| ConfError::BadValue {
-            key: limits.place(key),
-            value: "0".to_owned(),
-            want: "more than 0, since a policy could do nothing",
-        };
+        let zero =
+            |key: &str| ConfError::BadValue { key: limits.place(key), value: "0".to_owned(), want: "greater than 0" };
         let read = Self {
             fuel: limits.u64("fuel")?,
             memory_mib: limits.u32("memoryMiB")?,

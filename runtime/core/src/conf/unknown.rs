@@ -78,7 +78,7 @@ fn at_the_top(object: &Object) -> Vec<ConfError> {
         } else if of_steps.iter().any(|own| same(own, key)) {
             Some("move it into an entry of \"steps\"")
         } else if same(key, "plugins") {
-            Some("this is a list of plugins, and weft wants one of them")
+            Some("this is a plugin list; weft expects one plugin of it")
         } else {
             None
         };

@@ -26,7 +26,7 @@ impl Delegate for Dummy {
     }
 
     fn no_neighbours(&self) -> Option<&'static str> {
-        Some("a dummy link leads nowhere")
+        Some("a dummy link has no neighbours to ask")
     }
 
     fn cni_args(&self) -> &'static [&'static str] {

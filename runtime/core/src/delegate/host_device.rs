@@ -122,7 +122,7 @@ impl Delegate for HostDevice {
             Some(FoundDevice::UserSpace)
                 if input.addressing.is_some_and(|addressing| addressing.probe_ms.is_some()) =>
             {
-                let text = "through a device that is driven from user space nobody can be asked for duplicates; remove \"duplicates\"";
+                let text = "a device with a user-space driver (DPDK) cannot probe for duplicate addresses; remove \"duplicates\"";
                 return Err(DelegateError::Conf(text.to_owned()));
             }
             Some(FoundDevice::UserSpace) => {

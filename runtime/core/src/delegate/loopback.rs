@@ -26,7 +26,7 @@ impl Delegate for Loopback {
     }
 
     fn no_neighbours(&self) -> Option<&'static str> {
-        Some("a loopback leads nowhere")
+        Some("loopback has no neighbours to ask")
     }
 
     fn cni_args(&self) -> &'static [&'static str] {

@@ -40,7 +40,7 @@ impl Delegate for Ptp {
     }
 
     fn no_neighbours(&self) -> Option<&'static str> {
-        Some("a ptp link leads to its host alone")
+        Some("a ptp link connects only to its host")
     }
 
     fn cni_args(&self) -> &'static [&'static str] {

@@ -13,7 +13,7 @@ fn read(conf: &Object, cni_args: &[(String, String)]) -> Result<CreateTap, Deleg
     let text = |key: &str| Ok::<_, DelegateError>(conf.text(key).map_err(keys::mistyped)?.map(ToOwned::to_owned));
     let context = text("selinuxContext")?;
     if context.as_ref().is_some_and(|context| context.contains('\0')) {
-        return Err(DelegateError::Conf("selinuxContext has a zero byte in it, and so is no context".to_owned()));
+        return Err(DelegateError::Conf("selinuxContext contains a zero byte".to_owned()));
     }
     Ok(CreateTap {
         name: String::new(),
@@ -41,7 +41,7 @@ impl Delegate for Tap {
     }
 
     fn no_neighbours(&self) -> Option<&'static str> {
-        Some("what a tap leads to is not there yet")
+        Some("the program behind the tap device does not run yet")
     }
 
     fn cni_args(&self) -> &'static [&'static str] {

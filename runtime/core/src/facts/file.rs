@@ -21,7 +21,7 @@ use super::resolver::parse_resolver;
 /// Maximum size of a file, because it goes to a policy and into the journal.
 const FILE_MAX: u64 = 64 << 10;
 
-const NOT_REGULAR: &str = "it is no regular file";
+const NOT_REGULAR: &str = "it is not a regular file";
 
 /// Returns the text of a declared file; `None` if it does not exist.
 ///
@@ -46,7 +46,7 @@ pub fn declared_file(path: &Path) -> Result<Option<String>, FactsError> {
     let Some(bytes) = content(file).map_err(unreadable)? else { return off(too_large(), "name the right file") };
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
-        Err(_binary) => off("it is no UTF-8 text".to_owned(), "name the right file"),
+        Err(_binary) => off("it is not valid UTF-8".to_owned(), "name the right file"),
     }
 }
 
@@ -110,15 +110,15 @@ mod tests {
         assert_eq!(declared_file(&at("link")).expect("readable").as_deref(), Some("a=b\n"));
         assert_eq!(declared_file(&at("absent")).expect("absence is no error"), None);
 
-        assert!(refused(".").contains("no regular file"));
+        assert!(refused(".").contains("not a regular file"));
         fs::write(at("large"), vec![b'x'; 65_537]).expect("a file");
         assert!(refused("large").contains("more than 65536 bytes"));
         fs::write(at("binary"), [0xff, 0xfe]).expect("a file");
-        assert!(refused("binary").contains("no UTF-8 text"));
+        assert!(refused("binary").contains("not valid UTF-8"));
         fs::set_permissions(at("plain"), Permissions::from_mode(0o666)).expect("its mode");
         assert!(refused("plain").contains("mode 0666"), "{}", refused("plain"));
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).expect("a FIFO");
-        assert!(refused("fifo").contains("no regular file"));
+        assert!(refused("fifo").contains("not a regular file"));
     }
     #[test]
     fn the_resolver_file_may_be_anybodys_but_not_anything() {
@@ -133,11 +133,11 @@ mod tests {
         assert!(refused("absent").starts_with("cannot read resolvConf"), "{}", refused("absent"));
         // It would block until there is a writer.
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).expect("a FIFO");
-        let wanted = format!("cannot use {:?}: it is no regular file; correct ipam.resolvConf", at("fifo"));
+        let wanted = format!("cannot use {:?}: it is not a regular file; correct ipam.resolvConf", at("fifo"));
         assert_eq!(refused("fifo"), wanted);
         // It never ends.
         symlink("/dev/zero", at("device")).expect("a link");
-        assert!(refused("device").contains("no regular file"), "{}", refused("device"));
+        assert!(refused("device").contains("not a regular file"), "{}", refused("device"));
         File::create(at("large")).expect("a file").set_len(1 << 30).expect("its size");
         assert!(refused("large").contains("more than 65536 bytes"), "{}", refused("large"));
     }

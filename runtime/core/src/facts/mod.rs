@@ -50,7 +50,7 @@ pub enum FactsError {
         remedy: &'static str,
     },
     /// The node's file in the state directory.
-    #[error("cannot read {path:?}: it has to be {{\"labels\": {{...}}}}; correct it or remove it")]
+    #[error("cannot parse {path:?}: it must be {{\"labels\": {{...}}}}; correct it or remove it")]
     Node {
         /// The file.
         path: PathBuf,

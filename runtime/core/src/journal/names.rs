@@ -56,7 +56,7 @@ fn attachment(conn: &Connection, id: i64) -> Result<Option<Attachment>, Fault> {
 
 pub(crate) fn names(text: &str) -> Result<Vec<String>, Fault> {
     serde_json::from_str(text)
-        .map_err(|error| Fault::Damaged(format!("a journal entry's shared names {text:?} are no list: {error}")))
+        .map_err(|error| Fault::Damaged(format!("a journal entry's shared names {text:?} are not a list: {error}")))
 }
 
 pub(super) fn text(shared: &[String]) -> Result<String, Fault> {

@@ -48,7 +48,7 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// A network cannot be a directory name.
-    #[error("network {network:?} cannot be the name of a directory, so host-local cannot have it")]
+    #[error("network {network:?} cannot be a directory name, so it cannot be exported to host-local")]
     BadNetworkName {
         /// The network.
         network: String,

@@ -53,7 +53,7 @@ pub enum NetlinkError {
         io: io::Error,
     },
     /// The netlink protocol was violated.
-    #[error("{doing}: the netlink socket gave {problem}")]
+    #[error("{doing}: netlink socket: {problem}")]
     Broken {
         /// What was being done.
         doing: String,
@@ -100,7 +100,7 @@ pub enum NetlinkError {
     },
     /// A context is requested, but SELinux is not available.
     #[error(
-        "failed set socket label: selinuxContext is {context:?}, but SELinux is not switched on here; remove selinuxContext"
+        "failed set socket label: selinuxContext is {context:?}, but SELinux is not enabled on this node; remove selinuxContext"
     )]
     NoSelinux {
         /// The context.
@@ -154,7 +154,7 @@ pub enum NetlinkError {
     },
     /// The neighbours could not be probed.
     #[error(
-        "{link:?} has no carrier after {seconds} seconds, so nobody can be asked who has its addresses; connect it, or do not set duplicates.detect"
+        "{link:?} has no carrier after {seconds} seconds, so its addresses cannot be probed; connect it, or remove duplicates.detect"
     )]
     NoCarrier {
         /// The link.
@@ -169,7 +169,7 @@ pub enum NetlinkError {
         state: String,
     },
     /// Other processes changed the nftables rules at each attempt.
-    #[error("{doing}: the nftables rules kept changing under {attempts} attempts; try again")]
+    #[error("{doing}: other programs changed the nftables rules during each of {attempts} attempts; try again")]
     Contended {
         /// What was being done.
         doing: String,
@@ -177,7 +177,7 @@ pub enum NetlinkError {
         attempts: u32,
     },
     /// A table with our name exists, but its contents are not ours.
-    #[error("nftables table \"{family} {name}\" is not as weft makes it; delete it and try again")]
+    #[error("nftables table \"{family} {name}\" has the wrong layout for weft; delete the table and try again")]
     ForeignTable {
         /// Its family.
         family: &'static str,
@@ -249,7 +249,7 @@ pub enum NetlinkError {
     },
     /// A container of the stock plugin has the port.
     #[error(
-        "host port {port} is mapped by the stock portmap plugin already ({by}); delete that container, or drain the node, before the port is used again"
+        "host port {port} is already mapped by the stock portmap plugin ({by}); delete that container, or drain the node, then try again"
     )]
     StockPort {
         /// Port and protocol.

@@ -285,6 +285,6 @@ mod tests {
         assert!(matches!(outcome, Err((Stage::Context, _))), "{outcome:?}");
         let op = CreateTap { selinux_context: Some("a:b:c".into()), ..tap() };
         let text = create(&op, None).unwrap_err().to_string();
-        assert_eq!(text.contains("SELinux is not switched on"), !selinux_is_on(), "{text}");
+        assert_eq!(text.contains("SELinux is not enabled on this node"), !selinux_is_on(), "{text}");
     }
 }

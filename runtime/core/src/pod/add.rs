@@ -113,15 +113,17 @@ fn ask_for_pod(call: &PodCall, namespace: &str, name: &str) -> Result<PodInfo, C
         Ok(PodReply::Pod(info)) => info,
         Ok(PodReply::NotFound | PodReply::Networks(_)) => {
             let msg =
-                format!("the API server has no pod {namespace}/{name}; a sandbox without its pod gets no network");
+                format!("pod {namespace}/{name} does not exist in the API server, so its sandbox gets no network");
             return Err(CniError::new(code::TRY_AGAIN, msg));
         }
         Err(error) => return Err(CniError::new(error.code(), error.to_string())),
     };
     let is_static = info.annotations.get(CONFIG_SOURCE).is_some_and(|source| source != "api");
     if !uid.is_empty() && uid != info.uid && !is_static {
-        let msg =
-            format!("pod {namespace}/{name} has uid {}, the runtime asks for {uid}: that pod was replaced", info.uid);
+        let msg = format!(
+            "pod {namespace}/{name} has uid {}, but the runtime's pod has uid {uid}: the pod was replaced",
+            info.uid
+        );
         return Err(CniError::new(code::TRY_AGAIN, msg));
     }
     Ok(*info)

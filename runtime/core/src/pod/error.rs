@@ -90,8 +90,8 @@ pub enum PodError {
     },
     /// A request that no plugin of the network supports.
     #[error(
-        "network {network}: {key:?} is asked for, but no plugin of its configuration declares the capability \
-         {capability:?}; add it to \"capabilities\" of the plugin that implements it, or drop the request"
+        "network {network}: the pod requests {key:?}, but no plugin of the network declares the capability \
+         {capability:?}; add it to \"capabilities\" of the plugin that implements it, or remove the request"
     )]
     Incapable {
         /// The network, as the status names it.
@@ -102,7 +102,7 @@ pub enum PodError {
         capability: &'static str,
     },
     /// Two attachments have the same interface name.
-    #[error("network {network}: interface {ifname:?} is used by network {by} already")]
+    #[error("network {network}: interface {ifname:?} is already used by network {by}")]
     NameTaken {
         /// The network, as the status names it.
         network: String,
@@ -112,7 +112,7 @@ pub enum PodError {
         by: String,
     },
     /// Two attachments request the pod's default route.
-    #[error("network {network}: default-route is requested for network {by} already; one attachment can have it")]
+    #[error("network {network}: network {by} already requests default-route; only one attachment can have it")]
     DefaultRouteTaken {
         /// The network, as the status names it.
         network: String,

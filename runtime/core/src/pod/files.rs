@@ -99,7 +99,7 @@ fn add_plugins_of_directory(path: &Path, value: &mut Value) -> Result<(), String
     }
     match value.as_object_mut().map(|object| object.entry("plugins").or_insert_with(|| Value::Array(Vec::new()))) {
         Some(Value::Array(plugins)) => plugins.extend(more),
-        _ => return Err("\"plugins\" is no list".to_owned()),
+        _ => return Err("\"plugins\" is not a list".to_owned()),
     }
     Ok(())
 }

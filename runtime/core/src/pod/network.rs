@@ -57,7 +57,7 @@ impl NetworkConf {
     /// As `read`; the text does not name the source.
     pub fn from_value(value: Value, fallback_name: Option<&str>, fallback_version: Version) -> Result<Self, String> {
         if !value.is_object() {
-            return Err("it is no JSON object".to_owned());
+            return Err("it is not a JSON object".to_owned());
         }
         let object = Object::from_value(value).map_err(|error| error.to_string())?;
         let text = |key| object.text(key).map_err(|error| error.to_string());

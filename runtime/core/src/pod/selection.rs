@@ -136,11 +136,11 @@ fn from_short(item: &str) -> Result<Selection, String> {
 fn from_json(annotation: &'static str, text: &str) -> Result<Vec<Selection>, SelectionError> {
     let form = |why: String| SelectionError::Form { annotation, why };
     let value: Value = serde_json::from_str(text).map_err(|error| form(format!("not JSON: {error}")))?;
-    let Value::Array(items) = value else { return Err(form("it is JSON but no list".to_owned())) };
+    let Value::Array(items) = value else { return Err(form("it is JSON, but not a list".to_owned())) };
     let element = |(index, item): (usize, Value)| {
         let wrong = at(annotation, index);
         if !item.is_object() {
-            return Err(wrong(format!("{item} is no object")));
+            return Err(wrong(format!("{item} is not an object")));
         }
         let object = Object::from_value(item).map_err(|error| wrong(error.to_string()))?;
         from_object(&object).map_err(wrong)
@@ -174,14 +174,14 @@ fn from_object(object: &Object) -> Result<Selection, String> {
         if let Some(value) = value
             && !is_hardware_address(value, octets)
         {
-            return Err(format!("{key} {value:?} is no address of {octets} octets"));
+            return Err(format!("{key} {value:?} is not an address of {octets} octets"));
         }
     }
     if selection.ipam_claim.is_some() && !selection.ips.is_empty() {
         return Err("ips and ipam-claim-reference exclude each other".to_owned());
     }
     if let Some(claim) = selection.ipam_claim.as_deref().filter(|claim| !is_subdomain(claim)) {
-        return Err(format!("ipam-claim-reference {claim:?} is no name of an object"));
+        return Err(format!("ipam-claim-reference {claim:?} is not a valid name of an object"));
     }
     Ok(selection)
 }
@@ -193,10 +193,10 @@ fn check_names(selection: &Selection) -> Result<(), String> {
     }
     // The specification wants labels; the API server accepts names with dots, so networks may have them.
     if !is_subdomain(name) {
-        return Err(format!("{name:?} is no name of a network: lower case letters, digits, \"-\" and \".\""));
+        return Err(format!("{name:?} is not a valid network name: use lower case letters, digits, \"-\" and \".\""));
     }
     if let Some(namespace) = namespace.as_deref().filter(|namespace| !is_label(namespace)) {
-        return Err(format!("{namespace:?} is no name of a namespace: lower case letters, digits and \"-\""));
+        return Err(format!("{namespace:?} is not a valid name of a namespace: lower case letters, digits and \"-\""));
     }
     match interface {
         Some(interface) => check_ifname(interface).map_err(|error| format!("interface {interface:?}: {error}")),
@@ -210,7 +210,7 @@ fn ips(object: &Object) -> Result<Vec<String>, String> {
         return Err("ips is an empty list; leave it out or name an address".to_owned());
     }
     match ips.iter().find(|ip| ip.parse::<IpAddr>().is_err() && ip.parse::<IpNet>().is_err()) {
-        Some(wrong) => Err(format!("ips has {wrong:?}, which is no address with or without a prefix length")),
+        Some(wrong) => Err(format!("ips has {wrong:?}, which is not an address with or without a prefix length")),
         None => Ok(ips),
     }
 }
@@ -224,19 +224,20 @@ fn port_mappings(object: &Object) -> Result<Vec<Value>, String> {
             u16::try_from(port)
                 .ok()
                 .filter(|port| *port != 0)
-                .ok_or_else(|| format!("portMappings: {key} {port} is no port"))
+                .ok_or_else(|| format!("portMappings: {key} {port} is not a port"))
         };
         let mut out = Map::new();
         out.insert("hostPort".to_owned(), json!(port("hostPort")?));
         out.insert("containerPort".to_owned(), json!(port("containerPort")?));
         if let Some(protocol) = item.text("protocol").map_err(wrong)? {
             if !["tcp", "udp", "sctp"].contains(&protocol.to_lowercase().as_str()) {
-                return Err(format!("portMappings: protocol {protocol:?} is none of tcp, udp, sctp"));
+                return Err(format!("portMappings: protocol {protocol:?} is not one of tcp, udp, sctp"));
             }
             out.insert("protocol".to_owned(), json!(protocol));
         }
         if let Some(host) = item.text("hostIP").map_err(wrong)? {
-            host.parse::<IpAddr>().map_err(|_not_an_address| format!("portMappings: hostIP {host:?} is no address"))?;
+            host.parse::<IpAddr>()
+                .map_err(|_not_an_address| format!("portMappings: hostIP {host:?} is not an address"))?;
             out.insert("hostIP".to_owned(), json!(host));
         }
         Ok(Value::Object(out))
@@ -254,7 +255,7 @@ fn bandwidth(object: &Object) -> Result<Option<Value>, String> {
         let number = |key: &str| match given.int(key).map_err(wrong)? {
             None => Ok(0),
             Some(number) if number > 0 => Ok(number),
-            Some(number) => Err(format!("bandwidth: {key} {number} is no positive number")),
+            Some(number) => Err(format!("bandwidth: {key} {number} is not a positive number")),
         };
         let (rate_bits, burst_bits) = (number(rate)?, number(burst)?);
         if rate_bits == 0 && burst_bits != 0 {
@@ -272,7 +273,7 @@ fn default_route(object: &Object) -> Result<Option<Vec<IpAddr>>, String> {
     let gateway = |text: &String| {
         text.parse::<IpAddr>()
             .map(|gateway| gateway.to_canonical())
-            .map_err(|_not_an_address| format!("default-route has {text:?}, which is no address"))
+            .map_err(|_not_an_address| format!("default-route has {text:?}, which is not an address"))
     };
     gateways.iter().map(gateway).collect::<Result<_, _>>().map(Some)
 }

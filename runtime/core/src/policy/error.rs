@@ -18,7 +18,7 @@ pub struct Cause(pub String);
 #[non_exhaustive]
 pub enum PolicyError {
     /// The text does not name a policy.
-    #[error("{reference:?} is no reference to a policy: {reason}")]
+    #[error("invalid policy reference {reference:?}: {reason}")]
     Reference {
         /// The text.
         reference: String,
@@ -27,7 +27,7 @@ pub enum PolicyError {
     },
     /// The policy is not local, and the reference has no digest.
     #[error(
-        "{reference} has no digest: an ADD never fetches, so say which version it is, as in {reference}@sha256:... (`weftctl policy digest FILE` prints it)"
+        "{reference} has no digest; an ADD never fetches a policy, so pin the version: {reference}@sha256:... (`weftctl policy digest FILE` prints it)"
     )]
     Unpinned {
         /// The reference.
@@ -35,7 +35,7 @@ pub enum PolicyError {
     },
     /// The policy is named by a tag, and this node's lock file has no digest for it.
     #[error(
-        "{reference} has no digest, and {} has none for it: an ADD never asks a registry, so run `weftctl policy pull {reference}`, or write {reference}@sha256:...",
+        "{reference} has no digest, and neither has the lock file {}; run `weftctl policy pull {reference}`, or write {reference}@sha256:...",
         lock.display()
     )]
     Unlocked {
@@ -59,7 +59,7 @@ pub enum PolicyError {
         policy: String,
     },
     /// The component does not have the digest of the reference.
-    #[error("policy {policy:?} is not what it should be: {place} has the digest {found}, not {wanted}")]
+    #[error("digest mismatch for policy {policy:?}: {place} has {found}, expected {wanted}")]
     WrongDigest {
         /// The policy.
         policy: String,
@@ -88,7 +88,7 @@ pub enum PolicyError {
         progress: String,
     },
     /// The policy does not exist.
-    #[error("policy {policy:?} is not there: no file {}; {hint}", path.display())]
+    #[error("policy {policy:?} not found: {} does not exist; {hint}", path.display())]
     NotFound {
         /// The policy.
         policy: String,
@@ -131,7 +131,7 @@ pub enum PolicyError {
     },
     /// Others than root can change the cache.
     #[error(
-        "the policy cache at {} is not safe to use: {what}; as root, run `weftctl policy prune --reset`, which makes it anew with the right owner and mode (root, 0700)",
+        "the policy cache at {} is not safe to use: {what}; as root, run `weftctl policy prune --reset` to recreate it with owner root and mode 0700",
         path.display()
     )]
     CacheUnsafe {
@@ -141,7 +141,7 @@ pub enum PolicyError {
         what: String,
     },
     /// The compiler failed.
-    #[error("policy {policy:?} cannot be compiled: {reason}; `weftctl policy compile {}` tries again", path.display())]
+    #[error("policy {policy:?} cannot be compiled: {reason}; to try again, run `weftctl policy compile {}`", path.display())]
     NotCompiled {
         /// The policy.
         policy: String,
@@ -151,7 +151,7 @@ pub enum PolicyError {
         reason: String,
     },
     /// The file is not a component that can be compiled.
-    #[error("{} is no component that weft can compile", path.display())]
+    #[error("{} is not a WebAssembly component that weft can compile", path.display())]
     NotComponent {
         /// The file.
         path: PathBuf,
@@ -222,7 +222,7 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// It crashed.
-    #[error("policy {policy:?} crashed: {what}{}", said.as_ref().map(|said| format!("; its last words: {said}")).unwrap_or_default())]
+    #[error("policy {policy:?} crashed: {what}{}", said.as_ref().map(|said| format!("; last log message: {said}")).unwrap_or_default())]
     Trap {
         /// The policy.
         policy: String,
@@ -244,7 +244,7 @@ pub enum PolicyError {
     },
     /// It used too much computation.
     #[error(
-        "policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher"
+        "policy {policy:?} used up its {fuel} units of fuel; check it for an endless loop, or raise \"limits\": {{\"fuel\": ...}}"
     )]
     OutOfFuel {
         /// The policy.
@@ -259,7 +259,9 @@ pub enum PolicyError {
         policy: String,
     },
     /// The call took too long.
-    #[error("policy {policy:?} took longer than {limit:?}; it asks too much, or the ledger is slow")]
+    #[error(
+        "policy {policy:?} took longer than {limit:?}; make it ask the ledger less, or raise \"limits\": {{\"deadlineMs\": ...}}"
+    )]
     Deadline {
         /// The policy.
         policy: String,
@@ -267,7 +269,9 @@ pub enum PolicyError {
         limit: Duration,
     },
     /// It requested too much memory.
-    #[error("policy {policy:?} wanted {wanted} bytes of memory, {limit} are allowed")]
+    #[error(
+        "policy {policy:?} requested {wanted} bytes of memory, but only {limit} are allowed; raise \"limits\": {{\"memoryMiB\": ...}}"
+    )]
     Memory {
         /// The policy.
         policy: String,
@@ -288,7 +292,7 @@ pub enum PolicyError {
     },
     /// It called the host too often.
     #[error(
-        "policy {policy:?} called the host more than {limit} times; a policy asks the ledger's index, it does not scan"
+        "policy {policy:?} called the host more than {limit} times; use next-free and usage instead of checking addresses one by one"
     )]
     TooManyCalls {
         /// The policy.
@@ -297,7 +301,7 @@ pub enum PolicyError {
         limit: u32,
     },
     /// It passed too many bytes at once.
-    #[error("policy {policy:?} handed over more than {limit} bytes at once")]
+    #[error("policy {policy:?} returned more than {limit} bytes at once")]
     TooMuchData {
         /// The policy.
         policy: String,
@@ -305,7 +309,7 @@ pub enum PolicyError {
         limit: usize,
     },
     /// The ledger could not answer.
-    #[error("policy {policy:?} could not be answered by the ledger: {reason}")]
+    #[error("the ledger could not answer policy {policy:?}: {reason}")]
     Ledger {
         /// The policy.
         policy: String,
@@ -313,7 +317,7 @@ pub enum PolicyError {
         reason: String,
     },
     /// Its answer is not a value of the contract.
-    #[error("policy {policy:?} said something that is no value of the contract: {what}")]
+    #[error("policy {policy:?} returned an invalid value: {what}")]
     Malformed {
         /// The policy.
         policy: String,

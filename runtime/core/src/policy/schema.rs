@@ -147,7 +147,7 @@ impl Check<'_> {
                 self.found.problems.extend(found.problems);
                 self.found.unknown.extend(found.unknown);
             }
-            None => self.problem(at, format!("{} has none of the forms that the policy takes", name(at))),
+            None => self.problem(at, format!("{} matches none of the forms that the policy accepts", name(at))),
         }
     }
 
@@ -205,10 +205,10 @@ impl Check<'_> {
         if let Some((length, least, most, what)) = length {
             let limit = |key| rules.get(key).and_then(Value::as_u64);
             if let Some(least) = limit(least).filter(|least| length < *least) {
-                self.problem(at, format!("{} has {length} {what}, and needs {least} at least", name(at)));
+                self.problem(at, format!("{} has {length} {what}, but needs at least {least}", name(at)));
             }
             if let Some(most) = limit(most).filter(|most| length > *most) {
-                self.problem(at, format!("{} has {length} {what}, and may have {most} at most", name(at)));
+                self.problem(at, format!("{} has {length} {what}, but at most {most} are allowed", name(at)));
             }
         }
         if let Some(number) = value.as_f64() {

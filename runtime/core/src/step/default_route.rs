@@ -76,7 +76,7 @@ fn read(conf: &Object) -> Result<(Vec<Family>, Vec<IpAddr>), StepError> {
     };
     let gateways = conf.strings("gateways").map_err(keys::mistyped)?.unwrap_or_default();
     let gateway = |text: &String| {
-        text.parse().map_err(|_not_an_address| StepError::Conf(format!("gateways: {text:?} is no address")))
+        text.parse().map_err(|_not_an_address| StepError::Conf(format!("gateways: {text:?} is not an address")))
     };
     Ok((
         families.iter().map(family).collect::<Result<_, _>>()?,

@@ -118,7 +118,7 @@ impl Settings {
         let plain = admin_chain.bytes().all(|byte| byte.is_ascii_graphic());
         if !plain || admin_chain.len() >= CHAIN_NAME || admin_chain.starts_with(['-', '!']) {
             return Err(StepError::Conf(format!(
-                "iptablesAdminChainName {admin_chain:?} is no name of a chain (at most {} plain characters)",
+                "iptablesAdminChainName {admin_chain:?} is not a valid name of a chain (at most {} plain characters)",
                 CHAIN_NAME - 1
             )));
         }

@@ -28,7 +28,7 @@ fn exclusive_name(name: &str) -> String {
 pub enum StoreError {
     /// The state directory or a file in it cannot be made or read.
     #[error(
-        "cannot use the state directory {path:?}; check that it is a directory of root's on a writable file system"
+        "cannot use the state directory {path:?}; check that it is a directory owned by root on a writable file system"
     )]
     Directory {
         /// The directory or file.
@@ -48,7 +48,7 @@ pub enum StoreError {
     },
     /// The file is something else.
     #[error(
-        "{path:?} is not a weft store; `weftctl ledger rebuild` moves it aside and takes over what runs on this node"
+        "{path:?} is not a weft store; run `weftctl ledger rebuild`: it moves the file aside and rebuilds the ledger from the running containers"
     )]
     NotAStore {
         /// The store file.
@@ -70,7 +70,7 @@ pub enum StoreError {
     },
     /// The file has a second name, or is not a regular file.
     #[error(
-        "{path:?} is a link, or no plain file; put the store itself there (to keep it elsewhere, link its directory)"
+        "{path:?} is not a regular file; move the store there (to store it elsewhere, make its directory a symbolic link)"
     )]
     Link {
         /// The store file.
@@ -78,8 +78,8 @@ pub enum StoreError {
     },
     /// An earlier store knew more.
     #[error(
-        "the ledger {path:?} has lost what it knew ({what}); addresses of running pods would be handed out again. \
-         `weftctl ledger rebuild` takes over what runs on this node; a reboot ends it as well"
+        "the ledger {path:?} has lost data ({what}), so addresses of running pods could be allocated again. Run \
+         `weftctl ledger rebuild` to rebuild it from the running containers, or reboot the node"
     )]
     Lost {
         /// The store file.
@@ -88,7 +88,7 @@ pub enum StoreError {
         what: String,
     },
     /// A newer weft wrote the file.
-    #[error("the ledger {path:?} has format {found}, this weft knows up to {known}; run the newer weft again")]
+    #[error("the ledger {path:?} has format {found}, but this weft supports formats up to {known}; use the newer weft")]
     Newer {
         /// The store file.
         path: PathBuf,
@@ -121,7 +121,7 @@ pub enum StoreError {
         seconds: u64,
     },
     /// The disk is full.
-    #[error("no space left for the ledger {path:?}; free some on its file system")]
+    #[error("no space left on the file system of the ledger {path:?}; free some space")]
     Full {
         /// The store file.
         path: PathBuf,
@@ -131,7 +131,7 @@ pub enum StoreError {
     },
     /// The file's contents contradict each other.
     #[error(
-        "the ledger {path:?} is damaged ({detail}); `weftctl ledger repair` mends indexes, `weftctl ledger rebuild` takes over what runs on this node"
+        "the ledger {path:?} is damaged ({detail}); run `weftctl ledger repair` to rebuild its indexes, or `weftctl ledger rebuild` to rebuild it from the running containers"
     )]
     Damaged {
         /// The store file.

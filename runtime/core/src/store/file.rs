@@ -70,7 +70,7 @@ pub(super) fn check_loss(
     };
     let found = retrying(|| claimed(&conn)).map_err(|source| open_error(path, source))?;
     match marked {
-        Some(marked) if marked > found => Err(lost(format!("it knows {found} claims, {marked} were made"))),
+        Some(marked) if marked > found => Err(lost(format!("it records {found} claims, but {marked} were made"))),
         _ => Ok(()),
     }
 }

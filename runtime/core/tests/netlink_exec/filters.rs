@@ -186,13 +186,13 @@ fn foreign_table() {
     let (at, text) = refused(&host, &pod, vec![bridge("weft0"), masq("10.88.0.2/24")]);
     assert_eq!(
         (at, text.as_str()),
-        (1, r#"nftables table "inet weft" is not as weft makes it; delete it and try again"#)
+        (1, r#"nftables table "inet weft" has the wrong layout for weft; delete the table and try again"#)
     );
     // A set of weft's name with another type.
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("nft add table inet weft && nft add set inet weft masq6 '{ type inet_service; }'");
     let (_, text) = refused(&host, &pod, vec![masq("10.88.0.2/24")]);
-    assert!(text.contains("is not as weft makes it"), "{text}");
+    assert!(text.contains("has the wrong layout for weft"), "{text}");
 }
 
 fn missing_elements() {

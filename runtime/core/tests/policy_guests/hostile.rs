@@ -110,14 +110,14 @@ fn what_is_no_policy_is_said_to_be_none() {
         ("text", b"hello".to_vec(), "not WebAssembly"),
         ("module", wat::parse_str("(module)").unwrap(), "core module, not a component"),
         ("empty", wat::parse_str("(component)").unwrap(), "exports nothing"),
-        ("broken", b"\0asm\x0d\0\x01\0garbage".to_vec(), "no component that weft can compile"),
+        ("broken", b"\0asm\x0d\0\x01\0garbage".to_vec(), "not a WebAssembly component that weft can compile"),
     ] {
         let error = chain(&state.load(&state.install(name, &component)).expect_err(name));
         assert!(error.contains(text), "{error}");
     }
     let foreign = wat::parse_str(r#"(component (import "acme:net/http@1.0.0" (instance $i (export "get" (func)))))"#);
     let error = chain(&state.load(&state.install("foreign", &foreign.unwrap())).expect_err("foreign"));
-    assert!(error.contains("it is no policy"), "{error}");
+    assert!(error.contains("is not a policy"), "{error}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn binary(path: &Path) -> Finding {
         Ok(meta) if meta.uid() != 0 || meta.mode() & 0o022 != 0 => Finding::fail(
             what,
             format!(
-                "owner {} mode {:o}: others than root can change what runs as root",
+                "owner {} mode {:o}: users other than root can change a program that runs as root",
                 meta.uid(),
                 meta.mode() & 0o7777
             ),

@@ -93,7 +93,7 @@ impl KubernetesArgs {
             let is_named = value.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
             ensure!(
                 has_plugins && is_named,
-                "{} is no CNI configuration list: it needs \"name\" and \"plugins\"",
+                "{} is not a CNI configuration list: it needs \"name\" and \"plugins\"",
                 file.display()
             );
             return Ok(text);

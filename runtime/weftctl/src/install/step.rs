@@ -72,7 +72,7 @@ impl Step {
         step.note = if replace {
             format!("the plugin there is kept as {}{SAVED}", path.display())
         } else {
-            "another plugin has this name and stays in charge; --replace moves it aside".to_owned()
+            "another plugin has this name and stays in use; --replace moves it aside".to_owned()
         };
         Ok(step)
     }
@@ -206,7 +206,7 @@ fn in_words(error: &anyhow::Error) -> Option<&'static str> {
             ErrorKind::ReadOnlyFilesystem => {
                 Some("the file system is read-only; choose another directory, or mount it writable")
             }
-            ErrorKind::PermissionDenied => Some("this user may not; run it as root"),
+            ErrorKind::PermissionDenied => Some("permission denied; run this as root"),
             _ => None,
         })
         .next()

@@ -27,9 +27,9 @@ pub(crate) struct Plugin {
 impl List {
     pub(crate) fn read(text: &[u8]) -> anyhow::Result<Self> {
         let object: Map<String, Value> =
-            serde_json::from_slice(text).context("the network configuration is no JSON object")?;
+            serde_json::from_slice(text).context("the network configuration is not a JSON object")?;
         let entries = match object.get("plugins") {
-            Some(plugins) => plugins.as_array().cloned().context("\"plugins\" is no list")?,
+            Some(plugins) => plugins.as_array().cloned().context("\"plugins\" is not a list")?,
             None => vec![Value::Object(object.clone())],
         };
         let plugins = entries.into_iter().map(Plugin::read).collect::<anyhow::Result<Vec<_>>>()?;
@@ -76,7 +76,7 @@ impl List {
 
 impl Plugin {
     fn read(value: Value) -> anyhow::Result<Self> {
-        let Value::Object(conf) = value else { bail!("a plugin of the list is no JSON object: {value}") };
+        let Value::Object(conf) = value else { bail!("a plugin of the list is not a JSON object: {value}") };
         let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         if kind.is_empty() {
             bail!("a plugin of the list has no \"type\"");
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, want) in [
-            ("[]", "no JSON object"),
+            ("[]", "not a JSON object"),
             (r#"{"name": "a/b", "type": "x"}"#, "invalid characters"),
             (r#"{"name": "net", "plugins": []}"#, "is empty"),
             (r#"{"name": "net", "plugins": [{}]}"#, "no \"type\""),

@@ -134,7 +134,7 @@ impl ByHand {
         let netns = netns_path(&args.netns)?;
         let container_id = args.container_id.clone().unwrap_or_else(|| container_id_of(&netns));
         check_container_id(&container_id).and_then(|()| check_ifname(&args.ifname)).map_err(anyhow::Error::msg)?;
-        let cap_args = serde_json::from_str(&args.cap_args).context("--cap-args is no JSON object")?;
+        let cap_args = serde_json::from_str(&args.cap_args).context("--cap-args is not a JSON object")?;
         let path = match &args.bin_dir {
             Some(dirs) => std::env::split_paths(dirs).filter(|dir| !dir.as_os_str().is_empty()).collect(),
             None => installed::plugin_dirs(state, &[installed::BIN_DIR]),

@@ -66,7 +66,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
     if !plain || !starts || name.ends_with('-') || name.len() > 48 {
         bail!(
-            "{name:?} is no name for a policy: use small letters, digits and dashes, a letter first, at most 48 of them"
+            "invalid policy name {name:?}: use at most 48 lower-case letters, digits and dashes, starting with a letter"
         );
     }
     Ok(())

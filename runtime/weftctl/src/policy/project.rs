@@ -98,14 +98,14 @@ impl Project {
         let manifest = match fs::read(&path) {
             Ok(text) => {
                 let manifest = serde_json::from_slice(&text);
-                Some(manifest.with_context(|| format!("{} is no manifest of a policy", path.display()))?)
+                Some(manifest.with_context(|| format!("{} is not a manifest of a policy", path.display()))?)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         if manifest.is_none() && !dir.join("Cargo.toml").is_file() {
             bail!(
-                "{} is no policy: it has neither {MANIFEST} nor Cargo.toml; `weftctl policy new NAME` starts one",
+                "{} is not a policy project: it has neither {MANIFEST} nor Cargo.toml; `weftctl policy new NAME` starts one",
                 dir.display()
             );
         }

@@ -117,10 +117,7 @@ impl TrustArgs {
 fn tagged(reference: &str) -> anyhow::Result<Image> {
     let image = Image::parse(reference)?;
     if image.digest().is_some() || image.tag().is_none() {
-        bail!(
-            "{image} has {}: write REGISTRY/REPOSITORY:TAG",
-            if image.tag().is_none() { "no tag" } else { "a digest" }
-        );
+        bail!("{image} has {}; use REGISTRY/REPOSITORY:TAG", if image.tag().is_none() { "no tag" } else { "a digest" });
     }
     Ok(image)
 }
@@ -130,7 +127,7 @@ pub(super) fn push(args: &PushArgs, output: Output) -> anyhow::Result<ExitCode> 
     let component = read(&args.component)?;
     let mut annotations = BTreeMap::new();
     for annotation in &args.annotation {
-        let (key, value) = annotation.split_once('=').with_context(|| format!("{annotation:?} is no KEY=VALUE"))?;
+        let (key, value) = annotation.split_once('=').with_context(|| format!("{annotation:?} is not KEY=VALUE"))?;
         annotations.insert(key.to_owned(), value.to_owned());
     }
     let from_tag =
@@ -143,7 +140,10 @@ pub(super) fn push(args: &PushArgs, output: Output) -> anyhow::Result<ExitCode> 
     let digest = registry::wait(registry::push(&remote, &image, &packed, &component))?;
     let pinned = image.with_digest(digest).to_string();
     let document = json!({ "reference": pinned, "digest": digest.to_string(), "imports": packed.reach.imports });
-    output.lines(&document, &[format!("pushed {pinned}"), "a network names it so, as its \"policy\"".to_owned()])?;
+    output.lines(
+        &document,
+        &[format!("pushed {pinned}"), "use this as \"policy\" in a network's configuration".to_owned()],
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -293,8 +293,8 @@ pub(super) fn compile(state: &Path, name: &str, path: &Path) -> Result<(), Polic
 
 fn said_of_trust(fetched: &Fetched) -> String {
     match &fetched.verdict {
-        Some(verdict) if verdict.keys.is_empty() => format!("the rule for {:?} wants no signature", verdict.rule),
-        Some(verdict) => format!("signed by {}, as the rule for {:?} wants", verdict.keys.join(", "), verdict.rule),
+        Some(verdict) if verdict.keys.is_empty() => format!("the rule for {:?} requires no signature", verdict.rule),
+        Some(verdict) => format!("signed by {}, as the rule for {:?} requires", verdict.keys.join(", "), verdict.rule),
         None => "signatures were not verified: this node has no trust file".to_owned(),
     }
 }

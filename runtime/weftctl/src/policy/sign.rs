@@ -59,7 +59,7 @@ pub(super) fn sign(args: &SignArgs, output: Output) -> anyhow::Result<ExitCode> 
     let signature = match (&args.key, &args.signature) {
         (Some(key), _) => by_minisign(key, &looked, &comment)?,
         (None, Some(file)) => fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-        (None, None) => bail!("say --key, --signature or --manifest"),
+        (None, None) => bail!("use --key, --signature or --manifest"),
     };
     registry::wait(registry::attach(&remote, &looked.image, &looked.digest, &signature))?;
     let signer = Signature::Minisign { text: signature }.signer();

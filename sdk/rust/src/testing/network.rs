@@ -127,7 +127,7 @@ impl Network {
         if let ReleaseRule::Keep(owner) = &decision.release
             && !request.identities.contains(owner)
         {
-            return Err(format!("the addresses are kept for {owner:?}, which is no identity of this attachment"));
+            return Err(format!("the addresses are kept for {owner:?}, which is not an identity of this attachment"));
         }
         for wanted in &decision.addresses {
             if wanted.candidates.is_empty() {

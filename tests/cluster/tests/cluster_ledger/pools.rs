@@ -98,7 +98,7 @@ pub(crate) fn drawn_on(cluster: &mut Cluster) -> Result<()> {
     let missing =
         nodes[0].run_call(&nodes[0].call("ADD", &Pod::new("early")?, &conf(&nodes[0], "blue", "host-local")))?;
     let error = missing.error()?;
-    ensure!(error.code == 11 && format!("{error:?}").contains("no AddressPool"), "{error:?}");
+    ensure!(error.code == 11 && format!("{error:?}").contains("does not exist; create it"), "{error:?}");
     objects::accepts(cluster, "the pool", "create", &pool("blue", &spec))?;
     let controller = controller::start(cluster, "counting")?;
 

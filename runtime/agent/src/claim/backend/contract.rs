@@ -20,10 +20,10 @@ pub enum WriteError {
     #[error("the cluster ledger is frozen; run \"weftctl ledger thaw\" once every node has confirmed")]
     Frozen,
     /// It is unknown whether it was written: no answer, or a failure of the server itself.
-    #[error("the cluster ledger does not answer: {0}")]
+    #[error("the cluster ledger is unreachable: {0}")]
     NoAnswer(String),
     /// It was not written and will not be.
-    #[error("the cluster ledger refuses: {0}")]
+    #[error("the cluster ledger rejected the request: {0}")]
     Refused(String),
 }
 

@@ -143,8 +143,9 @@ fn unreadable(call: Call) -> ReadError {
 }
 
 fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadError> {
-    let bytes =
-        STANDARD.decode(&pair.value).map_err(|error| ReadError(format!("etcd's answer is no base64: {error}")))?;
+    let bytes = STANDARD
+        .decode(&pair.value)
+        .map_err(|error| ReadError(format!("etcd's answer is not valid base64: {error}")))?;
     let content = serde_json::from_slice(&bytes)
         .map_err(|error| ReadError(format!("a key of the ledger in etcd cannot be read: {error}")))?;
     Ok((content, Versions { uid: pair.create_revision.clone(), version: pair.mod_revision.clone() }))

@@ -47,10 +47,10 @@ pub struct EtcdConf {
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     /// No endpoint is configured.
-    #[error("the ledger names no etcd endpoint; add \"endpoints\": [\"https://...:2379\"]")]
+    #[error("ledger.endpoints is empty; add \"endpoints\": [\"https://...:2379\"]")]
     NoEndpoint,
     /// An endpoint is not a URL.
-    #[error("etcd endpoint {0:?} is no URL; write it as https://HOST:2379")]
+    #[error("etcd endpoint {0:?} is not a URL; use the form https://HOST:2379")]
     Endpoint(String),
     /// TLS or its files cannot be used.
     #[error("etcd endpoint {endpoint:?} cannot be used; correct caFile, certFile and keyFile")]
@@ -309,6 +309,6 @@ mod tests {
         let conf = EtcdConf { username: Some("u".to_owned()), password_file: Some(fifo), ..EtcdConf::default() };
         let conf = EtcdConf { endpoints: vec!["http://127.0.0.1:1".to_owned()], ..conf };
         let error = Gateway::new(&conf).err().expect("it is no regular file");
-        assert!(error.to_string().contains("no regular file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
     }
 }

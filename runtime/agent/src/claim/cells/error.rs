@@ -9,7 +9,7 @@ use crate::claim::backend::{ReadError, WriteError};
 #[derive(Debug, thiserror::Error)]
 pub enum CellError {
     /// It was abandoned meanwhile.
-    #[error("the cell was given up; try again")]
+    #[error("the request for a cell was cancelled; try again")]
     Withdrawn,
     /// The deadline passed.
     #[error("the cluster ledger did not answer in time; try again: {0}")]
@@ -22,7 +22,7 @@ pub enum CellError {
     Read(#[from] ReadError),
     /// `doubt`: its history differs from what was seen before.
     #[error(
-        "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
+        "the cluster ledger was restored from a backup ({0}) and grants no addresses; run \"weftctl ledger thaw\" once every node has confirmed, then try again"
     )]
     Doubt(String),
     /// The domain has another cell size.

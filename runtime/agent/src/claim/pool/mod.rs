@@ -127,7 +127,8 @@ impl KnownPools {
                 let found = read_again(backend, name, known.map(|(_read, pool)| pool)).await;
                 let found = found.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
                 let missing = || {
-                    let text = format!("there is no AddressPool {name:?}; make it, or correct \"pool\" of the network");
+                    let text =
+                        format!("AddressPool {name:?} does not exist; create it, or correct \"pool\" of the network");
                     Refusal::new(Fault::Unavailable, text)
                 };
                 let pool = found.ok_or_else(missing)?;

@@ -43,7 +43,7 @@ impl Claims {
         };
         for cell in &lost {
             self.log.warn(&format!(
-                "cluster ledger {text}: cell {}-{} of domain {} is not this machine's any more, and gives out nothing; was the node fenced while it runs?",
+                "cluster ledger {text}: cell {}-{} of domain {} no longer belongs to this machine, so no address is allocated from it; check whether the running node was fenced",
                 cell.first, cell.last, cell.domain
             ));
         }

@@ -92,7 +92,9 @@ impl Claims {
         }
         if let Some(why) = history.doubt() {
             if ledger.progress.borrow().doubt.as_ref() != Some(&why) {
-                self.log.warn(&format!("cluster ledger {text} was taken back to a backup: {why}; nothing is granted"));
+                self.log.warn(&format!(
+                    "cluster ledger {text} was restored from a backup: {why}; no address is granted until it is thawed"
+                ));
                 ledger.progress.borrow_mut().doubt = Some(why);
             }
             state = settle(&ledger.backend, &self.store, known, now()).await?;

@@ -161,7 +161,7 @@ fn merge<'s>(
             continue;
         }
         let Some(own) = allocation(spec) else {
-            moved.unreadable.push(format!("{}: its owner is no pod", spec.address));
+            moved.unreadable.push(format!("{}: its owner is not a pod", spec.address));
             continue;
         };
         let name = names::of_address(&options.network, spec.address);

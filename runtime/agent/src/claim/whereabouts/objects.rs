@@ -139,7 +139,7 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
             let object = format!("IPPool {name}");
             match offset.parse().ok().and_then(|offset| at(range, offset)) {
                 Some(address) => said.given.push(Given { network: network.clone(), address, allocation, object }),
-                None => said.unreadable.push(format!("{object}: {offset:?} is no place in {}", pool.spec.range)),
+                None => said.unreadable.push(format!("{object}: {offset:?} is not a place in {}", pool.spec.range)),
             }
         }
     }
@@ -157,7 +157,7 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
         let name = reservation.metadata.name.unwrap_or_default();
         let object = format!("{RESERVATION} {name}");
         let Some((network, address)) = names::of_reservation(&name, &networks) else {
-            said.unreadable.push(format!("{object}: its name is no address"));
+            said.unreadable.push(format!("{object}: its name is not an address"));
             continue;
         };
         // The pool contains more: the sandbox and the prefix.

@@ -78,7 +78,7 @@ fn the_mark_of_a_cluster_ledger_waits_in_its_tombstone() {
     let claim = ClaimAsk { scope: &scope, ..ask(&key, &wants, &release) };
     disk.store.commit_intent(&claim, &nonce, |_| Ok::<_, ()>(Record::default())).unwrap();
     disk.store.abandon(&key, &in_use("10.0.0.3"), NOW).unwrap();
-    assert!(disk.store.claims(&ClaimFilter::default()).unwrap().is_empty(), "nothing of it is the node's own");
+    assert!(disk.store.claims(&ClaimFilter::default()).unwrap().is_empty(), "no key is the node's own");
     let rows = disk.store.remote_rows(AddressState::Tombstone).unwrap();
     let said: Vec<_> = rows[0].addresses.iter().map(|row| (row.answer, row.in_use_by.as_deref())).collect();
     assert_eq!(said, [(Answer::Granted, None), (Answer::InUse, Some(BY))]);

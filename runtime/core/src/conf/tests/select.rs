@@ -111,8 +111,8 @@ fn files_are_named_by_absolute_paths() {
     let read: Vec<(&str, &str)> = read.iter().map(|file| (file.name.as_str(), file.path.to_str().unwrap())).collect();
     assert_eq!(read, [("B", "/run/a"), ("b", "/run/b")]);
     let refused = |value: Value| parse(Persona::Weft, files(value)).unwrap_err().to_string();
-    assert_eq!(refused(json!({"a": "b"})), "select.files.a is \"\\\"b\\\"\", but has to be an absolute path");
-    assert_eq!(refused(json!({"a": 1})), "select.files.a is \"1\", but has to be a path");
+    assert_eq!(refused(json!({"a": "b"})), "select.files.a is \"\\\"b\\\"\", but must be an absolute path");
+    assert_eq!(refused(json!({"a": 1})), "select.files.a is \"1\", but must be a path");
     let many: Value = (0..9).map(|n| (n.to_string(), json!("/x"))).collect::<serde_json::Map<_, _>>().into();
     assert!(refused(many).contains("at most 8 files"));
 }
@@ -146,7 +146,7 @@ fn every_mistake_is_named() {
         "unknown key \"isGateway\" in \"delegates[0].settable\": a ptp knows ipMasq, ipMasqBackend, mtu"
     );
     for key in ["type", "name", "ipam", "ipam.", "", "cniVersion", "runtimeConfig", "cni.dev/x"] {
-        assert!(settable(key).starts_with(&format!("delegates[0].settable is {key:?}, but has to be")), "{key}");
+        assert!(settable(key).starts_with(&format!("delegates[0].settable is {key:?}, but must be")), "{key}");
     }
     let twice = json!([{"name": "a", "type": "bridge"}, {"name": "a", "type": "bridge"}]);
     assert_eq!(refused(json!({"delegates": twice})), "two delegates have the name \"a\"");

@@ -32,9 +32,9 @@ fn r3_names_are_those_of_objects() {
     assert_eq!(read("net.with.dots"), [named("net.with.dots")]);
     assert_eq!(read(r#"[{"name": "net.with.dots"}]"#), [named("net.with.dots")]);
     for bad in ["UPPER", "-a", "a_b", "a..b"] {
-        assert!(error(bad).contains("is no name of a network"), "{bad}");
+        assert!(error(bad).contains("is not a valid network name"), "{bad}");
     }
-    assert!(error("a.b/net").contains("is no name of a namespace"));
+    assert!(error("a.b/net").contains("is not a valid name of a namespace"));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_annotation_has_an_end() {
 
 #[test]
 fn r7_json_must_be_a_list_of_objects() {
-    assert!(error("{\"name\": \"a\"}").contains("it is JSON but no list"));
+    assert!(error("{\"name\": \"a\"}").contains("it is JSON, but not a list"));
     assert!(error("[{\"name\": ").contains("not JSON"));
     assert!(error("[null, {\"name\": \"a\"}]").contains("element 1: null is no object"));
     assert!(error("[\"a\"]").contains("element 1: \"a\" is no object"));
@@ -80,7 +80,7 @@ fn r8_unknown_keys_are_ignored_and_case_does_not_matter() {
 #[test]
 fn r9_r10_a_name_is_required_and_a_slash_in_it_is_not_split() {
     assert!(error("[{}]").contains("it names no network"));
-    assert!(error(r#"[{"name": "infra/a"}]"#).contains("\"infra/a\" is no name of a network"));
+    assert!(error(r#"[{"name": "infra/a"}]"#).contains("\"infra/a\" is not a valid network name"));
     assert_eq!(one(r#""namespace": "infra""#).namespace.as_deref(), Some("infra"));
 }
 
@@ -168,7 +168,7 @@ fn r19_a_claim_and_addresses_exclude_each_other() {
     assert_eq!(one(r#""ipam-claim-reference": "claim-1""#).ipam_claim.as_deref(), Some("claim-1"));
     let both = r#""ipam-claim-reference": "claim-1", "ips": ["10.0.0.1/24"]"#;
     assert!(error_of(both).contains("exclude each other"));
-    assert!(error_of(r#""ipam-claim-reference": "Not A Name""#).contains("is no name of an object"));
+    assert!(error_of(r#""ipam-claim-reference": "Not A Name""#).contains("is not a valid name of an object"));
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn plain(name: &str) -> Value {
 fn r1_spec_config_must_be_json_of_a_plugin_or_a_list() {
     let error = |config: &str| Case::new("a").nad_text("default/a", Some(config.to_owned())).error();
     assert!(error("{ oops").starts_with("spec.config of NetworkAttachmentDefinition default/a: not JSON"));
-    assert!(error("[]").contains("it is no JSON object"));
+    assert!(error("[]").contains("it is not a JSON object"));
     assert!(error("{}").contains("a plugin has no \"type\""));
     assert!(error(r#"{"plugins": []}"#).contains("its list of plugins is empty"));
     assert!(error(r#"{"plugins": [1]}"#).contains("plugins[0]"));
@@ -225,7 +225,7 @@ fn r11_r12_r15_r16_r18_a_request_needs_a_plugin_that_declares_it() {
         let refused = Case::new(&annotation).nad("default/a", plain("a"));
         assert!(matches!(refused.build(), Err(PodError::Incapable { .. })), "{capability}");
         let off = json!({"name": "a", "type": "bridge", "capabilities": {capability: false}});
-        assert!(refused.nad("default/a", off).error().contains("no plugin of its configuration declares"));
+        assert!(refused.nad("default/a", off).error().contains("no plugin of the network declares"));
         let list = json!({"name": "a", "plugins": [
             {"type": "bridge"}, {"type": "portmap", "capabilities": {capability: true}}]});
         let second = Case::new(&annotation).nad("default/a", list).second();

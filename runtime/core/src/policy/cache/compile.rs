@@ -90,7 +90,7 @@ impl PolicyStore {
             Waiting::Decline => Instant::now(),
         };
         let Some(_lock) = Lock::digest_by(&dir, &digest, deadline)? else {
-            return Err(busy("another process is at it"));
+            return Err(busy("another process is compiling it"));
         };
         if self.map_in(&dir, &digest, None)?.is_ok() {
             return Ok(there);

@@ -100,7 +100,7 @@ impl ComponentFile {
             Err(PolicyError::Unsafe { policy: policy.to_owned(), path: path.to_owned(), what, remedy })
         };
         if !meta.is_file() {
-            return off("it is no regular file".to_owned(), "name a component file");
+            return off("it is not a regular file".to_owned(), "name a component file");
         }
         if meta.uid() != 0 && meta.uid() != geteuid().as_raw() {
             return off(format!("it belongs to user {}", meta.uid()), "give it to root (`chown root`)");

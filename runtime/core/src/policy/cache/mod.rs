@@ -132,7 +132,7 @@ impl PolicyStore {
                 })?;
                 // The component may have been replaced since then; the current one was compiled.
                 let (digest, _path, component) = self.find(policy)?;
-                let lied = |off| failed(format!("the compiler reported success, but {off}"));
+                let lied = |off| failed(format!("the compiler reported success, but the result is unusable: {off}"));
                 (digest, component.map_err(lied)?)
             }
         };

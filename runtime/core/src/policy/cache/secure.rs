@@ -73,7 +73,7 @@ impl SecureDir {
         let fd = match openat2(&state_fd, name, how.resolve(beneath())) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
-            Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(off(path, "it is no directory".to_owned())),
+            Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(off(path, "it is not a directory".to_owned())),
             Err(errno) => return Err(cannot(errno)),
         };
         owned(&fstat(&fd).map_err(cannot)?, 0o077).map_err(|what| off(path, format!("it {what}")))?;
@@ -95,7 +95,7 @@ impl SecureDir {
         };
         let stat = fstat(&file).map_err(|errno| self.cannot(errno.into()))?;
         if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-            return tampered("it is no regular file");
+            return tampered("it is not a regular file");
         }
         if let Err(what) = owned(&stat, 0o177) {
             return tampered(&format!("it {what}"));

@@ -54,7 +54,7 @@ pub fn compile_in_process(component: &[u8]) -> Result<Vec<u8>, Cause> {
 /// Why it cannot be compiled.
 pub fn worker_main(parent: i32, cpu_seconds: u64, memory: u64) -> Result<(), Cause> {
     let failed = |what: &'static str| move |error: std::io::Error| Cause(format!("cannot {what}: {error}"));
-    bound(parent, cpu_seconds, memory).map_err(|cause| Cause(format!("cannot bound the compiler: {cause}")))?;
+    bound(parent, cpu_seconds, memory).map_err(|cause| Cause(format!("cannot set the compiler's limits: {cause}")))?;
     let mut component = Vec::new();
     std::io::stdin().lock().read_to_end(&mut component).map_err(failed("read the component"))?;
     let code = compile_in_process(&component)?;

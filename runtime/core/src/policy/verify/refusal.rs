@@ -75,7 +75,7 @@ pub enum Refusal {
         answer: IpNet,
     },
     /// A gateway that cannot be reached.
-    #[error("gave the gateway {gateway} to {answer}, which is neither the declared one nor inside {subnet}")]
+    #[error("gave the gateway {gateway} to {answer}, which is neither the range's gateway nor inside {subnet}")]
     GatewayOutside {
         /// The gateway.
         gateway: IpAddr,
@@ -98,14 +98,14 @@ pub enum Refusal {
     },
     /// A gateway that another attachment could get as its address.
     #[error(
-        "leads to the gateway {gateway}, which can be handed out as an address; declare it as the gateway of its range"
+        "uses the gateway {gateway}, which another pod could get as its address; declare it as \"gateway\" of its range"
     )]
     GatewayClaimable {
         /// The gateway.
         gateway: IpAddr,
     },
     /// A gateway that another attachment has as its address.
-    #[error("leads to the gateway {gateway}, which another attachment holds as its address")]
+    #[error("uses the gateway {gateway}, which is the address of another attachment")]
     GatewayClaimed {
         /// The gateway.
         gateway: IpAddr,
@@ -117,7 +117,7 @@ pub enum Refusal {
         answer: IpNet,
     },
     /// Keeps an address for somebody else.
-    #[error("wants to keep the address for {owner:?}, which is none of this attachment's identities ({})", identities.join(", "))]
+    #[error("asked to keep the address for {owner:?}, which is not an identity of this attachment ({})", identities.join(", "))]
     Owner {
         /// The owner.
         owner: String,
@@ -152,7 +152,7 @@ pub enum Refusal {
     },
     /// An undeclared route.
     #[error(
-        "answered with a route to {dst}, which is neither a default route nor one of the network's \"routes\"; the network opens more with \"grants\": {{\"routes\": [\"{dst}\"]}}"
+        "answered with a route to {dst}, which is neither a default route nor one of the network's \"routes\"; to allow it, set \"grants\": {{\"routes\": [\"{dst}\"]}}"
     )]
     RouteUndeclared {
         /// The destination.
@@ -169,7 +169,7 @@ pub enum Refusal {
         gw: IpAddr,
     },
     /// A name server that is not an address.
-    #[error("answered with the name server {text:?}, which is no address")]
+    #[error("answered with the name server {text:?}, which is not an IP address")]
     NameServer {
         /// The text.
         text: String,
@@ -183,7 +183,7 @@ pub enum Refusal {
         text: String,
     },
     /// An undeclared delegate.
-    #[error("chose the delegate {name:?}, which is none of those declared ({})", known.join(", "))]
+    #[error("chose the delegate {name:?}, which is not declared ({})", known.join(", "))]
     NoSuchDelegate {
         /// The name.
         name: String,
@@ -217,5 +217,5 @@ pub enum Refusal {
 }
 
 fn settable_text(settable: &[String]) -> String {
-    if settable.is_empty() { "nothing of it is".to_owned() } else { format!("settable are {}", settable.join(", ")) }
+    if settable.is_empty() { "no key is".to_owned() } else { format!("settable are {}", settable.join(", ")) }
 }

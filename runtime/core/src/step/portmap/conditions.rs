@@ -34,7 +34,7 @@ pub(super) fn read(words: &[String], family: Family) -> Result<Vec<Condition>, S
 }
 
 fn address(text: &str, family: Family) -> Result<IpNet, String> {
-    let bad = || format!("{text:?} is no address or network");
+    let bad = || format!("{text:?} is not an address or network");
     let net = match text.split_once('/') {
         None => IpNet::from(text.parse::<IpAddr>().map_err(|_bad| bad())?),
         // iptables also takes a netmask.
@@ -55,7 +55,7 @@ fn number(text: &str) -> Result<u32, String> {
         None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8),
         None => text.parse(),
     };
-    parsed.map_err(|_bad| format!("{text:?} is no number of 32 bits"))
+    parsed.map_err(|_bad| format!("{text:?} is not a 32-bit number"))
 }
 
 fn ports(text: &str, between: char) -> Result<(u16, u16), String> {
@@ -63,13 +63,13 @@ fn ports(text: &str, between: char) -> Result<(u16, u16), String> {
     let port = |text: &str, open: u16| if text.is_empty() { Ok(open) } else { text.parse() };
     match (port(first, 0), port(last, u16::MAX)) {
         (Ok(first), Ok(last)) if first <= last && !text.is_empty() => Ok((first, last)),
-        _ => Err(format!("{text:?} is no port or range of ports")),
+        _ => Err(format!("{text:?} is not a port or port range")),
     }
 }
 
 fn kind(name: &str) -> Result<u8, String> {
     let found = TYPES.iter().position(|known| known.eq_ignore_ascii_case(name));
-    found.and_then(|at| u8::try_from(at).ok()).ok_or_else(|| format!("{name:?} is no type of address"))
+    found.and_then(|at| u8::try_from(at).ok()).ok_or_else(|| format!("{name:?} is not an address type"))
 }
 
 /// Returns a link's name; `anything` is the wildcard character.
@@ -79,7 +79,7 @@ fn link(text: &str, anything: char) -> Result<String, String> {
         None => (text, ""),
     };
     let fits = !name.is_empty() && name.len() < 16 && !name.contains(['*', '/']) && name.is_ascii();
-    if fits { Ok(format!("{name}{open}")) } else { Err(format!("{text:?} is no name of a link")) }
+    if fits { Ok(format!("{name}{open}")) } else { Err(format!("{text:?} is not a valid link name")) }
 }
 
 // === iptables ===
@@ -103,7 +103,7 @@ impl Iptables<'_> {
     }
 
     fn value(&mut self, option: &str) -> Result<String, String> {
-        self.words.next().cloned().ok_or_else(|| format!("{option} wants a value"))
+        self.words.next().cloned().ok_or_else(|| format!("{option} needs a value"))
     }
 
     fn option(&mut self, option: &str, not: bool) -> Result<Option<Condition>, String> {
@@ -142,7 +142,7 @@ impl Iptables<'_> {
 }
 
 fn unknown(what: &str, known: &str) -> String {
-    format!("condition {what:?} is not understood: weft knows {known}")
+    format!("unsupported condition {what:?}; supported: {known}")
 }
 
 // === nftables ===
@@ -157,7 +157,7 @@ fn tokens(text: &str) -> Result<Vec<String>, String> {
             '"' => rest.chars().skip(1).position(|c| c == '"').map(|at| at + 2).ok_or("a quote is not closed")?,
             _ => rest.find(|c: char| c.is_whitespace() || "{},\"".contains(c)).unwrap_or(rest.len()),
         };
-        let (token, after) = rest.split_at_checked(length).ok_or("a name has odd characters")?;
+        let (token, after) = rest.split_at_checked(length).ok_or("a name has invalid characters")?;
         tokens.push(token.trim_matches('"').to_owned());
         rest = after.trim_start();
     }
@@ -232,7 +232,7 @@ impl Nftables<'_> {
                     mask = number(&self.token("mark &")?)?;
                 }
                 let (not, values) = self.values("mark")?;
-                let [value] = values.as_slice() else { return Err("mark wants one value".to_owned()) };
+                let [value] = values.as_slice() else { return Err("mark needs one value".to_owned()) };
                 Ok(Condition { subject: Subject::Mark { value: number(value)?, mask }, not })
             }
             other => Err(unknown(&format!("meta {other}"), NFTABLES)),
@@ -323,20 +323,20 @@ mod tests {
         for (text, want) in [
             ("-m set --match-set x src", "condition \"-m set\" is not understood"),
             ("-p tcp", "condition \"-p\" is not understood"),
-            ("-s", "-s wants a value"),
-            ("!", "! wants a value"),
+            ("-s", "-s needs a value"),
+            ("!", "! needs a value"),
             ("-s 2001:db8::1 -d 10.0.0.1", "\"10.0.0.1\" is of the other family"),
             ("! --dst-type LOCAL", "host ports are always"),
-            ("-i +", "is no name of a link"),
+            ("-i +", "is not a valid link name"),
             ("ct state new", "condition \"ct\" is not understood"),
-            ("ip ttl 5", "is no address"),
+            ("ip ttl 5", "is not an address"),
             ("ip saddr", "something is missing"),
             ("ip saddr { }", "a set is empty"),
             ("ip saddr { 10.0.0.1", "something is missing"),
             ("iifname \"x", "a quote is not closed"),
             ("ip6 saddr 10.0.0.1", "of the other family"),
-            ("th sport 70000", "is no port"),
-            ("mark 0xfffffffff", "is no number"),
+            ("th sport 70000", "is not a port"),
+            ("mark 0xfffffffff", "is not a 32-bit number"),
         ] {
             let error = shown(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");

@@ -75,7 +75,7 @@ fn test(dir: &Path, tested: &Tested, filter: Option<&str>, update: bool) -> anyh
         }
     }
     if verdicts.is_empty() {
-        bail!("no case in {} is to be run", dir.join("cases").display());
+        bail!("no case in {} matches", dir.join("cases").display());
     }
     Ok(verdicts)
 }

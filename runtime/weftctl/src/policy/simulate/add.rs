@@ -162,7 +162,7 @@ impl Add {
         }
         let (want, candidate) = self.at;
         let Some(net) = self.wants.get(want).and_then(|want| want.get(candidate)).copied() else {
-            return Step::Refused("refused", "it wants no address".to_owned());
+            return Step::Refused("refused", "its decision contains no address".to_owned());
         };
         let full = here.tenth();
         let Some(reuse) = here.cluster.create(net.addr(), &here.life.pod.name, here.now) else {
@@ -198,7 +198,7 @@ impl Add {
             return Step::Refused("repeats", "it offers the same addresses again, and they are taken".to_owned());
         }
         if self.asked >= ASKS {
-            return Step::Refused("contended", format!("others took all that it offered, {ASKS} times"));
+            return Step::Refused("contended", format!("it lost the race for every address {ASKS} times"));
         }
         self.before = std::mem::take(&mut self.wants);
         if self.asked == LIST_AFTER {

@@ -23,7 +23,7 @@ pub(super) fn alive_and_dead(cluster: &mut Cluster) -> Result<()> {
         ensure!(sha256(&site.manifest_by_skopeo(&policy)?)? == digest_of(&policy)?, "skopeo has another manifest");
         cluster.kubectl().apply(&[definition("tiers", Some(&tiers(&policy)))])?;
         for node in cluster.nodes() {
-            agent_says(cluster, node, &[&policy, "is not signed by team"])?;
+            agent_says(cluster, node, &[&policy, "has no signature by team"])?;
         }
         site.sign(&policy, &site.team)?;
         is_ready(cluster, &policy)?;
@@ -87,8 +87,8 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
         };
         start(&[("good-1", "good"), ("lost-1", "lost"), ("stable-1", "stable")])?;
         start(&[("layer-1", "layer"), ("signature-1", "signature")])?;
-        says(cluster, "layer-1", &["the layer of", "was tampered with or is damaged"])?;
-        says(cluster, "signature-1", &["a signature by team", "does not hold"])?;
+        says(cluster, "layer-1", &["the layer of", "digest mismatch"])?;
+        says(cluster, "signature-1", &["a signature by team", "is not valid"])?;
         let before = running(cluster, 3)?;
         for pod in &before {
             let network = format!("default/{}", pod.name.trim_end_matches("-1"));

@@ -340,7 +340,7 @@ impl Worker {
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
                 "it ended without an answer".to_owned()
             }
-            _ => format!("it does not answer as a worker does ({})", clean(&error.to_string(), limits.text_bytes)),
+            _ => format!("its answer is malformed ({})", clean(&error.to_string(), limits.text_bytes)),
         };
         for asked in 0_u32.. {
             let mut socket = Until { socket: &self.socket, deadline };
@@ -354,7 +354,7 @@ impl Worker {
                 exchanges.record(exchange);
             }
         }
-        Err("it asks for ever".to_owned())
+        Err("it exceeded the number of questions".to_owned())
     }
 
     /// Ends the worker if it is still running. Returns how it ended, if that is worth reporting.
