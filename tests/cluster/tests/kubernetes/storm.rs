@@ -1,5 +1,5 @@
-//! Pods start and end while the agents are killed at random instants, and the runtime and kubelet are killed and
-//! restarted.
+//! Pods start and end while the agents and running calls of `weft-pod` are killed at random instants, and the runtime and
+//! kubelet are killed and restarted.
 //!
 //! At the end of every wave each ready pod has every network that it requested; at the end of the trial nothing of a
 //! pod is left on any node.
@@ -24,7 +24,11 @@ const PODS: usize = 14;
 /// no progress.
 const KILLS: usize = 6;
 
-/// What is killed once, besides the agents, while a wave's pods start.
+/// Maximum number of killed calls of `weft-pod` while a wave's pods start, and while they end: the runtime makes each call
+/// again after a pause.
+const CALLS: usize = 6;
+
+/// What is killed once, besides agents and calls, while a wave's pods start.
 #[derive(Debug, Clone, Copy)]
 enum Strike {
     Nothing,
@@ -61,7 +65,7 @@ fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
         |(index, name): (usize, &String)| on(&nodes[index % nodes.len()], pod(name, "lan-a, lan-b, lan-a", &json!({})));
     let pods: Vec<Value> = names.iter().enumerate().map(of).collect();
     let mut there = Vec::new();
-    while_agents_die(|| {
+    while_programs_die(|| {
         cluster.kubectl().apply(&pods)?;
         strike_all(cluster, strike)?;
         there = running(cluster, PODS)?;
@@ -72,18 +76,27 @@ fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
             [("default", "eth0"), ("default/lan-a", "net1"), ("default/lan-b", "net2"), ("default/lan-a", "net3")];
         has_networks(&pod, &networks)?;
     }
-    while_agents_die(|| {
+    while_programs_die(|| {
         cluster.kubectl().delete_pods("default", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
         strike_all(cluster, strike)?;
         super::no_pods(cluster)
     })
 }
 
-/// Kills agents at random instants during `work`, until some have been killed.
-fn while_agents_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Kills agents and calls of `weft-pod` at random instants during `work`, until some have been killed.
+fn while_programs_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let over = AtomicBool::new(false);
     let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
-    let killed = thread::scope(|scope| -> Result<usize> {
+    let (killed, calls) = thread::scope(|scope| -> Result<(usize, usize)> {
+        let mut own = random.fork();
+        let over = &over;
+        let caller = scope.spawn(move || {
+            let mut killed = 0;
+            while killed < CALLS && !over.load(Ordering::Relaxed) {
+                killed += usize::from(kill_a_call(&mut own));
+            }
+            killed
+        });
         let killer = scope.spawn(|| {
             let mut killed = 0;
             while killed < KILLS && (killed == 0 || !over.load(Ordering::Relaxed)) {
@@ -95,9 +108,11 @@ fn while_agents_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
         let done = work();
         over.store(true, Ordering::Relaxed);
         let killed = killer.join().map_err(|_panic| anyhow::anyhow!("the thread that kills agents panicked"))?;
-        done.map(|()| killed)
+        let calls = caller.join().map_err(|_panic| anyhow::anyhow!("the thread that kills calls panicked"))?;
+        done.map(|()| (killed, calls))
     })?;
     ensure!(killed > 0, "no agent was killed");
+    ensure!(calls > 0, "no call of weft-pod was killed");
     Ok(())
 }
 
@@ -123,14 +138,27 @@ fn carry_out(node: &mut Node, strike: Strike) -> Result<()> {
 
 /// Kills one of the running agents. Returns whether there was one.
 fn kill_an_agent(random: &mut fastrand::Rng) -> bool {
-    let agents: Vec<i32> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let command = fs::read(entry.path().join("cmdline")).ok()?;
-            command.starts_with(b"/usr/local/bin/weftctl\0agent\0").then(|| entry.file_name().to_str()?.parse().ok())?
-        })
-        .collect();
-    random.choice(&agents).is_some_and(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok())
+    let agents = processes(b"/usr/local/bin/weftctl\0agent\0");
+    random.choice(&agents).is_some_and(|pid| kill(*pid, Signal::SIGKILL).is_ok())
+}
+
+/// Waits for a call of `weft-pod` and kills every third one, at a random instant of its short life. Returns whether it
+/// was still running.
+fn kill_a_call(random: &mut fastrand::Rng) -> bool {
+    thread::sleep(Duration::from_millis(1));
+    let calls = processes(b"/opt/cni/bin/weft-pod\0");
+    let Some(pid) = random.choice(&calls).filter(|_pid| random.u8(..3) == 0) else { return false };
+    thread::sleep(Duration::from_micros(random.u64(..20_000)));
+    kill(*pid, Signal::SIGKILL).is_ok()
+}
+
+/// Returns the processes whose command line begins with these words.
+fn processes(words: &[u8]) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        // A call has no arguments.
+        command.starts_with(words).then(|| entry.file_name().to_str()?.parse().ok())?
+    });
+    found.map(Pid::from_raw).collect()
 }
