@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubelet_tries_again_is_one_row() {
+    fn retries_of_a_pod_are_one_row() {
         let kept = [
             failure(9, "c3", Some("a/web"), "full"),
             failure(8, "c2", Some("a/web"), "full"),

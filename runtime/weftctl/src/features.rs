@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_build_has_is_named() {
+    fn missing_features_are_named() {
         let of = |words: &[&str]| {
             let small = Command::new("weftctl").subcommand(Command::new("policy").subcommand(Command::new("check")));
             let error = small.arg(Arg::new("json").long("json")).try_get_matches_from(words).unwrap_err();

@@ -48,7 +48,7 @@ fn each_bound_ends_it_and_says_so() {
 }
 
 #[test]
-fn what_is_no_component_is_an_error() {
+fn a_file_that_is_not_a_component_is_an_error() {
     let error = compile(b"\0asm\x0d\0\x01\0nonsense", &Bounds::for_size(16)).expect_err("nonsense");
     assert!(!error.is_empty() && !error.contains("panicked"), "{error}");
 }

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn maths() {
+    fn address_arithmetic() {
         assert_eq!(next(ip("10.1.0.255")), Some(ip("10.1.1.0")));
         assert_eq!(next(ip("255.255.255.255")), None);
         assert_eq!(next(ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")), None);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_takes_a_jump_for_the_others_work() {
+    fn a_revision_jump_after_absence_is_accepted() {
         let history = at_100();
         history.answered(history.mark(), read(100 + JUMP + 1), 1000 + AWAY + 1);
         assert_eq!(history.doubt(), None);

@@ -389,7 +389,7 @@ async fn doubt_a_cell_from_another_history_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_by_name_lies_in_shared_cells() {
+async fn requested_addresses_come_from_shared_cells() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     a.take().await.unwrap();

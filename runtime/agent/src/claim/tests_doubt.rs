@@ -143,7 +143,7 @@ async fn a_freeze_of_a_known_epoch_is_not_joined() {
 /// A node that has not seen the lost writes cannot detect the restore: the node that has
 /// seen them freezes the ledger.
 #[tokio::test]
-async fn who_was_away_relies_on_the_epoch() {
+async fn an_absent_agent_detects_a_freeze_by_its_epoch() {
     let server = Memory::default();
     let (a, b) = machines(&server);
     let backup = server.backup();
@@ -158,7 +158,7 @@ async fn who_was_away_relies_on_the_epoch() {
 }
 
 #[tokio::test]
-async fn what_was_seen_outlives_the_agent() {
+async fn seen_history_survives_a_restart() {
     let server = Memory::default();
     let (a, b) = machines(&server);
     let backup = server.backup();

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lives_is_never_a_candidate() {
+    fn live_entries_are_never_swept() {
         for pod_gone in [true, false] {
             for netns in [Some(true), None] {
                 // A pod deleted from the API while its sandbox is running.
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_signs() {
+    fn each_sweep_reason_needs_its_evidence() {
         assert_eq!(reason(&signs(Some(false), Sandbox::Unknown, false, Duration::ZERO)), Some(Reason::NetnsGone));
         assert_eq!(reason(&signs(Some(true), Sandbox::Unlisted, false, OLD)), Some(Reason::SandboxGone));
         assert_eq!(reason(&signs(Some(true), Sandbox::NotReady, true, Duration::ZERO)), Some(Reason::PodGone));

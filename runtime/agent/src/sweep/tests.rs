@@ -42,7 +42,7 @@ fn sweep(state: &Path, grace: Duration) -> Sweep {
 }
 
 #[test]
-fn what_has_no_namespace_goes_at_the_second_look_and_the_rest_stays() {
+fn entries_without_a_namespace_are_removed_in_the_second_round() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     std::fs::create_dir(&state).unwrap();

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_has_another_byte() {
+    fn different_keys_lock_different_bytes() {
         let keys = [
             key("ab", "c", Role::Attachment),
             key("a", "bc", Role::Attachment),

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off() {
+    fn truncated_datagrams_are_errors() {
         let whole = ending(NLMSG_ERROR, 0, 0, &[]);
         for length in 1..whole.len() {
             let answers: Vec<_> = Answers { rest: &whole[..length] }.collect();

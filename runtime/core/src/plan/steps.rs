@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_beyond_a_plan_is_what_it_does_not_have() {
+    fn remaining_after_returns_ops_that_were_not_applied() {
         let up = Op::LinkUp { link: LinkRef::container("eth0") };
         let port = Op::WaitPort { link: "veth0".to_owned() };
         let pin = Op::PinMac { link: "br0".to_owned() };

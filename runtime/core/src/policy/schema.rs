@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_checks_nothing() {
+    fn an_invalid_schema_is_ignored() {
         assert_eq!(Schema::parse(""), None);
         assert_eq!(Schema::parse("[]"), None);
         for open in ["{}", "true", r#"{"properties": {"a": {}}, "additionalProperties": true}"#] {

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_elsewhere_needs_a_digest() {
+    fn remote_references_need_a_digest() {
         let tagged = PolicyRef::parse("oci://example.org:5000/p:1").expect("the lock file may have a digest for it");
         assert_eq!(tagged, PolicyRef::Tagged("oci://example.org:5000/p:1".to_owned()));
         for reference in ["oci://example.org:5000/p", "configmap://kube-system/policies/mine.wasm"] {

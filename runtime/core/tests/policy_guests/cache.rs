@@ -45,7 +45,7 @@ fn a_hit_needs_no_compiler_and_no_write() {
 }
 
 #[test]
-fn whatever_is_off_is_made_anew() {
+fn unusable_cache_entries_are_recompiled() {
     type Tamper = fn(&State, &PathBuf);
     let off: [(&str, Tamper); 10] = [
         ("one bit of the code flipped", |_, entry| {
@@ -98,7 +98,7 @@ fn a_fifo_in_place_of_an_entry_does_not_hang() {
 }
 
 #[test]
-fn what_is_off_is_named_where_the_compiler_cannot_help() {
+fn unusable_entries_are_reported_without_a_compiler() {
     let (state, policy, entry) = compiled();
     fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
     let error = state
@@ -154,7 +154,7 @@ fn a_component_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn what_is_not_there_says_what_is() {
+fn a_missing_policy_lists_installed_ones() {
     let (state, ..) = compiled();
     let error = state.load(&PolicyRef::shipped("nope").unwrap()).expect_err("not there");
     assert!(matches!(error, PolicyError::NotFound { .. }) && error.to_string().contains("installed are p"), "{error}");

@@ -104,7 +104,7 @@ fn another_contract_version_is_named() {
 }
 
 #[test]
-fn what_is_no_policy_is_said_to_be_none() {
+fn a_component_without_policy_exports_is_refused() {
     let state = State::new();
     for (name, component, text) in [
         ("text", b"hello".to_vec(), "not WebAssembly"),

@@ -33,7 +33,7 @@ fn they_import_the_contract_and_nothing_else() {
 }
 
 #[test]
-fn they_are_small() {
+fn shipped_policies_stay_below_the_size_limit() {
     for name in ALL {
         let size = shipped(name).len();
         assert!(size < 200 << 10, "{name} has {size} bytes");

@@ -53,7 +53,7 @@ fn not_granted_means_refused_by_name() {
 }
 
 #[test]
-fn there_is_nothing_to_see_and_time_stands_still() {
+fn wasi_context_is_empty_and_clocks_are_fixed() {
     let (_state, policy) = granted(false);
     let text = say(&policy, "look").expect("answers");
     assert!(text.starts_with("env [] args [] now Ok(1700000000) random "), "{text}");

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_whereabouts_has_is_taken_until_it_is_not() {
+    async fn imported_claims_follow_whereabouts() {
         let server = Memory::default();
         let both = || vec![given("", "10.0.0.7/24", "a", "s1"), given("lab", "10.0.0.7/24", "b", "s2")];
         let dry = run(&server, both(), &ImportOptions { dry_run: true, ..options() }).await;
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_two_have_is_a_conflict_and_left_alone() {
+    async fn an_address_allocated_twice_is_reported_and_not_imported() {
         let server = Memory::default();
         let machine = Machine::new("node", "m1", &server);
         let nonce = machine.intend(&WEB, &one(), &ReleaseRule::Free);

@@ -65,7 +65,7 @@ fn an_error_leaves_the_entry_as_it_was() {
 }
 
 #[test]
-fn what_only_one_can_have() {
+fn an_exclusive_name_is_refused_to_a_second_entry() {
     let mut disk = OnDisk::new();
     let other = Key { role: Role::Steps, ..key("b") };
     let mut hold = |key: &Key, names: &[&str]| disk.store.amend(key, 5, |_| Ok::<_, ()>(Some(record("plan", names))));

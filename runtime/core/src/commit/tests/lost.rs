@@ -139,7 +139,7 @@ fn a_link_is_no_store() {
 }
 
 #[test]
-fn what_loses_nothing_is_no_loss() {
+fn clean_reboots_are_not_reported_as_loss() {
     // Another program wrote the log back and deleted it, as SQLite does when the last process closes the file.
     let dir = node();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();

@@ -137,7 +137,7 @@ fn a_scan_takes_a_turn_for_each_claim() {
 #[test]
 #[ignore = "prints figures"]
 #[expect(clippy::print_stdout, reason = "they are what it is for")]
-fn figures() {
+fn store_size_per_claim() {
     let v4 = range("10.0.0.0", "10.3.255.255");
     let v6 = range("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff");
     for (name, pool) in [("IPv4", &v4), ("IPv6 /64", &v6)] {

@@ -62,7 +62,7 @@ fn a_reader_sees_everything_and_writes_nothing() {
 }
 
 #[test]
-fn what_is_no_store_is_named_and_left_alone() {
+fn a_foreign_file_is_reported_and_not_changed() {
     type Make<'a> = &'a dyn Fn(&Path);
     let cases: [(&str, Make<'_>); 4] = [
         ("garbage", &|path| fs::write(path, "no database, but long enough to be looked at as one".repeat(50)).unwrap()),

@@ -49,7 +49,7 @@ fn the_parent_must_be_named() {
 }
 
 #[test]
-fn ids() {
+fn vlan_ids_are_bounded() {
     for id in [0, 1, 4094] {
         assert_eq!(call(json!({"master": "eth1", "vlanId": id})).only("create-vlan")[0]["id"], id);
     }

@@ -67,7 +67,7 @@ mod tests {
     use crate::plan::{JoinVrf, LinkAttributes, TuneLink};
 
     #[test]
-    fn what_later_steps_change() {
+    fn check_accepts_changes_of_later_steps() {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
         let set = LinkAttributes { mac: Some(mac), ..LinkAttributes::default() };
         let tune = TuneLink { link: "eth0".to_owned(), set, before: LinkAttributes::default() };

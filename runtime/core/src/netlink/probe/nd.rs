@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_asks_has_nothing() {
+    fn a_solicitation_is_not_a_claim() {
         let from: Ipv6Addr = "fd00::9".parse().unwrap();
         assert_eq!(claimed(&packet((from, solicited_node(address())), SOLICITATION, 0, address(), &[])), None);
         assert_eq!(claimed(&packet((Ipv6Addr::UNSPECIFIED, ALL_NODES), SOLICITATION, 0, address(), &[])), None);

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_an_error() {
+    fn oversized_data_directories_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let deep = (0..20).fold(dir.path().to_owned(), |path, _| path.join("d"));
         fs::create_dir_all(deep).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_hashed_is_what_is_read() {
+    fn guests_read_the_hashed_content() {
         let dir = tempfile::tempdir().unwrap();
         let table = |data: &Data| data.tree.at(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
         fs::create_dir(dir.path().join("d")).unwrap();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_read() {
+    fn special_files_are_not_read() {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let data = Data::read(dir.path()).unwrap();

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out() {
+    fn paths_cannot_leave_the_tree() {
         let (tree, version) = tree();
         for path in ["..", "../secret", "/etc/passwd", "out", "passwd", "..data/../..", "..2026/../../secret"] {
             assert_eq!(tree.find(ROOT, path, true), Err(Lost::Outside), "{path}");

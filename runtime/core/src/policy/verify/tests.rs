@@ -185,7 +185,7 @@ fn old_versions_have_one_address_per_family() {
 }
 
 #[test]
-fn the_rest_of_a_decision() {
+fn routes_and_dns_are_verified() {
     let sound = decision(&[(&["10.1.0.4/24"], None)]);
     let keep = |owner: &str| Decision { release: ReleaseRule::Keep(owner.into()), ..sound.clone() };
     verify("p", &keep("pod:a/b"), &request(), &[]).expect("own identity");

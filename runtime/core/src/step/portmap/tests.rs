@@ -126,7 +126,7 @@ fn conditions_are_kept_by_family() {
 }
 
 #[test]
-fn what_the_reference_refuses() {
+fn portmap_refuses_what_the_reference_refuses() {
     let bad = |conf: Value| plan(conf).unwrap_err().to_string();
     let port = |host: i64, container: i64| json!([{ "hostPort": host, "containerPort": container, "protocol": "tcp" }]);
     for (conf, text) in [

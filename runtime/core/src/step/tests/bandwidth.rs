@@ -49,7 +49,7 @@ fn one_way() {
 }
 
 #[test]
-fn nothing_to_do_needs_nothing() {
+fn bandwidth_without_rates_needs_no_facts() {
     for conf in [json!({}), json!({"ingressRate": 0, "egressBurst": 0}), json!({"runtimeConfig": {"bandwidth": null}})]
     {
         assert_eq!(bandwidth(conf).alone().ops(), json!([]));

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_for_its_name() {
+    fn kept_addresses_are_reserved_for_their_pod() {
         let mut cluster = Cluster::new(&[set()]);
         cluster.create(ip("10.0.0.3"), "db-0", 0);
         cluster.keep("db-0", &["10.0.0.3/28".parse().expect("an address")]);

@@ -263,7 +263,7 @@ mod tests {
 
         /// Changed single bytes do no harm either.
         #[test]
-        fn bent_bytes(at in 0_usize..80, to in any::<u8>()) {
+        fn corrupted_messages_are_errors(at in 0_usize..80, to in any::<u8>()) {
             let mut text = Vec::new();
             put_string(&mut text, "ZONE_ALREADY_SET");
             let mut bytes = reply(ERROR, "s", &text);
