@@ -86,7 +86,7 @@ fn hanging_plugin() -> Result<()> {
     let mut call = world.prepare("ADD", &Attach::eth0("pod"), &conf)?;
     call.env.push(("WEFT_PLUGIN_TIMEOUT".into(), "1".into()));
     let error = world.run(&call, "weft")?.error()?;
-    ensure!(error.code == 11 && error.msg.contains("\"hangs\" did not answer ADD"), "{} {}", error.code, error.msg);
+    ensure!(error.code == 11 && error.msg.contains("\"hangs\" did not finish ADD"), "{} {}", error.code, error.msg);
     ensure!(world.scratch().join("deleted").exists(), "its DEL was not called");
     let child = fs::read_to_string(world.scratch().join("child")).context("read the child's number")?;
     let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();

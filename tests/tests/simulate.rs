@@ -337,7 +337,7 @@ fn refusals_and_traps() -> Result<()> {
 fn wrong_arguments() -> Result<()> {
     let dir = scratch()?;
     for (arguments, words) in [
-        (vec!["--policy", "host-local", "--plot", "plot.gif"], "has to end in .svg or .png"),
+        (vec!["--policy", "host-local", "--plot", "plot.gif"], "must end in .svg or .png"),
         (vec!["--policy", "host-local", "--pod-label", "tier"], "a label is KEY=VALUE"),
         (vec!["--policy", "by-label-delegate"], "only policies that pick addresses"),
         (vec!["--policy", "no-such-policy"], "neither a file nor a shipped policy"),

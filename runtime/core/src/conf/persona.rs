@@ -113,7 +113,7 @@ mod tests {
         let text = Persona::from_argv0(OsStr::new("/bin/calico")).unwrap_err().to_string();
         assert_eq!(
             text,
-            "called as \"calico\", which is none of the names weft answers to: \
+            "unknown program name \"calico\"; weft must be called by one of these names: \
              weft, weft-ipam, weft-pod, multus, multus-shim, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
              portmap, firewall, tuning, bandwidth, sbr, vrf, flannel"
         );

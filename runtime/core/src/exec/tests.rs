@@ -46,7 +46,7 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
     let error = run(&script, "{}", Duration::from_millis(300)).unwrap_err();
     assert_eq!(error.code(), 11);
     let text = error.to_string();
-    assert!(text.starts_with("CNI plugin \"plugin\" did not answer ADD within 0.3 s and was killed"), "{text}");
+    assert!(text.starts_with("CNI plugin \"plugin\" did not finish ADD within 0.3 s and was killed"), "{text}");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(!mark.exists(), "its child lived on");
 }

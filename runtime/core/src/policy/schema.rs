@@ -350,7 +350,7 @@ mod tests {
                 ": the configuration lacks \"type\"",
                 "/ranges/0/subnet: /ranges/0/subnet is \"10.0.0.0\", which does not match \"/[0-9]+$\"",
                 "/ranges/1/subnet: /ranges/1/subnet must be of type string, and is 7",
-                "/release: /release has none of the forms that the policy takes",
+                "/release: /release matches none of the forms that the policy accepts",
                 "/labels/a: /labels/a must be of type string, and is 1",
             ]
         );

@@ -112,7 +112,7 @@ pub(crate) fn silent_agent(mut scene: Scene) -> Result<()> {
     scene.api.behave(|behaviour| behaviour.silent = false);
     rules(json!([{"when": {"command": "STATUS"}, "do": {"sleep_ms": 100_000}}]))?;
     let error = scene.run("STATUS")?.error()?;
-    ensure!(error.code == 50 && error.msg.contains("\"fake\" did not answer STATUS"), "{error:?}");
+    ensure!(error.code == 50 && error.msg.contains("\"fake\" did not finish STATUS"), "{error:?}");
     Ok(())
 }
 
@@ -220,7 +220,7 @@ pub(crate) fn hanging_plugin(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     rules(json!([{"when": {"command": "ADD"}, "do": {"sleep_ms": 100_000}}]))?;
     let error = scene.run("ADD")?.error()?;
-    ensure!(error.code == 11 && error.msg.contains("did not answer ADD within 1 s"), "{error:?}");
+    ensure!(error.code == 11 && error.msg.contains("did not finish ADD within 1 s"), "{error:?}");
     ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
     scene.nothing_left()
 }

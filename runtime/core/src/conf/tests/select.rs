@@ -129,7 +129,7 @@ fn every_mistake_is_named() {
     );
     assert_eq!(
         refused(json!({"delegate": {"type": "ptp"}})),
-        "both \"delegate\" and \"delegates\" are there: keep one of them"
+        "both \"delegate\" and \"delegates\" are set; remove one of them"
     );
     assert!(delegates(json!({"type": "bridge"})).starts_with("delegates[].name is missing"));
     assert!(delegates(json!({"name": "a"})).starts_with("delegates[].type is missing"));

@@ -48,7 +48,7 @@ fn unknown_keys_are_named_with_what_to_do() {
     };
     assert!(text(json!({"foo": 1})).starts_with("unknown key \"foo\": known are cniVersion, "));
     assert_eq!(text(json!({"isGateway": true})), "unknown key \"isGateway\": move it into \"delegate\"");
-    assert!(text(json!({"plugins": []})).starts_with("unknown key \"plugins\": this is a list of plugins"));
+    assert!(text(json!({"plugins": []})).starts_with("unknown key \"plugins\": this is a plugin list"));
     assert_eq!(
         text(json!({"delegate": {"type": "ptp", "bridge": "x"}})),
         "unknown key \"bridge\" in \"delegate\": a ptp knows type, ipMasq, ipMasqBackend, mtu"
@@ -120,7 +120,7 @@ fn duplicates_are_looked_for_where_neighbours_are() {
     for delegate in ["ptp", "dummy", "tap", "ipvlan", "no-such-plugin"] {
         let conf = json!({"delegate": {"type": delegate}, "ipam": ipam, "duplicates": {"detect": true}});
         let text = err(conf).to_string();
-        assert!(text.starts_with("duplicates cannot be had in this network: "), "{delegate}: {text}");
+        assert!(text.starts_with("duplicates cannot be used in this network: "), "{delegate}: {text}");
     }
     let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "duplicates": {"detect": true}});
     let text = err(json!({"ipam": ipam})).to_string();
@@ -146,7 +146,7 @@ fn a_pool_has_the_ranges_and_the_domain() {
     };
     assert_eq!((cluster.blocks, cluster.drawn_on.as_str(), cluster.pool), (Some(blocks), "blue", None));
     let text = err(conf(json!({"type": "host-local", "subnet": "10.0.0.0/24"}))).to_string();
-    assert_eq!(text, "both \"ledger.pool\" and \"ipam.ranges\" are there: keep one of them");
+    assert_eq!(text, "both \"ledger.pool\" and \"ipam.ranges\" are set; remove one of them");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn steps_are_objects_with_a_type_that_exists() {
     assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
     assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
     let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
-    assert!(text.starts_with("unknown step \"nonsense\" in \"steps\": weft has "), "{text}");
+    assert!(text.starts_with("unknown step \"nonsense\" in \"steps\"; known steps: "), "{text}");
 }
 
 #[test]

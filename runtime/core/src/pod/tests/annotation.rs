@@ -65,7 +65,7 @@ fn an_annotation_has_an_end() {
 fn r7_json_must_be_a_list_of_objects() {
     assert!(error("{\"name\": \"a\"}").contains("it is JSON, but not a list"));
     assert!(error("[{\"name\": ").contains("not JSON"));
-    assert!(error("[null, {\"name\": \"a\"}]").contains("element 1: null is no object"));
+    assert!(error("[null, {\"name\": \"a\"}]").contains("element 1: null is not an object"));
     assert!(error("[\"a\"]").contains("element 1: \"a\" is no object"));
     assert!(error("[{\"name\": 1}]").contains("cannot unmarshal number 1 into field name of type string"));
     assert!(read("[]").is_empty());
@@ -98,7 +98,7 @@ fn r11_ips_are_addresses_with_or_without_prefix() {
 fn r12_a_mac_has_six_octets() {
     assert_eq!(one(r#""mac": "02:aa:BB:cc:dd:01""#).mac.as_deref(), Some("02:aa:BB:cc:dd:01"));
     for bad in ["02:aa:bb:cc:dd", "02:aa:bb:cc:dd:01:02:03", "02:aa:bb:cc:dd:zz", "x"] {
-        assert!(error_of(&format!("\"mac\": \"{bad}\"")).contains("is no address of 6 octets"), "{bad}");
+        assert!(error_of(&format!("\"mac\": \"{bad}\"")).contains("is not an address of 6 octets"), "{bad}");
     }
 }
 
@@ -160,7 +160,7 @@ fn r17_one_element_has_the_default_route_which_may_be_empty() {
 #[test]
 fn r18_a_guid_has_eight_octets() {
     assert!(one(r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#).guid.is_some());
-    assert!(error_of(r#""infiniband-guid": "24:8a:07:03:00:8d""#).contains("is no address of 8 octets"));
+    assert!(error_of(r#""infiniband-guid": "24:8a:07:03:00:8d""#).contains("is not an address of 8 octets"));
 }
 
 #[test]

@@ -246,9 +246,13 @@ fn r11_r12_addresses_are_in_cni_args_too() {
 #[test]
 fn r13_names_that_clash_are_refused_before_anything_is_called() {
     let nads = |annotation| Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
-    assert!(nads("a@eth0").error().contains("interface \"eth0\" is used by network default-net already"));
+    assert!(nads("a@eth0").error().contains("interface \"eth0\" is already used by network default-net"));
     // The second one would be net2 by its position.
-    assert!(nads("a@net2, b").error().contains("network default/b: interface \"net2\" is used by network default/a"));
+    assert!(
+        nads("a@net2, b")
+            .error()
+            .contains("network default/b: interface \"net2\" is already used by network default/a")
+    );
 }
 
 #[test]
@@ -517,7 +521,7 @@ fn r17_the_two_annotations_have_one_default_route_together() {
         .nad("default/a", plain("a"))
         .nad("kube-system/other", plain("other"));
     case.annotate(DEFAULT_NETWORK, r#"[{"name": "other", "default-route": ["10.1.0.1"]}]"#);
-    let why = "network default/a: default-route is requested for network kube-system/other already";
+    let why = "network default/a: network kube-system/other already requests default-route";
     assert!(case.error().contains(why), "{}", case.error());
 }
 

@@ -103,10 +103,7 @@ mod tests {
 
     #[test]
     fn every_bad_choice_has_its_own_message() {
-        assert_eq!(
-            refused("wan", &[]),
-            "policy \"p\" chose the delegate \"wan\", which is which is not declared (nat, lan)"
-        );
+        assert_eq!(refused("wan", &[]), "policy \"p\" chose the delegate \"wan\", which is not declared (nat, lan)");
         assert!(refused("LAN", &[]).contains("which is not declared"), "names are exact");
         assert_eq!(
             refused("lan", &[("master", "\"eth9\"")]),

@@ -98,7 +98,7 @@ fn every_bad_candidate_has_its_own_message() {
             "10.1.0.4 for two addresses at once (numbers 0 and 1)",
         ),
         (&[(&["10.1.0.4/24"], Some("2001:db8::1"))], "of another address family"),
-        (&[(&["10.1.0.4/24"], Some("10.2.0.1"))], "neither the declared one nor inside 10.1.0.0/24"),
+        (&[(&["10.1.0.4/24"], Some("10.2.0.1"))], "neither the range's gateway nor inside 10.1.0.0/24"),
         (&[(&["10.1.0.4/24"], Some("10.1.0.4"))], "itself as its gateway"),
     ];
     for (wants, text) in cases {
@@ -191,7 +191,7 @@ fn routes_and_dns_are_verified() {
     verify("p", &keep("pod:a/b"), &request(), &[]).expect("own identity");
     assert!(
         refusal(&keep("pod:x/y"), &request(), &[])
-            .contains("none of this attachment's identities (pod:a/b, container:c)")
+            .contains("not an identity of this attachment (pod:a/b, container:c)")
     );
 
     let route = |route: Route| Decision { routes: vec![route], ..sound.clone() };

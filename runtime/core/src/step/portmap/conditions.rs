@@ -321,14 +321,14 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_an_error() {
         for (text, want) in [
-            ("-m set --match-set x src", "condition \"-m set\" is not understood"),
-            ("-p tcp", "condition \"-p\" is not understood"),
+            ("-m set --match-set x src", "unsupported condition \"-m set\""),
+            ("-p tcp", "unsupported condition \"-p\""),
             ("-s", "-s needs a value"),
             ("!", "! needs a value"),
             ("-s 2001:db8::1 -d 10.0.0.1", "\"10.0.0.1\" is of the other family"),
             ("! --dst-type LOCAL", "host ports are always"),
             ("-i +", "is not a valid link name"),
-            ("ct state new", "condition \"ct\" is not understood"),
+            ("ct state new", "unsupported condition \"ct\""),
             ("ip ttl 5", "is not an address"),
             ("ip saddr", "something is missing"),
             ("ip saddr { }", "a set is empty"),

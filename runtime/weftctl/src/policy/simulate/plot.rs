@@ -20,7 +20,7 @@ pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("svg" | "png") => Ok(path),
-        _ => Err("its name has to end in .svg or .png".to_owned()),
+        _ => Err("its name must end in .svg or .png".to_owned()),
     }
 }
 

@@ -137,7 +137,7 @@ fn a_worker_that_fails_is_an_error_and_is_gone() {
                 drop(asked);
                 end(0)
             },
-            "as a worker does",
+            "its answer is malformed",
         ),
     ];
     for (run, words) in cases {
