@@ -21,7 +21,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::error::NetlinkError;
 use super::fault::{Doing, Fault};
-use super::locate::Place;
+use super::locate::{Match, Place};
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Rtnl, change};
 use super::sysfs::{Sysfs, Target};
@@ -153,7 +153,8 @@ impl Executor {
         let Some(index) = index else { return Ok(()) };
         // Its index may differ there, but not its kind or permanent address.
         let fits = |link: &Link, _host| {
-            is_taken(op, Some(link.index), link) && (link.index == index || op.hardware == hardware(link))
+            let is_it = is_taken(op, Some(link.index), link) && (link.index == index || op.hardware == hardware(link));
+            if is_it { Match::Whole } else { Match::No }
         };
         match self.locate_elsewhere(&op.name, index, &fits)? {
             Place::Elsewhere(..) => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: true }),

@@ -5,6 +5,11 @@
 //! was made ([`Plan::link_index`](crate::plan::Plan)), its kind, and its parent on the host. A link that is in none of
 //! the namespaces to which it can have been moved is gone. Only then may its address be given to another attachment.
 //!
+//! The plan has the parent's name, and the host may have renamed the parent since, given its name to another link, or
+//! moved it to another namespace. A child of a link outside the container is none that the container made, so under
+//! the chosen index it is the one, whatever its parent is called now. Elsewhere, the name only tells what is certain
+//! from what is not.
+//!
 //! Limitation: only one move is followed. A container that can create namespaces can move a link from the second one to
 //! a third and then end the second.
 
@@ -55,12 +60,36 @@ struct Parent {
 
 /// Returns whether a link of the container, or of a namespace to which it can have been moved, matches in everything
 /// but its index. The number is that of the host's namespace.
-type Fits<'a> = dyn Fn(&Link, Option<Nsid>) -> bool + 'a;
+type Fits<'a> = dyn Fn(&Link, Option<Nsid>) -> Match + 'a;
+
+/// How well a link matches what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Match {
+    /// In everything.
+    Whole,
+    /// In everything but the name of its parent, which has changed since.
+    ButParent,
+    /// It is another link.
+    No,
+}
 
 impl Parent {
     fn is_of(&self, link: &Link, host: Option<Nsid>) -> bool {
         let same_index = self.indexes.is_empty() || link.other.is_some_and(|other| self.indexes.contains(&other));
         same_index && link.other_netns.is_some() && link.other_netns == host
+    }
+}
+
+impl Match {
+    /// Compares a link with what is wanted. The kernel alone decides whether a link has a parent in another namespace.
+    fn of(link: &Link, host: Option<Nsid>, kind: &str, parent: Option<&Parent>) -> Self {
+        match parent {
+            _ if link.kind != kind => Self::No,
+            None => Self::Whole,
+            Some(parent) if parent.is_of(link, host) => Self::Whole,
+            Some(_) if link.other_netns.is_some() => Self::ButParent,
+            Some(_) => Self::No,
+        }
     }
 }
 
@@ -77,21 +106,31 @@ impl Executor {
             return Ok(named.filter(|link| !own(link)).map_or(Place::Gone, Place::Here));
         };
         let parent = self.parent(wanted)?;
-        let fits = |link: &Link, host| {
-            link.kind == wanted.kind && parent.as_ref().is_none_or(|parent| parent.is_of(link, host))
-        };
+        let fits = |link: &Link, host| Match::of(link, host, wanted.kind, parent.as_ref());
         let found = container.link(Lookup::Index(index)).doing(doing)?;
         // Do this after the lookup, which makes the kernel number the host's namespace.
         let host = host_nsid(container)?;
-        if let Some(found) = found.filter(|found| fits(found, host)) {
-            return Ok(Place::Here(found));
+        let mut unclear = false;
+        if let Some(found) = found {
+            match fits(&found, host) {
+                Match::Whole => return Ok(Place::Here(found)),
+                Match::ButParent if found.other_netns == host => return Ok(Place::Here(found)),
+                // Its parent left the host.
+                Match::ButParent => unclear = true,
+                Match::No => {}
+            }
         }
         match self.locate_elsewhere(wanted.name, index, &fits)? {
+            Place::Gone if unclear => Ok(Place::Unclear),
             // If it was moved away and back, it may have another index, assigned by the kernel. An index chosen by a
             // plan belongs to another attachment that uses the same namespace.
             Place::Gone => {
-                let may_be = |named: &Link| fits(named, host) && !Plan::is_chosen_index(named.index);
-                Ok(by_name()?.filter(may_be).map_or(Place::Gone, Place::Here))
+                let named = by_name()?.filter(|named| !Plan::is_chosen_index(named.index));
+                Ok(match named.map(|named| (fits(&named, host), named)) {
+                    Some((Match::Whole, named)) => Place::Here(named),
+                    Some((Match::ButParent, _)) => Place::Unclear,
+                    Some((Match::No, _)) | None => Place::Gone,
+                })
             }
             found => Ok(found),
         }
@@ -120,11 +159,14 @@ impl Executor {
         }
         let host = host_nsid(container)?;
         for (netns, links) in found {
-            for link in links.into_iter().filter(|link| fits(link, host)) {
-                if link.index == index {
-                    return Ok(Place::Elsewhere(netns, link));
+            for link in links {
+                match fits(&link, host) {
+                    Match::Whole if link.index == index => return Ok(Place::Elsewhere(netns, link)),
+                    Match::Whole => unclear = true,
+                    // An index chosen by another plan belongs to another attachment.
+                    Match::ButParent => unclear |= link.index == index || !Plan::is_chosen_index(link.index),
+                    Match::No => {}
                 }
-                unclear = true;
             }
         }
         Ok(if unclear { Place::Unclear } else { Place::Gone })

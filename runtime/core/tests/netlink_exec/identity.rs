@@ -25,6 +25,11 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("identity::vlan", lacks("vlan", "no vlan in this kernel"), || every_trick(&vlan())),
         ("identity::dummy", lacks("dummy", "no dummy in this kernel"), || every_trick(&dummy())),
         ("identity::tap", tap, || every_trick(&tap_device())),
+        ("identity::parent_of_a_macvlan_renamed", None, || every_parent(&macvlan())),
+        ("identity::parent_of_an_ipvlan_renamed", lacks("ipvlan", "no ipvlan in this kernel"), || {
+            every_parent(&ipvlan())
+        }),
+        ("identity::parent_of_a_vlan_renamed", lacks("vlan", "no vlan in this kernel"), || every_parent(&vlan())),
         ("identity::parent_of_an_impostor", None, parent_of_an_impostor),
         ("identity::child_of_a_macvlan", None, child_of_a_macvlan),
         ("identity::link_of_a_later_attachment", None, link_of_a_later_attachment),
@@ -159,6 +164,45 @@ fn every_trick(op: &Op) {
     nested.sh("ip link del eth0");
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0], "gone at last");
     assert!(nested.link("taken").is_some());
+}
+
+/// What the host can do with the parent of a link: as long as the link lives, no DEL says that it is gone.
+fn every_parent(op: &Op) {
+    let plan = with_index(op);
+    let unclear = |wrong: &[String]| wrong.len() == 1 && wrong[0].contains("may be in another network namespace");
+
+    // Another link has its name now.
+    let (host, pod) = spaces();
+    make(&host, &pod, &plan);
+    host.sh("ip link set up0 down && ip link set up0 name lan0 && ip link set lan0 up");
+    host.sh("ip link add up0 type veth peer name up2");
+    assert!(has_it(&pod), "it does not care");
+    assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
+    assert!(!has_it(&pod), "found though its parent has another name");
+
+    // The container moves it then: nobody can tell whether it is the one.
+    let nested = Ns::new();
+    host.sh("ip link del up0 && ip link set lan0 down && ip link set lan0 name up0 && ip link set up0 up");
+    make(&host, &pod, &plan);
+    host.sh("ip link set up0 down && ip link set up0 name lan0 && ip link set lan0 up");
+    host.sh("ip link add up0 type veth peer name up2");
+    pod.sh(&format!("ip link set eth0 netns {}", netns_of(&nested)));
+    let wrong = tear_down(&host, Some(&pod), &plan);
+    assert!(unclear(&wrong) && has_it(&nested), "{wrong:?}");
+    nested.sh("ip link del eth0");
+    assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0], "gone at last");
+
+    // The host moves the parent to another namespace, and back.
+    let (host, pod) = spaces();
+    let away = Ns::new();
+    make(&host, &pod, &plan);
+    host.sh(&format!("ip link set up0 netns {}", netns_of(&away)));
+    assert!(has_it(&pod), "the kernel keeps it");
+    let wrong = tear_down(&host, Some(&pod), &plan);
+    assert!(unclear(&wrong) && has_it(&pod), "{wrong:?}");
+    away.sh(&format!("ip link set up0 netns {}", netns_of(&host)));
+    assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
+    assert!(!has_it(&pod));
 }
 
 /// A macvlan that the container made, with the index and the name of one that it moved away.
