@@ -279,7 +279,7 @@ fn two_gateways() -> Result<()> {
 }
 
 fn clashes() -> Result<()> {
-    let (_installation, world) = World::installed()?;
+    let (installation, world) = World::installed()?;
     let dir = world.scratch().join("net.d");
     fs::create_dir(&dir).context("create net.d")?;
     let one = stock(json!({ "type": "host-local", "subnet": "10.65.0.0/16" }));
@@ -293,5 +293,33 @@ fn clashes() -> Result<()> {
         "{reported:?}"
     );
     ensure!(checked(&world, &one, &["--conf-dir", &dir])?.is_empty(), "one set of books");
+    // doctor looks at the node's own files.
+    let doctor = || -> Result<Vec<Value>> {
+        let mut command = std::process::Command::new(installation.weftctl());
+        command.args(["--json", "--state-dir"]).arg(world.state()).args(["doctor", "--conf-dir", &dir]);
+        let output = process::output(&world.place()?, command, b"", std::time::Duration::from_secs(60))?;
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| output.text())?;
+        Ok(findings.into_iter().filter(|finding| finding["what"] == "networks").collect())
+    };
+    ensure!(doctor()?.is_empty(), "one network clashes with itself");
+    let second = world.scratch().join("net.d/20-other.conf");
+    fs::write(&second, other.to_string()).context("write a configuration")?;
+    let found = doctor()?;
+    ensure!(found.len() == 1 && found[0]["state"] == "warn", "{found:?}");
+    for part in ["10-one.conf", "20-other.conf", "10.65.7.0/24", "bridge mis0"] {
+        ensure!(found[0]["detail"].to_string().contains(part), "{part}: {found:?}");
+    }
+    ensure!(found[0]["remedy"].to_string().contains("other ranges"), "{found:?}");
+    // The usual way to share a subnet: a part for each.
+    let part = |name: &str, first: &str, last: &str| {
+        let mut conf =
+            stock(json!({ "type": "host-local", "subnet": "10.65.0.0/16", "rangeStart": first, "rangeEnd": last }));
+        conf["name"] = json!(name);
+        conf
+    };
+    let (one, other) = (part("mis", "10.65.1.1", "10.65.1.254"), part("other", "10.65.2.1", "10.65.2.254"));
+    fs::write(world.scratch().join("net.d/10-one.conf"), one.to_string()).context("write a configuration")?;
+    fs::write(&second, other.to_string()).context("write a configuration")?;
+    ensure!(doctor()?.is_empty() && checked(&world, &other, &["--conf-dir", &dir])?.is_empty(), "they do not overlap");
     Ok(())
 }

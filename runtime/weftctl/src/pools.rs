@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -13,7 +14,10 @@ use weft_core::conf::scope_of;
 /// Suffixes of network configurations.
 const SUFFIXES: [&str; 3] = ["conf", "conflist", "json"];
 
-/// A subnet of a network.
+/// Addresses from the first to the last one.
+type Span = (IpAddr, IpAddr);
+
+/// Addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pool {
     /// The file of its configuration.
@@ -24,7 +28,7 @@ struct Pool {
     scope: String,
     /// The host's link that its containers share, such as `bridge cni0`.
     link: String,
-    subnet: IpNet,
+    span: Span,
 }
 
 /// The pools of a node's networks.
@@ -75,14 +79,14 @@ impl Pools {
                 .filter(|ledger| text(ledger, "type").is_some_and(|kind| kind != "node"))
                 .map(|ledger| format!("cluster/{}", text(ledger, "domain").unwrap_or("default")));
             let scope = domain.next_back().unwrap_or_else(|| scope_of(network, text(own, "dataDir")));
-            for subnet in subnets(ipam) {
+            for span in spans(ipam) {
                 self.0.push(Pool {
                     file: file.to_owned(),
                     plugin: text(plugin, "type").unwrap_or_default().to_owned(),
                     network: network.to_owned(),
                     scope: scope.clone(),
                     link: link.clone(),
-                    subnet,
+                    span,
                 });
             }
         }
@@ -92,8 +96,9 @@ impl Pools {
     pub(crate) fn clashes(&self) -> Vec<Clash> {
         let mut clashes: Vec<Clash> = Vec::new();
         for (at, one) in self.0.iter().enumerate() {
-            let clash =
-                |other: &&Pool| other.link == one.link && other.scope != one.scope && overlap(one.subnet, other.subnet);
+            let clash = |other: &&Pool| {
+                other.link == one.link && other.scope != one.scope && common(one.span, other.span).is_some()
+            };
             for other in self.0.iter().skip(at + 1).filter(clash) {
                 clashes.push(Clash { one: one.clone(), other: other.clone() });
             }
@@ -119,8 +124,8 @@ impl Clash {
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { one, other } = self;
-        let subnet = if one.subnet.prefix_len() > other.subnet.prefix_len() { one.subnet } else { other.subnet };
-        let (first, second) = match one.network == other.network {
+        let both = shown(common(one.span, other.span).unwrap_or(one.span));
+        let (here, there) = match one.network == other.network {
             true => (format!("the network {:?} in {} and", one.network, one.file), format!("in {}", other.file)),
             false => (
                 format!("the networks {:?} ({})", one.network, one.file),
@@ -129,14 +134,27 @@ impl fmt::Display for Clash {
         };
         write!(
             f,
-            "{first} {second} both give out {subnet} on the {}, and neither knows what the other gave out: an address can be given out twice; use ranges that do not overlap, or one network name (and dataDir)",
+            "{here} {there} both give out {both} on the {}, and neither knows what the other gave out: an address can be given out twice; use ranges that do not overlap, or one network name (and dataDir)",
             one.link
         )
     }
 }
 
-fn overlap(one: IpNet, other: IpNet) -> bool {
-    one.contains(&other) || other.contains(&one)
+/// Shows addresses as a subnet if they are one.
+fn shown((first, last): Span) -> String {
+    let lengths = 0..=if first.is_ipv4() { 32 } else { 128 };
+    let mut subnets = lengths.filter_map(|length| IpNet::new(first, length).ok());
+    match subnets.find(|net| net.network() == first && net.broadcast() == last) {
+        Some(net) => net.to_string(),
+        None => format!("{first} to {last}"),
+    }
+}
+
+/// Returns the addresses that are in both.
+fn common(one: Span, other: Span) -> Option<Span> {
+    let same = one.0.is_ipv4() == other.0.is_ipv4();
+    let both = (one.0.max(other.0), one.1.min(other.1));
+    (same && both.0 <= both.1).then_some(both)
 }
 
 fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -165,16 +183,26 @@ fn promoted(conf: &Value) -> Option<&Value> {
     monitor.get("ipam")
 }
 
-/// Returns every subnet of the ranges in an `ipam` object.
-fn subnets(ipam: &Value) -> BTreeSet<IpNet> {
+/// Returns the addresses of every range in an `ipam` object, and the single ones of `static`.
+fn spans(ipam: &Value) -> BTreeSet<Span> {
     let mut found = BTreeSet::new();
-    let mut note = |range: &Value| found.extend(text(range, "subnet").and_then(|text| text.parse::<IpNet>().ok()));
-    note(ipam);
+    found.extend(span(ipam));
     for set in ipam.get("ranges").and_then(Value::as_array).into_iter().flatten() {
         let ranges = set.get("ranges").unwrap_or(set);
-        ranges.as_array().into_iter().flatten().for_each(&mut note);
+        found.extend(ranges.as_array().into_iter().flatten().filter_map(span));
     }
+    let single = |item: &Value| text(item, "address")?.parse::<IpNet>().ok().map(|net| (net.addr(), net.addr()));
+    found.extend(ipam.get("addresses").and_then(Value::as_array).into_iter().flatten().filter_map(single));
     found
+}
+
+/// Returns the addresses of a range: its subnet, or what `rangeStart` and `rangeEnd` leave of it.
+fn span(range: &Value) -> Option<Span> {
+    let subnet = text(range, "subnet")?.parse::<IpNet>().ok()?;
+    let end = |key| text(range, key).and_then(|text| text.parse::<IpAddr>().ok()).map(|end| end.to_canonical());
+    let within = |end: IpAddr| Some(end).filter(|end| subnet.contains(end));
+    let first = end("rangeStart").and_then(within).unwrap_or(subnet.network());
+    Some((first, end("rangeEnd").and_then(within).unwrap_or(subnet.broadcast())))
 }
 
 #[cfg(test)]
@@ -204,6 +232,27 @@ mod tests {
         for part in ["\"a\" (0.conf)", "\"b\" (1.conf)", "10.1.2.0/24", "bridge br0"] {
             assert!(found[0].contains(part), "{part}: {}", found[0]);
         }
+    }
+
+    #[test]
+    fn parts_of_one_subnet_clash_only_where_they_overlap() {
+        let part = |name: &str, first: &str, last: &str| {
+            let mut conf = bridge(name, "br0", "10.1.0.0/16");
+            conf["ipam"]["ranges"][0][0]["rangeStart"] = json!(first);
+            conf["ipam"]["ranges"][0][0]["rangeEnd"] = json!(last);
+            conf
+        };
+        let one = part("a", "10.1.1.1", "10.1.1.254");
+        assert!(clashes(&[one.clone(), part("b", "10.1.2.1", "10.1.2.254")]).is_empty());
+        let found = clashes(&[one.clone(), part("b", "10.1.1.200", "10.1.2.254")]);
+        assert!(found.len() == 1 && found[0].contains("10.1.1.200 to 10.1.1.254"), "{found:?}");
+        assert_eq!(clashes(&[one.clone(), bridge("b", "br0", "10.1.0.0/16")]).len(), 1);
+        let fixed = |address: &str| {
+            json!({"name": "s", "type": "bridge", "bridge": "br0",
+                   "ipam": {"type": "static", "addresses": [{"address": address}]}})
+        };
+        assert_eq!(clashes(&[one.clone(), fixed("10.1.1.7/16")]).len(), 1);
+        assert!(clashes(&[one, fixed("10.1.3.7/16")]).is_empty());
     }
 
     #[test]
