@@ -77,7 +77,7 @@ pub(super) fn declared(config: &str) -> Vec<(IpNet, Option<IpAddr>)> {
 }
 
 /// Returns a value like the policies do: an exact key takes precedence over one that differs in case.
-fn get<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+pub(super) fn get<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     let in_other_case = || object.as_object()?.iter().find(|(name, _value)| name.eq_ignore_ascii_case(key));
     object.get(key).or_else(|| in_other_case().map(|(_name, value)| value))
 }

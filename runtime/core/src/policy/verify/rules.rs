@@ -64,8 +64,8 @@ fn shown(request: &Request, singles: &[IpNet]) -> String {
 /// Returns whether `addresses` of an `ipam` object name a gateway.
 pub(super) fn names_gateway(config: &str, gateway: IpAddr) -> bool {
     let config: Value = serde_json::from_str(config).unwrap_or_default();
-    let addresses = config.get("addresses").and_then(Value::as_array).into_iter().flatten();
-    let mut named = addresses.filter_map(|item| item.get("gateway")?.as_str()?.parse::<IpAddr>().ok());
+    let addresses = routes::get(&config, "addresses").and_then(Value::as_array).into_iter().flatten();
+    let mut named = addresses.filter_map(|item| routes::get(item, "gateway")?.as_str()?.parse::<IpAddr>().ok());
     named.any(|named| named.to_canonical() == gateway)
 }
 

@@ -142,6 +142,16 @@ fn a_single_has_a_named_gateway() {
     assert!(ask("192.0.2.9").expect_err("another single").contains("which another pod could get"));
 }
 
+/// The stock plugin reads keys in any case, and an exact one first.
+#[test]
+fn a_gateway_beside_an_address_is_read_like_the_policy_reads_it() {
+    let named = |config: &str| rules::names_gateway(config, ip("10.0.0.1"));
+    assert!(named(r#"{"addresses": [{"address": "10.0.0.1/24", "gateway": "10.0.0.1"}]}"#));
+    assert!(named(r#"{"Addresses": [{"Address": "10.0.0.1/24", "GateWay": "10.0.0.1"}]}"#));
+    assert!(!named(r#"{"Addresses": [{"gateway": "10.0.0.1"}], "addresses": [{"gateway": "10.0.0.2"}]}"#));
+    assert!(!named(r#"{"addresses": [{"Gateway": "10.0.0.1", "gateway": "10.0.0.2"}]}"#));
+}
+
 #[test]
 fn what_a_plan_puts_on_the_host_is_a_gateway() {
     let request = request();
