@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("nsenter"), Need::Tool("unshare")];
     let mut suite = Suite::new();
     suite.test("what_cannot_be_seen_is_not_removed", &needs, not_removed);
+    suite.test("a_pod_of_which_another_try_cannot_be_seen_is_left_alone", &needs, other_try);
     suite.run()
 }
 
@@ -77,5 +78,28 @@ fn not_removed() -> Result<()> {
     let reply = world.run(&call, "weft")?;
     ensure!(reply.ok(), "{}", String::from_utf8_lossy(&reply.stdout));
     ensure!(world.claims()?.is_empty(), "its DEL left the claim");
+    Ok(())
+}
+
+/// weft itself in another PID namespace, as below an agent in a container: it cannot see that the earlier try of the pod
+/// still runs, and takes nothing from it.
+fn other_try() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let process = Process::new(world.container("a")?.path())?;
+    let path = format!("/proc/{}/ns/net", process.0.id());
+    let entered = || -> Result<bool> { Ok(std::fs::read_link(&path)? != std::fs::read_link("/proc/self/ns/net")?) };
+    weft_kit::dhcp::wait(Duration::from_secs(60), "a process in the container", entered)?;
+    let args = Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=4711");
+    let mut call = world.prepare("ADD", &Attach { args, ..Attach::eth0("a") }, &conf())?;
+    call.netns = Some(path);
+    world.run(&call, "weft")?.result()?;
+    let script = world.scratch().join("elsewhere");
+    let weft = world.plugin("weft").display().to_string();
+    std::fs::write(&script, format!("#!/bin/sh\nexec unshare --pid --fork --kill-child --mount-proc {weft}\n"))?;
+    process::run(&process::Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
+    let call = world.prepare("ADD", &Attach { args, ..Attach::eth0("b") }, &conf())?;
+    call.run(&script, &world.place()?)?.result()?;
+    ensure!(world.container("a")?.line("ip link show eth0").is_ok(), "the running try has lost its link");
+    ensure!(world.claims()? == ["10.63.0.2", "10.63.0.3"], "{:?}", world.claims()?);
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::error::AttachError;
 use super::liveness::{self, NetnsState};
 use super::lock::Lock;
 use super::node::Node;
-use super::{record, remove};
+use super::remove;
 use crate::journal::Entry;
 use crate::store::Role;
 
@@ -25,7 +25,8 @@ pub(super) fn earlier_tries(node: &mut Node<'_>, call: &Call) -> Result<(), Atta
     let others = entries.into_iter().filter(|entry| entry.key != key && entry.key.role == key.role);
     let owner = format!("uid:{}/{}", pod.uid, call.env.ifname);
     for entry in others {
-        if !is_left_over(&entry)? {
+        // If it cannot be inspected, it is not known to be gone.
+        if liveness::netns_state(&entry) != NetnsState::Gone {
             continue;
         }
         let _lock = Lock::for_takeover(&node.context.state_dir, &entry.key)?;
@@ -51,10 +52,4 @@ fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Re
         problems.extend(remove::clear_mark(node, &entry.key));
     }
     Ok(problems)
-}
-
-fn is_left_over(entry: &Entry) -> Result<bool, AttachError> {
-    let identity = record::plan(entry)?.and_then(|plan| plan.container);
-    // If it cannot be inspected, it is not known to be gone.
-    Ok(liveness::state_of(&entry.record.netns, identity.as_deref()).is_ok_and(|state| state == NetnsState::Gone))
 }
