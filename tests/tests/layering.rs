@@ -40,6 +40,7 @@ const BANNED: &[&str] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("every-file-says-what-it-owns", &[], || every_file(&opens_with_a_purpose));
+    suite.test("modes", &[], modes);
     suite.test("file-sizes", &[], || every_file(&short_enough));
     suite.test("dhcp-does-no-io", &[], dhcp_does_no_io);
     suite.test("namespaces", &[], namespaces);
@@ -68,6 +69,32 @@ fn namespaces() -> Result<()> {
                 wrong.push(format!("{name}: {call} belongs into netlink/netns.rs"));
             }
         }
+    }
+    all_well(wrong)
+}
+
+/// The modes of weft's own files and directories are written in one place.
+fn modes() -> Result<()> {
+    const OWNER: &str = "runtime/core/src/private.rs";
+    let mut wrong = Vec::new();
+    let mut owner = 0;
+    for file in rust_files(&repository().join("runtime"))? {
+        let name = short(&file);
+        if is_test(&file) || name.contains("/tests/") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let code = text.lines().take_while(|line| line.trim() != "mod tests {");
+        let literal = |line: &&str| ["0o700", "0o600"].iter().any(|mode| line.contains(mode));
+        let found: Vec<&str> = code.filter(literal).collect();
+        if name == OWNER {
+            owner = found.len();
+        } else {
+            wrong.extend(found.iter().map(|line| format!("{name}: {} belongs into {OWNER}", line.trim())));
+        }
+    }
+    if owner != 2 {
+        bail!("{OWNER} has {owner} modes: the file has moved");
     }
     all_well(wrong)
 }

@@ -37,6 +37,7 @@ pub mod netlink;
 pub mod plan;
 pub mod pod;
 pub mod policy;
+pub mod private;
 pub(crate) mod random;
 pub mod step;
 pub mod store;

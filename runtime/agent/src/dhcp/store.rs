@@ -103,13 +103,18 @@ impl LeaseStore {
     pub(crate) fn open(state: &Path) -> anyhow::Result<Self> {
         let path = state.join(FILE);
         let shown = path.display();
-        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
-            .create(state)
-            .with_context(|| format!("cannot make {}", state.display()))?;
+        std::os::unix::fs::DirBuilderExt::mode(
+            std::fs::DirBuilder::new().recursive(true),
+            weft_core::private::DIRECTORY,
+        )
+        .create(state)
+        .with_context(|| format!("cannot make {}", state.display()))?;
         // SQLite would create it with the umask's mode.
-        let file =
-            std::os::unix::fs::OpenOptionsExt::mode(std::fs::OpenOptions::new().append(true).create(true), 0o600)
-                .open(&path);
+        let file = std::os::unix::fs::OpenOptionsExt::mode(
+            std::fs::OpenOptions::new().append(true).create(true),
+            weft_core::private::FILE,
+        )
+        .open(&path);
         drop(file.with_context(|| format!("cannot make {shown}"))?);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags).with_context(|| format!("cannot open {shown}"))?;

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     if let Some(dir) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        let made = DirBuilder::new().recursive(true).mode(weft_core::private::DIRECTORY).create(dir);
         made.with_context(|| format!("cannot make {}", dir.display()))?;
     }
     match path.symlink_metadata() {
@@ -53,7 +53,7 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
     // Until now anybody may have connected: the check of the peer's uid refuses them.
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))
+    std::fs::set_permissions(path, Permissions::from_mode(weft_core::private::FILE))
         .with_context(|| format!("cannot set the mode of {shown}"))?;
     Ok(listener)
 }

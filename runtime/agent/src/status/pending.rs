@@ -54,7 +54,12 @@ impl Pending {
     fn write(&self, request: &StatusRequest) -> io::Result<()> {
         let path = self.path(request);
         let part = path.with_extension("part");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(weft_core::private::FILE)
+            .open(&part)?;
         file.write_all(&serde_json::to_vec(request)?)?;
         file.sync_all()?;
         fs::rename(&part, &path)

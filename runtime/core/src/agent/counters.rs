@@ -89,7 +89,7 @@ impl Collector {
     }
 
     fn make(&self) -> io::Result<()> {
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.file).map(drop)
+        OpenOptions::new().create(true).append(true).mode(crate::private::FILE).open(&self.file).map(drop)
     }
 
     /// Adds the counts since the last collection. A call that opened the file before it was renamed may be counted next

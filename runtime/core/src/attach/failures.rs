@@ -122,7 +122,7 @@ pub(super) fn add_monitor(record: &Path, monitor: MonitorTrace) {
 
 fn write(state_dir: &Path, text: &[u8]) -> io::Result<PathBuf> {
     let dir = state_dir.join(DIRECTORY);
-    match DirBuilder::new().mode(0o700).create(&dir) {
+    match DirBuilder::new().mode(crate::private::DIRECTORY).create(&dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
@@ -142,7 +142,7 @@ fn write(state_dir: &Path, text: &[u8]) -> io::Result<PathBuf> {
 fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
     let temporary = dir.join(format!(".{}", name.trim_end_matches(SUFFIX)));
     let path = dir.join(name);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(crate::private::FILE).open(&temporary)?;
     let written = file.write_all(text).and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         fs::remove_file(&temporary).ok();

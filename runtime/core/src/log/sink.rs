@@ -42,7 +42,7 @@ impl LogFile {
 }
 
 fn append(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    OpenOptions::new().append(true).create(true).mode(crate::private::FILE).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 /// Returns whether a file must be renamed: it is large, and still has its name.

@@ -159,7 +159,7 @@ impl LockFile {
 /// Opens the directory of a file, which is created if missing.
 fn directory(file: &Path) -> io::Result<File> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(dir)?;
     File::open(dir)
 }
 

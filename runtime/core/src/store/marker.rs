@@ -75,7 +75,7 @@ pub(super) fn write(store: &Path, boot_id: &str, count: u64) -> io::Result<()> {
 /// Creates the marker at full length, so that a full disk cannot prevent later writes.
 fn create(store: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+    options.write(true).mode(crate::private::FILE).custom_flags(nix::libc::O_NOFOLLOW);
     match options.clone().create_new(true).open(path(store)) {
         Ok(file) => {
             // Write only the end: another process may already have written its slot.

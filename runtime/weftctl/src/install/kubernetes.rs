@@ -129,12 +129,15 @@ impl KubernetesArgs {
         let text = self.conf_text()?;
         let conf_dir = conf.parent().context("--conf-dir names no directory")?;
         let copies = Manifest::path(state).parent().map(Path::to_owned).unwrap_or_default();
-        let mut before = vec![Step::directory(&copies, 0o700, true)?, Step::directory(conf_dir, 0o755, false)?];
+        let mut before = vec![
+            Step::directory(&copies, weft_core::private::DIRECTORY, true)?,
+            Step::directory(conf_dir, 0o755, false)?,
+        ];
         let mut manifest = Manifest { files: Vec::new(), names: names.to_vec() };
         let mut keep = |path: &Path, content: &[u8], kind, mode| -> anyhow::Result<Step> {
             let copy = Manifest::copy_path(state, path);
             manifest.files.push(KeptFile { path: path.to_owned(), kind, copy: copy.clone(), mode });
-            Step::write(&copy, content, 0o600)
+            Step::write(&copy, content, weft_core::private::FILE)
         };
         for program in programs {
             before.push(keep(&program.to, &program.content, FileKind::Program, 0o755)?);
@@ -142,7 +145,7 @@ impl KubernetesArgs {
         before.push(keep(&conf, &text, FileKind::Conf, 0o644)?);
         let mut listed = serde_json::to_vec_pretty(&manifest)?;
         listed.push(b'\n');
-        before.push(Step::write(&Manifest::path(state), &listed, 0o600)?);
+        before.push(Step::write(&Manifest::path(state), &listed, weft_core::private::FILE)?);
         let mut after = vec![Step::write(&conf, &text, 0o644)?];
         // Somebody damaged it: this installation repairs it.
         if let Ok(Some(earlier)) = Manifest::read(state) {
@@ -164,7 +167,7 @@ pub(super) fn copies(state: &Path, programs: &[Program]) -> anyhow::Result<Vec<S
     let files = Manifest::read(state).ok().flatten().unwrap_or_default().files;
     let copies = programs.iter().filter_map(|program| {
         let file = files.iter().find(|file| leftovers::is_same(&file.path, &program.to))?;
-        Some(Step::write(&file.copy, &program.content, 0o600))
+        Some(Step::write(&file.copy, &program.content, weft_core::private::FILE))
     });
     copies.collect()
 }

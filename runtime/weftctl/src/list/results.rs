@@ -57,9 +57,15 @@ impl Results {
         }
         let path = self.file(of);
         let cannot = || format!("cannot keep the result in {}", path.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).with_context(cannot)?;
+        DirBuilder::new().recursive(true).mode(weft_core::private::DIRECTORY).create(&self.0).with_context(cannot)?;
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).with_context(cannot)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(weft_core::private::FILE)
+            .open(&path)
+            .with_context(cannot)?;
         file.write_all(document.to_string().as_bytes()).with_context(cannot)
     }
 

@@ -266,7 +266,8 @@ fn compare(
 fn write(dir: &Path, name: &str, contents: &str) -> Result<(), LedgerError> {
     let (temporary, path) = (dir.join(TEMPORARY), dir.join(name));
     let fill = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(crate::private::FILE).open(&temporary)?;
         file.write_all(contents.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)

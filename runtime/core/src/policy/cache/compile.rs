@@ -22,6 +22,7 @@ use super::status::Status;
 use super::{PolicyStore, entry_name, seal};
 use crate::policy::compiler::{Bounds, NO_MEMORY};
 use crate::policy::{Cause, PolicyError};
+use crate::private;
 
 /// The result of compiling a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +46,6 @@ pub enum Waiting {
     /// Return [`PolicyError::Compiling`], also if too many compilers are running in the background.
     Decline,
 }
-
-/// Mode of the state directory and the cache. `weftctl install` and the ledger use the same.
-const DIRECTORY_MODE: u32 = 0o700;
 
 /// The prefix of a file that is being written, before the entry's name.
 pub(super) const TEMPORARY: &str = ".compiling-";
@@ -142,7 +140,7 @@ impl PolicyStore {
             Err(error) => return Err(cannot(error)),
         }
         if self.state_dir.is_dir() {
-            fs::set_permissions(&self.state_dir, Permissions::from_mode(DIRECTORY_MODE)).map_err(cannot)?;
+            fs::set_permissions(&self.state_dir, Permissions::from_mode(private::DIRECTORY)).map_err(cannot)?;
         }
         self.make_cache().map(drop)
     }
@@ -151,8 +149,8 @@ impl PolicyStore {
     fn make_cache(&self) -> Result<SecureDir, PolicyError> {
         let path = self.cache_dir();
         let cannot = |source| PolicyError::Cache { path: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&self.state_dir).map_err(cannot)?;
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
+        DirBuilder::new().recursive(true).mode(private::DIRECTORY).create(&self.state_dir).map_err(cannot)?;
+        match DirBuilder::new().mode(private::DIRECTORY).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(cannot(error)),

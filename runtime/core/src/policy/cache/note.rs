@@ -24,19 +24,29 @@ pub(super) struct Note {
     pub(super) entry: Option<String>,
 }
 
+/// Reads a note, and the state of the component file that it is about.
+fn parse(file: File) -> Option<(String, Note)> {
+    let mut text = String::new();
+    file.take(512).read_to_string(&mut text).ok()?;
+    let mut words = text.split_whitespace().map(str::to_owned);
+    let (about, digest) = (words.next()?, Digest::from_hex(&words.next()?)?);
+    Some((about, Note { digest, entry: words.next() }))
+}
+
 // === impl Note ===
 
 impl Note {
     /// Reads the note about exactly this state of a component file.
     pub(super) fn read(cache: &SecureDir, component: &Stamp) -> Option<Self> {
         let entry = cache.entry(&component.note_name()).ok()?.ok()?;
-        let mut text = String::new();
-        entry.file.take(512).read_to_string(&mut text).ok()?;
-        let mut words = text.split_whitespace();
-        if words.next() != Some(component.to_string().as_str()) {
-            return None;
-        }
-        Some(Self { digest: Digest::from_hex(words.next()?)?, entry: words.next().map(str::to_owned) })
+        let (about, note) = parse(entry.file)?;
+        (about == component.to_string()).then_some(note)
+    }
+
+    /// Reads a note about any component file.
+    #[cfg(feature = "compile")]
+    pub(super) fn read_from(file: File) -> Option<Self> {
+        parse(file).map(|(_about, note)| note)
     }
 
     /// Returns whether this state of the cache entry was checked.

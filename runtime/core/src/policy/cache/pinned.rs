@@ -71,7 +71,7 @@ pub fn add_pinned(
         let path = path.to_owned();
         move |source| PolicyError::Store { path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(stored(&dir))?;
+    DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(&dir).map_err(stored(&dir))?;
     let file = component_file(state_dir, &found);
     if !file.is_file() {
         let incoming = dir.join(format!(".incoming-{}-{}.wasm", found.hex(), std::process::id()));
@@ -111,7 +111,7 @@ pub(super) fn keep(state_dir: &Path, digest: &Digest, component: &[u8]) -> Resul
 pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
     let stored = |source| PolicyError::Store { path: file.to_owned(), source };
     let dir = file.parent().unwrap_or(file);
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(stored)?;
+    DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(dir).map_err(stored)?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let incoming = dir.join(format!(".incoming-{name}-{}", std::process::id()));
     let written = write(&incoming, bytes).and_then(|()| rename(&incoming, file));
@@ -122,7 +122,7 @@ pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(crate::private::FILE).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -10,8 +10,11 @@ use weft_host_abi::engine;
 use super::PolicyStore;
 use super::compile::TEMPORARY;
 use super::digest::Digest;
+use super::entry_name;
 use super::lock::{LOCK, Lock};
+use super::note::Note;
 use super::secure::SecureDir;
+use super::stamp::NOTE;
 use super::status::Status;
 use crate::policy::PolicyError;
 
@@ -20,6 +23,9 @@ const BYTES_MAX: u64 = 1 << 30;
 
 /// A more recently read entry is never removed to save space: a pod may be starting with it.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
+
+/// A note that was written so long ago is removed. If its component still exists, the next use hashes it once.
+const NOTE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The result of pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -83,8 +89,9 @@ impl PolicyStore {
             let idle = digest.map(|digest| Lock::digest(dir, &digest)).transpose()?.flatten();
             return Ok(if digest.is_none() || idle.is_some() { Judged::Remove } else { Judged::Keep(None) });
         }
-        if name.ends_with(".digest") {
-            return Ok(Judged::Keep(None));
+        if name.ends_with(NOTE) {
+            let useful = self.is_useful_note(dir, name)?;
+            return Ok(if useful { Judged::Keep(None) } else { Judged::Remove });
         }
         let stem = name.strip_suffix(".status").unwrap_or(name);
         let ours = format!("-{}.cwasm", engine::artifact_key());
@@ -102,6 +109,22 @@ impl PolicyStore {
             }
             Err(_off) => Ok(Judged::Remove),
         }
+    }
+}
+
+impl PolicyStore {
+    /// Returns whether a note may spare a hash: it is about the cache entry that exists, and not so old that its
+    /// component has probably been replaced.
+    fn is_useful_note(&self, dir: &SecureDir, name: &str) -> Result<bool, PolicyError> {
+        let Ok(file) = dir.entry(name)? else { return Ok(false) };
+        let is_old = file
+            .file
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .map_or(true, |written| written.elapsed().is_ok_and(|age| age > NOTE_AGE));
+        let Some(note) = Note::read_from(file.file).filter(|_note| !is_old) else { return Ok(false) };
+        let entry = dir.entry(&entry_name(&note.digest))?;
+        Ok(entry.is_ok_and(|entry| note.knows(&entry.stamp)))
     }
 }
 
@@ -125,5 +148,50 @@ impl Pruned {
             Err(nix::errno::Errno::ENOENT) => Ok(()),
             Err(errno) => Err(dir.cannot(errno.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs::{self, File, FileTimes, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::cache::stamp::Stamp;
+    use crate::private;
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(private::FILE)).unwrap();
+    }
+
+    #[test]
+    fn a_note_is_kept_while_it_spares_a_hash() {
+        let state = tempfile::tempdir().unwrap();
+        let cache = state.path().join("cache");
+        private::make_dir(&cache).unwrap();
+        let dir = SecureDir::open(&cache).unwrap().unwrap();
+        let digest = Digest::new(b"component");
+        let entry = cache.join(entry_name(&digest));
+        write(&entry, "code");
+        let stamp = Stamp::new(&entry.metadata().unwrap());
+        let note = |digest: &Digest, stamp: &str| format!("1:2:3:4.5:6.7 {} {stamp}\n", digest.hex());
+        write(&cache.join("1-1.digest"), &note(&digest, &stamp.to_string()));
+        write(&cache.join("1-2.digest"), &note(&digest, "8:3:1:2.3:4.5"));
+        write(&cache.join("1-3.digest"), &note(&Digest::new(b"gone"), &stamp.to_string()));
+        write(&cache.join("1-4.digest"), "nonsense");
+        write(&cache.join("1-5.digest"), &note(&digest, &stamp.to_string()));
+        let before = SystemTime::now() - NOTE_AGE - Duration::from_secs(60);
+        let old = File::options().write(true).open(cache.join("1-5.digest")).unwrap();
+        old.set_times(FileTimes::new().set_modified(before)).unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let useful = |name: &str| store.is_useful_note(&dir, name).unwrap();
+        let kept = ["1-1", "1-2", "1-3", "1-4", "1-5"].map(|name| useful(&format!("{name}.digest")));
+        assert_eq!(kept, [true, false, false, false, false]);
+        store.prune_cache().unwrap();
+        assert!(!cache.join("1-3.digest").exists(), "pruned");
     }
 }

@@ -12,6 +12,9 @@ use std::time::{Duration, SystemTime};
 /// milliseconds, on network file systems every second or two.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// The end of a note's name.
+pub(super) const NOTE: &str = ".digest";
+
 /// Device, inode, size, mtime and ctime of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -49,7 +52,7 @@ impl Stamp {
 
     /// Returns the name of the note about this file.
     pub(super) fn note_name(&self) -> String {
-        format!("{:x}-{:x}.digest", self.device, self.inode)
+        format!("{:x}-{:x}{NOTE}", self.device, self.inode)
     }
 }
 
