@@ -21,6 +21,7 @@ mod conntrack;
 mod device;
 mod errno;
 mod error;
+mod evidence;
 mod executor;
 mod fault;
 mod firewalld;
@@ -51,13 +52,13 @@ pub use crate::background::Job;
 pub use applied::Applied;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, UndoError, in_use};
+pub use evidence::trace_of_attachment;
 pub use executor::{Executor, Opening};
 pub use identity::{in_new_netns, is_own_netns, is_path_of_other_pids, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use netns_fault::NetnsFault;
+pub use nft::FilterOf;
 pub use probe::link_address;
 pub use sharing::Decide;
-pub use survey::{
-    Survivor, addresses_in_use, filter_generation, first_labelled, has_elements, label, parse_label, survivors,
-};
+pub use survey::{Survivor, addresses_in_use, filter_generation, found_filters, label, parse_label, survivors};

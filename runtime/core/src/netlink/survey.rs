@@ -1,20 +1,22 @@
 //! Finds weft's objects in the kernel: links that carry a label, elements of its nftables sets, and the addresses in
-//! every network namespace. For recovery of a lost ledger; no CNI call waits for it.
+//! every network namespace. For recovery of a lost ledger.
 //!
 //! A label is the `ifalias` of a link that an attachment made: `weft:NETWORK/CONTAINER/IFNAME`. It is on the host's end
 //! of a veth pair, where the container cannot change it, and on the link itself if the host has no end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use ipnet::IpNet;
 
 use super::error::NetlinkError;
 use super::fault::Doing;
 use super::netns::{Netns, OWN};
-use super::nft::Nft;
+use super::nft::{FilterOf, Nft};
 use super::rtnl::{Link, Nsid, Rtnl, change};
 use super::wire::Wire;
 use crate::plan::{LinkRef, Op};
@@ -35,6 +37,8 @@ pub struct Survivor {
     pub kind: String,
     /// The host's end of its link, if it has one.
     pub host_link: Option<String>,
+    /// The bridge of which that end is a port.
+    pub bridge: Option<String>,
     /// Its namespace: a path to it, and its identity. `None` if no path was found.
     pub netns: Option<(PathBuf, String)>,
     /// Addresses of its link in the container.
@@ -47,7 +51,23 @@ struct Found {
     identity: String,
     /// Its number in our own namespace.
     id: Option<Nsid>,
+    /// The number of our own namespace in it.
+    host: Option<Nsid>,
+    /// Whether it has a number for any namespace.
+    has_numbers: bool,
     links: Vec<(Link, Vec<IpNet>)>,
+}
+
+impl Found {
+    /// Returns whether an attachment of this host has made a labelled link in it. A container as a node has labelled
+    /// links, too: the host's ends of its pairs, and children of its own links in its containers. A link without a
+    /// parent may be from before an ADD gave the host a number (`evidence`).
+    fn is_ours(&self, link: &Link) -> bool {
+        match link.other_netns {
+            Some(parent) => Some(parent) == self.host && link.kind != "veth",
+            None => link.kind != "veth" && (self.host.is_some() || !self.has_numbers),
+        }
+    }
 }
 
 /// Returns the label of an attachment's links; `None` if it would exceed the kernel's limit.
@@ -90,33 +110,16 @@ impl Rtnl {
     }
 }
 
-/// Returns name and label of a link of the host that an attachment made; `None` if there is none.
-///
-/// # Errors
-/// The kernel does not list its links.
-pub fn first_labelled() -> Result<Option<(String, String)>, NetlinkError> {
-    let links = host_links(&open_route()?)?;
-    Ok(links.into_iter().find(is_labelled).map(|link| (link.name, link.alias.unwrap_or_default())))
-}
-
-fn is_labelled(link: &Link) -> bool {
+pub(super) fn is_labelled(link: &Link) -> bool {
     link.alias.as_deref().is_some_and(|alias| parse_label(alias).is_some())
 }
 
-fn open_route() -> Result<Rtnl, NetlinkError> {
+pub(super) fn open_route() -> Result<Rtnl, NetlinkError> {
     Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
 }
 
-fn host_links(rtnl: &Rtnl) -> Result<Vec<Link>, NetlinkError> {
+pub(super) fn links_of(rtnl: &Rtnl) -> Result<Vec<Link>, NetlinkError> {
     rtnl.links(None).doing(|| "failed to list links")
-}
-
-/// Returns whether a set of weft's nftables tables has elements.
-///
-/// # Errors
-/// The kernel does not list them.
-pub fn has_elements() -> Result<bool, NetlinkError> {
-    Nft::open()?.has_any()
 }
 
 /// Returns a number that changes with every change of the packet filter, also by other programs.
@@ -127,6 +130,18 @@ pub fn filter_generation() -> Result<u32, NetlinkError> {
     Nft::open()?.generation()
 }
 
+/// Returns the ops whose nftables elements or rules exist, each with what it names of its attachment. None on a kernel
+/// without nftables.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn found_filters() -> Result<Vec<(FilterOf, Op)>, NetlinkError> {
+    match Nft::open().and_then(|mut nft| nft.recover()) {
+        Err(error) if error.is_unsupported() => Ok(Vec::new()),
+        found => found,
+    }
+}
+
 /// Returns the attachments whose links carry a label, as far as the host or a namespace with a path shows them.
 ///
 /// # Errors
@@ -134,16 +149,19 @@ pub fn filter_generation() -> Result<u32, NetlinkError> {
 pub fn survivors() -> Result<Vec<Survivor>, NetlinkError> {
     let rtnl = open_route()?;
     let namespaces = namespaces(&rtnl)?;
+    let links = links_of(&rtnl)?;
     let mut found = Vec::new();
-    for link in host_links(&rtnl)?.into_iter().filter(is_labelled) {
+    for link in links.iter().filter(|link| is_labelled(link)) {
         let inside = namespaces.iter().find(|netns| netns.id.is_some() && netns.id == link.other_netns);
         let end = inside.and_then(|netns| netns.links.iter().find(|(end, _)| Some(end.index) == link.other));
         let addresses = end.map(|(_link, addresses)| addresses.clone()).unwrap_or_default();
         let netns = inside.map(|netns| (netns.path.clone(), netns.identity.clone()));
-        found.extend(survivor(&link, Some(link.name.clone()), netns, addresses));
+        let master = links.iter().find(|other| Some(other.index) == link.master && other.kind == "bridge");
+        let bridge = master.map(|bridge| bridge.name.clone());
+        found.extend(survivor(link, Some((link.name.clone(), bridge)), netns, addresses));
     }
     for netns in &namespaces {
-        for (link, addresses) in netns.links.iter().filter(|(link, _)| is_labelled(link)) {
+        for (link, addresses) in netns.links.iter().filter(|(link, _)| is_labelled(link) && netns.is_ours(link)) {
             let place = Some((netns.path.clone(), netns.identity.clone()));
             found.extend(survivor(link, None, place, addresses.clone()));
         }
@@ -163,17 +181,19 @@ pub fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
 
 fn survivor(
     link: &Link,
-    host_link: Option<String>,
+    host: Option<(String, Option<String>)>,
     netns: Option<(PathBuf, String)>,
     addresses: Vec<IpNet>,
 ) -> Option<Survivor> {
     let (network, container_id, ifname) = parse_label(link.alias.as_deref()?)?;
+    let (host_link, bridge) = host.unzip();
     Some(Survivor {
         network: network.to_owned(),
         container_id: container_id.to_owned(),
         ifname: ifname.to_owned(),
         kind: link.kind.clone(),
         host_link,
+        bridge: bridge.flatten(),
         netns,
         addresses,
     })
@@ -182,46 +202,60 @@ fn survivor(
 /// Returns every network namespace with a name or a process, except our own. Namespaces that disappear meanwhile, or
 /// cannot be entered, are left out.
 fn namespaces(host: &Rtnl) -> Result<Vec<Found>, NetlinkError> {
-    let own = Netns::open(Path::new(OWN))?.identity()?;
+    let own = Netns::open(Path::new(OWN))?;
+    let (own_identity, own_fd) = (own.identity()?, own.raw_fd());
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
-    for path in paths() {
+    for path in paths()? {
         let Ok(netns) = Netns::open(&path) else { continue };
         let Ok(identity) = netns.identity() else { continue };
-        if identity == own || found.contains_key(&identity) {
+        if identity == own_identity || found.contains_key(&identity) {
             continue;
         }
-        if let Ok(Ok(links)) = netns.run_inside(links_here) {
+        if let Ok(Ok(inside)) = netns.run_inside(move || look_here(own_fd)) {
+            let (links, host_here, has_numbers) = inside;
             let id = host.nsid_of(netns.raw_fd()).ok().flatten();
-            found.insert(identity.clone(), Found { path, identity, id, links });
+            found.insert(identity.clone(), Found { path, identity, id, host: host_here, has_numbers, links });
         }
     }
     Ok(found.into_values().collect())
 }
 
-/// Names come first, because a process's path disappears with the process.
-fn paths() -> Vec<PathBuf> {
+/// Returns the paths of network namespaces. Names come first, because a process's path disappears with the process.
+pub(super) fn paths() -> Result<Vec<PathBuf>, NetlinkError> {
     let mut paths = Vec::new();
-    for dir in NAMED {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut named: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    for dir in NAMED.iter().map(Path::new).filter(|dir| dir.exists()) {
+        let mut named = listed(dir)?;
         named.sort();
         paths.extend(named);
     }
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    paths.extend(
-        processes
-            .filter(|entry| entry.file_name().to_str().is_some_and(is_process))
-            .map(|entry| entry.path().join("ns/net")),
-    );
-    paths
+    let is_process = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    paths.extend(listed(Path::new("/proc"))?.into_iter().filter(is_process).map(|path| path.join("ns/net")));
+    Ok(paths)
 }
 
-/// Returns the links of the calling thread's namespace with their addresses, except loopback and link-local ones.
-fn links_here() -> Result<Vec<(Link, Vec<IpNet>)>, NetlinkError> {
+fn listed(dir: &Path) -> Result<Vec<PathBuf>, NetlinkError> {
+    let list = || fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+    list().doing(|| format!("failed to list {}", dir.display()))
+}
+
+/// Links with their addresses, the number of the host's namespace, and whether there is any number.
+type Inside = (Vec<(Link, Vec<IpNet>)>, Option<Nsid>, bool);
+
+fn look_here(host: RawFd) -> Result<Inside, NetlinkError> {
     let rtnl = open_route()?;
+    let links = links_here(&rtnl)?;
+    // Do this after the links, for which the kernel numbers the namespaces of parents.
+    let doing = || "failed to tell network namespaces apart";
+    Ok((links, rtnl.nsid_of(host).doing(doing)?, !rtnl.nsids().doing(doing)?.is_empty()))
+}
+
+/// Returns the links of a namespace with their addresses, except loopback and link-local ones.
+fn links_here(rtnl: &Rtnl) -> Result<Vec<(Link, Vec<IpNet>)>, NetlinkError> {
     let mut found = Vec::new();
-    for link in host_links(&rtnl)? {
+    for link in links_of(rtnl)? {
         if link.name == "lo" {
             continue;
         }

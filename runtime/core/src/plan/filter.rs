@@ -217,6 +217,20 @@ impl fmt::Display for HostPort {
 
 // === impl Condition ===
 
+impl Condition {
+    /// Returns how many rules the condition alone needs: one for each value. Negated values fit one rule.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        match &self.subject {
+            _ if self.not => 1,
+            Subject::Source { nets } | Subject::Destination { nets } => nets.len(),
+            Subject::Input { links } | Subject::Output { links } => links.len(),
+            Subject::SourcePort { ranges } => ranges.len(),
+            Subject::Mark { .. } | Subject::SourceType { .. } => 1,
+        }
+    }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, values) = match &self.subject {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weft_core::netlink::Executor;
-use weft_core::plan::{Ingress, IngressPolicy, Op, Plan, RouteLocalnet};
+use weft_core::plan::{Condition, HostPort, Ingress, IngressPolicy, Op, Plan, RouteLocalnet, Subject};
 
 use crate::plans::*;
 use crate::support::*;
@@ -37,12 +37,16 @@ fn spoof(link: &str, text: &str) -> Op {
 fn as_nft_would() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let source = include_str!("../../src/netlink/nft/base.rs");
-    let rules = source.lines().skip_while(|line| *line != "//! ```text").skip(1).take_while(|line| *line != "//! ```");
-    let rules: Vec<&str> = rules.map(|line| line.trim_start_matches("//!")).collect();
-    assert!(rules.len() > 20);
-    let file = tempfile::NamedTempFile::new().expect("file");
-    std::fs::write(file.path(), rules.join("\n")).expect("rules");
-    other.sh(&format!("nft -f {}", file.path().display()));
+    // The first text is about all attachments, the second about ports with conditions.
+    let mut texts = source.split("//! ```text\n").skip(1).map(|text| text.split("//! ```").next().unwrap_or_default());
+    let mut load = |least: usize| {
+        let rules: Vec<&str> = texts.next().expect("text").lines().map(|line| line.trim_start_matches("//!")).collect();
+        assert!(rules.len() > least);
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), rules.join("\n")).expect("rules");
+        other.sh(&format!("nft -f {}", file.path().display()));
+    };
+    load(20);
     other.sh("nft add element inet weft masq4 '{ 10.88.0.2 }'");
     other.sh("nft add element inet weft masq4_local '{ 10.88.0.2 . 10.88.0.0/24 }'");
     other.sh("nft add element inet weft masq6 '{ fd00:88::2 }'");
@@ -65,6 +69,16 @@ fn as_nft_would() {
     ];
     // No undo removes the chain that guards 127.0.0.1, so the host would not be as before.
     apply(&host, &pod, ops);
+    assert_eq!(host.ruleset(), other.ruleset());
+    load(10);
+    other.sh("nft add chain inet weft hostport_tcp_8081");
+    other.sh("nft add element inet weft conditional_ports '{ tcp . 8081 : jump hostport_tcp_8081 }'");
+    other.sh(
+        "nft 'add rule inet weft hostport_tcp_8081 meta nfproto ipv4 ip saddr 10.0.0.0/8 meta l4proto tcp th dport 8081 dnat ip to 10.88.0.2:80 comment \"weft 1\"'",
+    );
+    let Op::HostPort(port) = host_port("tcp", None, 8081, "10.88.0.2:80", &[]) else { unreachable!() };
+    let source = Condition { subject: Subject::Source { nets: vec![net("10.0.0.0/8")] }, not: false };
+    apply(&host, &pod, vec![Op::HostPort(HostPort { conditions: vec![source], tag: "weft 1".into(), ..port })]);
     assert_eq!(host.ruleset(), other.ruleset());
 }
 

@@ -17,6 +17,9 @@ const CONNTRACK_STATES: usize = 150;
 const XT_CONNTRACK_STATE: u16 = 1;
 const XT_ANSWERS: u16 = 6;
 
+/// Follows the tag of the rule for answers.
+pub(super) const ANSWERS: &str = " (answers)";
+
 /// Returns the two rules of an address.
 pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
     let family = Family::of(accept.address);
@@ -31,10 +34,11 @@ pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
             otherwise: Some([subject, natively, last].concat()),
             tag,
             gate: Some(gate.clone()),
+            port: None,
         }
     };
     vec![
-        rule(End::Destination, format!("{} (answers)", accept.tag), vec![answers()], is_answer()),
+        rule(End::Destination, format!("{}{ANSWERS}", accept.tag), vec![answers()], is_answer()),
         rule(End::Source, accept.tag.clone(), Vec::new(), Vec::new()),
     ]
 }

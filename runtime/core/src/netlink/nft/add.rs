@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use super::element::{self, Change, Element};
 use super::listing::Listing;
+use super::ports::PortChain;
 use super::rule::TaggedRule;
 use super::socket::{ATTEMPTS, Transaction};
 use super::survey::Condition;
@@ -110,11 +111,16 @@ impl Nft {
                 new.built.push(made);
             }
         }
+        let mut ports = BTreeSet::new();
         for rule in &content.rules {
-            if find_rule(&mut listing, rule).doing(doing)?.next().is_none() {
+            let found = find_rule(&mut listing, rule).doing(doing)?.next().map(|(chain, _handle)| chain);
+            if found.is_none() {
                 new.rules.push(rule.clone());
             }
+            // An older weft put it where no port's chain is needed.
+            ports.extend(rule.port.filter(|_port| found.is_none_or(|chain| chain == rule.chain)));
         }
+        base.extend(ports.into_iter().flat_map(PortChain::creations));
         let elements = content.elements.iter().map(|element| element.item(Change::Add)).collect();
         let rules = new.rules.iter().map(|rule| rule.addition(plain)).collect();
         Ok(Attempt { base, elements, rules, new, generation })

@@ -35,6 +35,7 @@ const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
+const ELEMENT_KEY_END: u16 = 10;
 
 const GENERATION_ID: u16 = 1;
 
@@ -82,6 +83,18 @@ pub(super) struct FoundRule {
     pub(super) jump: Option<String>,
     /// Its matches on host ports.
     pub(super) ports: PortMatch,
+    /// The values that it loads: of a redirection, the address and the port.
+    pub(super) values: Vec<Vec<u8>>,
+}
+
+/// An existing element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FoundElement {
+    pub(super) key: Vec<u8>,
+    /// Last key of an interval.
+    pub(super) end: Option<Vec<u8>>,
+    /// The destination of a map's element.
+    pub(super) data: Option<Vec<u8>>,
 }
 
 /// A rule's matches, as far as they concern ports of the host.
@@ -160,6 +173,18 @@ fn keys(list: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     elements.filter_map(|(_, element)| find(find(element, ELEMENT_KEY)?, DATA_VALUE).map(<[u8]>::to_vec))
 }
 
+/// Reads the elements in a message.
+pub(super) fn whole_elements(message: &[u8]) -> Vec<FoundElement> {
+    let Some(list) = find(body(message), ELEMENTS) else { return Vec::new() };
+    let read = |element, kind| find(find(element, kind)?, DATA_VALUE).map(<[u8]>::to_vec);
+    let elements = attributes(list).filter(|(kind, _)| *kind == LIST_ELEM);
+    let whole = |(_, element)| {
+        let (end, data) = (read(element, ELEMENT_KEY_END), read(element, ELEMENT_DATA));
+        Some(FoundElement { key: read(element, ELEMENT_KEY)?, end, data })
+    };
+    elements.filter_map(whole).collect()
+}
+
 /// Returns the destination of the first element in a message, if it has one.
 pub(super) fn element_data(message: &[u8]) -> Option<Vec<u8>> {
     let element = find(find(body(message), ELEMENTS)?, LIST_ELEM)?;
@@ -200,6 +225,8 @@ fn expressions(list: &[u8], found: &mut FoundRule) {
             b"immediate" => {
                 let verdict = find(data, IMMEDIATE_DATA).and_then(|data| find(data, DATA_VERDICT));
                 found.jump = verdict.and_then(|verdict| find(verdict, VERDICT_CHAIN)).map(text).or(found.jump.take());
+                let value = find(data, IMMEDIATE_DATA).and_then(|data| find(data, DATA_VALUE));
+                found.values.extend(value.map(<[u8]>::to_vec));
             }
             b"meta" if find(data, META_KEY).and_then(number) == Some(META_L4PROTO) => loaded = Loaded::Protocol,
             b"payload" => loaded = payload(data),
@@ -293,6 +320,7 @@ mod tests {
             chain(&bytes);
             rule(&bytes, "chain");
             elements(&bytes, &mut HashSet::new());
+            whole_elements(&bytes);
             element_data(&bytes);
             generation(&bytes);
             comment(&bytes);

@@ -82,6 +82,25 @@
 //! }
 //! ```
 //!
+//! The first host port with conditions makes this part, and a chain for the port (`ports`):
+//!
+//! ```text
+//! table inet weft {
+//!   map conditional_ports { type inet_proto . inet_service : verdict; }
+//!   chain conditional_prerouting {
+//!     type nat hook prerouting priority dstnat - 1; policy accept;
+//!     fib daddr type local jump conditional
+//!   }
+//!   chain conditional_output {
+//!     type nat hook output priority -101; policy accept;
+//!     fib daddr type local jump conditional
+//!   }
+//!   chain conditional {
+//!     meta l4proto . th dport vmap @conditional_ports
+//!   }
+//! }
+//! ```
+//!
 //! `localnet` replaces the kernel's rule that no packet with such an address may come in through a link.
 //! `route_localnet` disables that rule for links of containers, which could then reach services that listen only on
 //! 127.0.0.1. The chain comes before connection tracking, so answers to packets that the host sent from 127.0.0.1 pass:
@@ -89,8 +108,8 @@
 //!
 //! A part is made when the first attachment needs it, completely or not at all: creating its first chain fails if
 //! somebody else has made it meanwhile. So a table of an older weft gets the parts that it lacks. A part that changes
-//! in a later version gets another name for its first chain. `hostports_conditional` contains rules of attachments,
-//! `admin` those of the operator, which weft never changes.
+//! in a later version gets another name for its first chain. `hostports_conditional` contains rules that older versions
+//! made, and `admin` those of the operator, which weft never changes.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
@@ -100,19 +119,20 @@ use netlink_packet_netfilter::nftables::{
 
 use super::expr::{
     DROP, End, Rule, address, compare, equal, ether_source, family_is, first_byte_of_destination6, for_this_host, jump,
-    lookup, mask, masquerade, meta, original_port, port, protocol_is, redirect_by, verdict, was_redirected,
+    lookup, mask, masquerade, meta, original_port, port, protocol_is, redirect_by, verdict, verdict_by, was_redirected,
 };
 use super::set::{
-    GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
-    SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
+    BY_PORT, GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL,
+    SAME_BRIDGE, SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
 };
 use super::table::Item;
 use super::{Part, Table};
 use crate::plan::{Family, Protocol};
 
-/// The chain for attachments' rules with conditions.
+/// The chain in which older versions put all rules with conditions.
 pub(super) const CONDITIONAL: &str = "hostports_conditional";
 
+const BY_CONDITION: &str = "conditional";
 const HOSTPORTS: &str = "hostports";
 const HOSTPORTS_SNAT: &str = "hostports_snat";
 const ADMIN: &str = "admin";
@@ -142,6 +162,7 @@ impl Part {
             Self::Masquerade => &[MASQ4, MASQ6, MASQ4_LOCAL, MASQ6_LOCAL],
             Self::SpoofCheck => &[SPOOF_PORTS, SPOOF_MACS],
             Self::HostPorts => &[HOSTPORT4, HOSTPORT6, HOSTIP4, HOSTIP6, SNAT4, SNAT6],
+            Self::Conditional => &[BY_PORT],
             Self::Ingress => &[ISOLATED, SAME_BRIDGE, GUARDED],
             Self::Localnet => &[],
         }
@@ -157,7 +178,7 @@ impl Part {
         match self {
             Self::HostPorts => &[CONDITIONAL],
             Self::Ingress => &[ADMIN],
-            Self::Masquerade | Self::SpoofCheck | Self::Localnet => &[],
+            Self::Masquerade | Self::Conditional | Self::SpoofCheck | Self::Localnet => &[],
         }
     }
 
@@ -225,7 +246,7 @@ impl Part {
         let base =
             |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules, jumps: 0 };
         let plain = |name, rules, jumps| Chain { name, hook: None, rules, jumps };
-        let to_hostports = || vec![[for_this_host(), vec![jump(HOSTPORTS)]].concat()];
+        let for_host = |chain| vec![[for_this_host(), vec![jump(chain)]].concat()];
         match self {
             Self::Masquerade => {
                 vec![base("postrouting", "nat", InetHookNumber::PostRouting, 100, masquerading())]
@@ -237,13 +258,26 @@ impl Part {
             Self::HostPorts => {
                 let redirected = vec![[was_redirected(), vec![jump(HOSTPORTS_SNAT)]].concat()];
                 vec![
-                    base("hostports_prerouting", "nat", InetHookNumber::PreRouting, -100, to_hostports()),
-                    base("hostports_output", "nat", InetHookNumber::LocalOut, -100, to_hostports()),
+                    base("hostports_prerouting", "nat", InetHookNumber::PreRouting, -100, for_host(HOSTPORTS)),
+                    base("hostports_output", "nat", InetHookNumber::LocalOut, -100, for_host(HOSTPORTS)),
                     // It comes before chains that masquerade by source: the first one with a verdict decides.
                     base("hostports_postrouting", "nat", InetHookNumber::PostRouting, 99, redirected),
                     plain(CONDITIONAL, Vec::new(), 1),
                     plain(HOSTPORTS, redirecting(), 2),
                     plain(HOSTPORTS_SNAT, snat_rules(), 1),
+                ]
+            }
+            // Before the maps: the first chain that translates a connection decides.
+            Self::Conditional => {
+                let by_port = vec![
+                    meta(MetaKey::L4Proto, Register::Reg1),
+                    port(End::Destination, Register::Reg32_01),
+                    verdict_by(&BY_PORT),
+                ];
+                vec![
+                    base("conditional_prerouting", "nat", InetHookNumber::PreRouting, -101, for_host(BY_CONDITION)),
+                    base("conditional_output", "nat", InetHookNumber::LocalOut, -101, for_host(BY_CONDITION)),
+                    plain(BY_CONDITION, vec![by_port], 2),
                 ]
             }
             Self::Ingress => {

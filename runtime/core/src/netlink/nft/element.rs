@@ -142,6 +142,12 @@ impl Element {
         Self { part: set.part, set: set.name, key, end, data: None }
     }
 
+    /// Returns it as the kernel lists it.
+    #[cfg(test)]
+    pub(super) fn found(&self) -> super::answer::FoundElement {
+        super::answer::FoundElement { key: self.key.clone(), end: self.end.clone(), data: self.data.clone() }
+    }
+
     /// Returns its destination, if it is in a map.
     pub(super) fn data(&self) -> Option<&[u8]> {
         self.data.as_deref()

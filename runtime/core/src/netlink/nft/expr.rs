@@ -151,6 +151,13 @@ fn mapped(map: &SetSpec) -> Expressions {
     Expressions::Lookup(attributes)
 }
 
+/// Continues where the map leads for the key in `reg 1` and following; a missing key ends the rule.
+pub(super) fn verdict_by(map: &SetSpec) -> Expressions {
+    let mut attributes = in_set(map);
+    attributes.push(Lookup::DestinationRegister(Register::Verdict));
+    Expressions::Lookup(attributes)
+}
+
 fn in_set(set: &SetSpec) -> Vec<Lookup> {
     // The set may be made in the same transaction; then its identifier finds it.
     vec![Lookup::Set(set.name.to_owned()), Lookup::SourceRegister(Register::Reg1), Lookup::SetId(set.id)]

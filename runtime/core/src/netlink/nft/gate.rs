@@ -45,6 +45,15 @@ const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
 /// The bits of an address's last byte that select the chain of its rules.
 const BUCKET_BITS: u8 = 0x0f;
 
+/// Returns the chains that can have rules of addresses: those of their last bits, and the one that older versions used.
+pub(super) fn rule_chains() -> impl Iterator<Item = String> {
+    (0..=BUCKET_BITS).map(bucket_name).chain([CHAIN.to_owned()])
+}
+
+fn bucket_name(bucket: u8) -> String {
+    format!("WEFT-FORWARD-{bucket:x}")
+}
+
 /// The chains and rules that an address's rules need.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::netlink) struct Gate {
@@ -107,7 +116,7 @@ impl Gate {
 
     /// Returns the chain of the rules.
     pub(super) fn bucket_chain(&self) -> String {
-        format!("WEFT-FORWARD-{:x}", self.bucket)
+        bucket_name(self.bucket)
     }
 
     /// Returns whether all its pieces exist.

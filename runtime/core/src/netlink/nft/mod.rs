@@ -2,7 +2,7 @@
 //!
 //! The rules are static (`base`); an attachment only adds elements to their sets (`element`). Adding one is cheap,
 //! repeating it changes nothing, and deleting it needs no search. Exceptions are rules of attachments (`rule`): host
-//! ports with conditions, and accepted addresses in the table of `iptables` (`gate`).
+//! ports with conditions (`ports`), and accepted addresses in the table of `iptables` (`gate`).
 //!
 //! A transaction is atomic, but its answers must fit the socket's buffer, so one attachment is one transaction only up
 //! to some hundred elements. Larger ones are split into several ([`Content::batches`]), each with its own inverse.
@@ -22,6 +22,8 @@ mod element;
 mod expr;
 mod gate;
 mod listing;
+mod ports;
+mod recover;
 mod remove;
 mod rule;
 mod rule_message;
@@ -33,6 +35,8 @@ mod survey;
 mod table;
 
 use std::collections::{BTreeSet, HashSet};
+
+pub use self::recover::FilterOf;
 
 use self::element::{Change, Element};
 use self::gate::{Built, Gate};
@@ -84,7 +88,7 @@ impl Content {
         let mut content = Self::default();
         let mut known = HashSet::new();
         for op in ops {
-            content.parts.extend(Part::needed_by(op));
+            content.parts.extend(Part::needed_by(op).iter().copied());
             content.elements.extend(element::elements(op).into_iter().filter(|element| known.insert(element.clone())));
             content.rules.extend(rules::rules(op));
         }
@@ -172,10 +176,20 @@ impl Nft {
         }
         let mut listing = Listing::new(&mut self.socket);
         for (at, content) in contents.iter().enumerate() {
-            let mut is_whole = content.parts.is_disjoint(&broken);
+            let mut is_whole = true;
+            let mut ports = rule::port_chains(&content.rules);
             for rule in &content.rules {
-                is_whole &= find_rule(&mut listing, rule)?.next().is_some();
+                let found = find_rule(&mut listing, rule)?.next().map(|(chain, _handle)| chain);
+                is_whole &= found.is_some();
+                // An older weft put it where no port's chain is needed.
+                if found.is_some_and(|chain| chain != rule.chain) {
+                    ports.retain(|port| Some(*port) != rule.port);
+                }
             }
+            let questions: Vec<_> = ports.iter().map(|port| port.question()).collect();
+            is_whole &= listing.socket().ask_each(&questions, |_answer| ())?.iter().all(Option::is_some);
+            let is_needed = |part: &&Part| **part != Part::Conditional || !ports.is_empty();
+            is_whole &= !content.parts.iter().filter(is_needed).any(|part| broken.contains(part));
             for gate in content.gates() {
                 is_whole &= gate.is_whole(&mut listing)?;
             }
@@ -188,7 +202,7 @@ impl Nft {
 
     /// Returns whether any of the sets and maps has an element.
     pub(super) fn has_any(&mut self) -> Result<bool, NetlinkError> {
-        for part in [Part::Masquerade, Part::HostPorts, Part::Ingress, Part::SpoofCheck] {
+        for part in [Part::Masquerade, Part::HostPorts, Part::Conditional, Part::Ingress, Part::SpoofCheck] {
             for set in part.sets() {
                 match self.socket.dump_elements(part.table(), set.name) {
                     Ok(keys) if keys.is_empty() => {}

@@ -6,11 +6,12 @@ use nix::errno::Errno;
 
 use super::element::Change;
 use super::listing::Listing;
-use super::rule::TaggedRule;
+use super::ports::{self, PortChain};
+use super::rule::{TaggedRule, port_chains};
 use super::rule_message::deletion;
 use super::socket::{ATTEMPTS, Outcome};
-use super::table::Item;
-use super::{Added, Content, Nft, Part, Table, answer, find_rule, first_fault};
+use super::table::{Item, Table};
+use super::{Added, Content, Nft, Part, answer, find_rule, first_fault};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::{Doing, Fault};
 
@@ -19,6 +20,17 @@ const DOING_REMOVE: &str = "failed to remove nftables elements";
 impl Nft {
     /// Removes elements and rules; a missing one is not an error.
     pub(in crate::netlink) fn remove(&mut self, content: &Content) -> Result<(), NetlinkError> {
+        for _attempt in 1..ATTEMPTS {
+            match self.try_to_remove(content) {
+                // Another attachment has added a rule to a port's chain that was empty a moment ago.
+                Err(error) if error.errno() == Some(Errno::EBUSY) => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_to_remove(content)
+    }
+
+    fn try_to_remove(&mut self, content: &Content) -> Result<(), NetlinkError> {
         let doing = || DOING_REMOVE;
         // A key with another destination belongs to another attachment by now.
         let (keys, maps): (Vec<_>, Vec<_>) = content.elements.iter().partition(|element| element.data().is_none());
@@ -51,31 +63,36 @@ impl Nft {
             }
             let kept = added.elements.iter().filter(|element| !unused.contains(&element.part));
             let mut items: Vec<Item> = kept.map(|element| element.item(Change::Remove)).collect();
-            let in_part = |rule: &&TaggedRule| rule.table == Table::Inet && unused.contains(&Part::HostPorts);
-            let rules: Vec<TaggedRule> = added.rules.iter().filter(|rule| !in_part(rule)).cloned().collect();
             let tags: BTreeSet<&str> = added.rules.iter().map(|rule| rule.tag.as_str()).collect();
             let mut listing = Listing::new(&mut self.socket);
-            items.extend(rule_deletions(&mut listing, &rules).doing(doing)?);
+            items.extend(rule_deletions(&mut listing, &added.rules).doing(doing)?);
             for built in added.built.iter().rev() {
                 items.extend(built.deletions(&mut listing, &tags, &added.built).doing(doing)?);
             }
-            items.extend(self.part_deletions(&unused, &added.tables)?);
-            if self.take_away(items, generation)? {
-                return Ok(());
+            items.extend(self.part_deletions(&unused, added)?);
+            match self.take_away(items, generation) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.errno() == Some(Errno::EBUSY) && !added.rules.is_empty() => {}
+                Err(error) => return Err(error),
             }
         }
         Err(NetlinkError::Contended { doing: DOING_REMOVE.to_owned(), attempts: ATTEMPTS })
     }
 
     /// Returns the requests that delete parts, and those new tables that contain nothing else.
-    fn part_deletions(&mut self, unused: &BTreeSet<Part>, new: &BTreeSet<Table>) -> Result<Vec<Item>, NetlinkError> {
+    fn part_deletions(&mut self, unused: &BTreeSet<Part>, added: &Added) -> Result<Vec<Item>, NetlinkError> {
         let mut items = Vec::new();
         let tables: BTreeSet<Table> = unused.iter().map(|part| part.table()).collect();
         for table in tables {
             let parts: Vec<Part> = unused.iter().copied().filter(|part| part.table() == table).collect();
-            let chains: Vec<&str> = parts.iter().flat_map(|part| part.chain_names()).collect();
+            let mut chains: BTreeSet<String> =
+                parts.iter().flat_map(|part| part.chain_names()).map(str::to_owned).collect();
+            if unused.contains(&Part::Conditional) {
+                chains.extend(port_chains(&added.rules).into_iter().map(PortChain::name));
+            }
             let there = self.socket.chains(table).doing(|| DOING_REMOVE)?;
-            if new.contains(&table) && there.iter().all(|chain| chains.contains(&chain.name.as_str())) {
+            if added.tables.contains(&table) && there.iter().all(|chain| chains.contains(&chain.name)) {
                 items.push(table.deletion());
             } else {
                 items.extend(parts.iter().flat_map(|part| part.deletions()));
@@ -117,7 +134,9 @@ impl Nft {
             return Ok(false);
         }
         let doing = || "failed to list nftables elements";
-        let ours: BTreeSet<_> = added.elements.iter().map(super::element::Element::announcement).collect();
+        let ports = port_chains(&added.rules);
+        let mut ours: BTreeSet<_> = added.elements.iter().map(super::element::Element::announcement).collect();
+        ours.extend(ports.iter().map(|port| port.announcement()));
         for set in part.sets() {
             let keys = match self.socket.dump_elements(part.table(), set.name) {
                 Err(fault) if fault.is_absent() => continue,
@@ -127,9 +146,11 @@ impl Nft {
                 return Ok(false);
             }
         }
-        for chain in part.open_chains() {
-            let ours = |tag: &Option<String>| added.rules.iter().any(|rule| Some(&rule.tag) == tag.as_ref());
-            if !self.socket.rules(part.table(), chain).doing(doing)?.iter().all(|rule| ours(&rule.tag)) {
+        let of_ports = ports.into_iter().filter(|_port| part == Part::Conditional).map(PortChain::name);
+        let ours: BTreeSet<&str> = added.rules.iter().map(|rule| rule.tag.as_str()).collect();
+        for chain in part.open_chains().iter().map(|chain| (*chain).to_owned()).chain(of_ports) {
+            let is_ours = |tag: &Option<String>| tag.as_deref().is_some_and(|tag| ours.contains(tag));
+            if !self.socket.rules(part.table(), &chain).doing(doing)?.iter().all(|rule| is_ours(&rule.tag)) {
                 return Ok(false);
             }
         }
@@ -143,5 +164,7 @@ fn rule_deletions(listing: &mut Listing<'_>, rules: &[TaggedRule]) -> Result<Vec
     for rule in rules {
         items.extend(find_rule(listing, rule)?.map(|(chain, handle)| deletion(rule.table, chain, handle)));
     }
+    let tags = rules.iter().map(|rule| rule.tag.as_str()).collect();
+    items.extend(ports::deletions(listing, &port_chains(rules), &tags)?);
     Ok(items)
 }

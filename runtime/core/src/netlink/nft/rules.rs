@@ -1,6 +1,6 @@
 //! The rules of an op.
 
-use super::base::CONDITIONAL;
+use super::ports::PortChain;
 use super::rule::TaggedRule;
 use super::table::Table;
 use super::{accept, condition};
@@ -12,13 +12,15 @@ pub(super) fn rules(op: &Op) -> Vec<TaggedRule> {
         Op::HostPort(port) if !port.conditions.is_empty() => {
             let variants = condition::rules(port);
             let tag = |at: usize| if at == 0 { port.tag.clone() } else { format!("{} ({})", port.tag, at + 1) };
+            let chain = PortChain::of(port);
             let rule = |(at, expressions)| TaggedRule {
                 table: Table::Inet,
-                chain: CONDITIONAL.to_owned(),
+                chain: chain.name(),
                 tag: tag(at),
                 expressions,
                 otherwise: None,
                 gate: None,
+                port: Some(chain),
             };
             variants.into_iter().enumerate().map(rule).collect()
         }

@@ -41,6 +41,8 @@ const ETHER: Field = Field { number: 9, length: 6, order: ByteOrder::Network };
 const PROTOCOL: Field = Field { number: 12, length: 1, order: ByteOrder::Network };
 const PORT: Field = Field { number: 13, length: 2, order: ByteOrder::Network };
 const IFNAME: Field = Field { number: 41, length: 16, order: ByteOrder::Host };
+/// `NFT_DATA_VERDICT`; the kernel knows its length.
+const VERDICT: Field = Field { number: 0xffff_ff00, length: 16, order: ByteOrder::Host };
 /// Bits per type in the number of a concatenation.
 const TYPE_BITS: u32 = 6;
 
@@ -68,6 +70,9 @@ pub(super) const SNAT6: SetSpec = set(Part::HostPorts, "hostport_snat6", 12, &[P
 pub(super) const ISOLATED: SetSpec = set(Part::Ingress, "isolated", 13, &[IFNAME, IFNAME], false);
 pub(super) const SAME_BRIDGE: SetSpec = set(Part::Ingress, "same_bridge", 14, &[IFNAME, IFNAME], false);
 pub(super) const GUARDED: SetSpec = set(Part::Ingress, "guarded", 15, &[IFNAME], false);
+/// Leads to the rules of ports with conditions.
+pub(super) const BY_PORT: SetSpec =
+    SetSpec { part: Part::Conditional, ..map("conditional_ports", 16, &[PROTOCOL, PORT], &[VERDICT]) };
 
 // === impl SetSpec ===
 

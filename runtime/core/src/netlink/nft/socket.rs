@@ -17,7 +17,7 @@ use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 
-use super::answer::{self, FoundChain, FoundRule};
+use super::answer::{self, FoundChain, FoundElement, FoundRule};
 use super::table::{Item, Table};
 use crate::netlink::fault::Fault;
 use crate::netlink::wire::{NLMSG_DONE, NLMSG_ERROR, Refusal, Wire};
@@ -259,6 +259,16 @@ impl Socket {
             Some(keys)
         })?;
         Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// Returns the elements of a set; none if the set does not exist.
+    pub(super) fn whole_elements(&mut self, table: Table, set: &str) -> Result<Vec<FoundElement>, Fault> {
+        let attributes = vec![SetElementList::Table(table.name().to_owned()), SetElementList::Set(set.to_owned())];
+        let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        match self.dump(&Item { table, message, flags: 0 }, |message| Some(answer::whole_elements(message))) {
+            Err(fault) if fault.is_absent() => Ok(Vec::new()),
+            other => Ok(other?.into_iter().flatten().collect()),
+        }
     }
 
     /// Returns the rules of a chain in order; none if the chain does not exist.

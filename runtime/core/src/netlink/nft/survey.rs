@@ -19,15 +19,16 @@ pub(super) enum Condition {
 }
 
 impl Part {
-    /// Returns the part that an op needs, if any.
-    pub(super) fn needed_by(op: &Op) -> Option<Self> {
+    /// Returns the parts that an op needs.
+    pub(super) fn needed_by(op: &Op) -> &'static [Self] {
         match op {
-            Op::Masquerade { .. } => Some(Self::Masquerade),
-            Op::HostPort(_) => Some(Self::HostPorts),
-            Op::IngressPolicy(_) => Some(Self::Ingress),
-            Op::RouteLocalnet(_) => Some(Self::Localnet),
-            Op::MacSpoofCheck { .. } => Some(Self::SpoofCheck),
-            _ => None,
+            Op::Masquerade { .. } => &[Self::Masquerade],
+            Op::HostPort(port) if port.conditions.is_empty() => &[Self::HostPorts],
+            Op::HostPort(_) => &[Self::HostPorts, Self::Conditional],
+            Op::IngressPolicy(_) => &[Self::Ingress],
+            Op::RouteLocalnet(_) => &[Self::Localnet],
+            Op::MacSpoofCheck { .. } => &[Self::SpoofCheck],
+            _ => &[],
         }
     }
 }

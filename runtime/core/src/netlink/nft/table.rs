@@ -43,6 +43,7 @@ pub(super) struct Item {
 pub(in crate::netlink) enum Part {
     Masquerade,
     HostPorts,
+    Conditional,
     Ingress,
     Localnet,
     SpoofCheck,
@@ -55,7 +56,7 @@ impl Part {
     pub(super) fn table(self) -> Table {
         match self {
             Self::SpoofCheck => Table::Bridge,
-            Self::Masquerade | Self::HostPorts | Self::Ingress | Self::Localnet => Table::Inet,
+            Self::Masquerade | Self::HostPorts | Self::Conditional | Self::Ingress | Self::Localnet => Table::Inet,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::netlink::fault::Doing;
 use crate::netlink::presence::Presence;
 use crate::netlink::rtnl::Lookup;
 use crate::netlink::{Applied, Executor, survey};
-use crate::plan::{LinkInfo, LinkRef, Op, Plan};
+use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
 
 impl Executor {
     /// Applies a plan.
@@ -86,6 +86,9 @@ impl Session<'_> {
         for link in ours {
             if let (Some(found), Ok(rtnl)) = (self.links.get(&link), self.rtnl(&link)) {
                 rtnl.label(found.index, label);
+                if link.side == Side::Container && found.other_netns.is_none() {
+                    rtnl.note_host();
+                }
             }
         }
     }

@@ -24,6 +24,17 @@ impl Rtnl {
         }
     }
 
+    /// Gives the namespace behind an open file a number. It may have one.
+    pub(in crate::netlink) fn number(&self, netns: i32) -> Result<(), Fault> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(u32::try_from(netns).unwrap_or_default()));
+        message.attributes.push(NsidAttribute::Id(-1));
+        match self.change(RouteNetlinkMessage::NewNsId(message), How::Set) {
+            Err(fault) if fault.is_exists() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Returns all namespaces with a number.
     pub(in crate::netlink) fn nsids(&self) -> Result<Vec<Nsid>, Fault> {
         let answers = self.dump(RouteNetlinkMessage::GetNsId(NsidMessage::default()))?;

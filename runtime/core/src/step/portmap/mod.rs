@@ -21,6 +21,9 @@ use crate::plan::{Condition, Family, HostPort, Op, Protocol, RouteLocalnet};
 #[derive(Debug)]
 pub(super) struct Portmap;
 
+/// The most rules that the conditions of one call may need.
+const MOST_RULES: usize = 4096;
+
 /// One of `runtimeConfig.portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mapping {
@@ -106,13 +109,32 @@ impl Settings {
             let words = conf.strings(key).map_err(mistyped)?.unwrap_or_default();
             conditions::read(&words, family).map_err(|problem| format!("{key}: {problem}"))
         };
-        Ok(Self {
+        let settings = Self {
             snat,
             masquerade_all,
             conditions4: conditions("conditionsV4", Family::V4)?,
             conditions6: conditions("conditionsV6", Family::V6)?,
             mappings: mappings(conf)?,
-        })
+        };
+        settings.bounded()
+    }
+
+    /// Refuses conditions that need too many rules: one for each combination of their values, for each port.
+    fn bounded(self) -> Result<Self, String> {
+        let (ports, mut total) = (self.mappings.len().max(1), 0_usize);
+        for (key, conditions) in [("conditionsV4", &self.conditions4), ("conditionsV6", &self.conditions6)] {
+            if conditions.is_empty() {
+                continue;
+            }
+            let each = conditions.iter().fold(1_usize, |rules, condition| rules.saturating_mul(condition.rules()));
+            total = total.saturating_add(each.saturating_mul(ports));
+            if total > MOST_RULES {
+                return Err(format!(
+                    "{key}: {each} combinations of values for each of {ports} ports need more than {MOST_RULES} rules; use larger networks and ranges of ports, or fewer values"
+                ));
+            }
+        }
+        Ok(self)
     }
 
     /// Returns the mapping to a container's address; `None` if it is for the other family.

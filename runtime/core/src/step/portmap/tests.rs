@@ -125,6 +125,36 @@ fn conditions_are_kept_by_family() {
     );
 }
 
+/// Each combination of values is a rule, for each port.
+#[test]
+fn conditions_need_a_bounded_number_of_rules() {
+    let sources = |count: usize| (0..count).flat_map(|at| ["-s".to_owned(), format!("10.0.{at}.0/24")]);
+    let ports = |count: u16| {
+        let port = |at: u16| json!({ "hostPort": 1000 + at, "containerPort": 80, "protocol": "tcp" });
+        Value::from((0..count).map(port).collect::<Vec<_>>())
+    };
+    // The last of several `-s` does not replace the others: no packet meets both.
+    let of = |words: Vec<String>| json!({ "conditionsV4": words });
+    let list = |count: usize| {
+        let nets: Vec<String> = (0..count).map(|at| format!("10.0.{at}.0/24")).collect();
+        vec!["-s".to_owned(), nets.join(",")]
+    };
+    assert!(plan(with(of(sources(200).collect()), ports(20))).is_ok(), "one combination");
+    let product = |nets: usize, sources: usize| {
+        let spans: Vec<String> = (0..sources).map(|at| (1000 + at).to_string()).collect();
+        of(vec![format!("ip saddr {{ {} }}", list(nets)[1]), format!("th sport {{ {} }}", spans.join(", "))])
+    };
+    let mapped = plan(with(product(64, 8), ports(8))).unwrap();
+    assert_eq!(mapped.iter().filter(|op| op.starts_with("map ")).count(), 16, "4096 rules for IPv4, none for IPv6");
+    for (nets, sources, count) in [(64, 8, 9), (65, 64, 1), (200, 200, 1)] {
+        let error = plan(with(product(nets, sources), ports(count))).unwrap_err().to_string();
+        let combinations = nets * sources;
+        for part in ["conditionsV4", &format!("{combinations} combinations"), &format!("{count} ports"), "4096 rules"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
+
 #[test]
 fn portmap_refuses_what_the_reference_refuses() {
     let bad = |conf: Value| plan(conf).unwrap_err().to_string();
