@@ -41,6 +41,7 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     let stock = call.network.select().is_some_and(SelectConf::is_stock);
     let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
+    node.leave_moved_store();
     let mut added = conflict::around(node, &call, attach);
     // The attempt left nothing behind, so it can be repeated. Each round removes one dead attachment.
     while let Err(refusal) = &added

@@ -210,6 +210,14 @@ pub enum AttachError {
         /// How long this call waited.
         seconds: u64,
     },
+    /// Attachments are being made while the ledger is to be rebuilt.
+    #[error(
+        "attachments have been made on this node for {seconds} seconds without a break; try again, or drain the node first"
+    )]
+    NodeAtWork {
+        /// How long this call waited.
+        seconds: u64,
+    },
     /// The file of the attachments' locks.
     #[error("cannot lock {path:?}; correct its owner and mode, or the directory's")]
     LockFile {

@@ -30,6 +30,7 @@ impl AttachError {
             | Self::TakenInCluster { .. }
             | Self::Withdrawn
             | Self::AtWork { .. }
+            | Self::NodeAtWork { .. }
             | Self::Ledger(StoreError::Removed { .. })
             | Self::Op { source: NetlinkError::SharedBusy { .. } | NetlinkError::FirewalldSilent { .. }, .. }
             | Self::Netlink(NetlinkError::FirewalldSilent { .. })

@@ -31,6 +31,9 @@ const FILE: &str = "locks";
 
 /// How long an ADD waits for another ADD, or for removers, of the same attachment.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a rebuild of the ledger waits for every ADD.
+const REBUILD_PATIENCE: Duration = Duration::from_secs(60);
+
 const FIRST_STEP: Duration = Duration::from_millis(1);
 const LAST_STEP: Duration = Duration::from_millis(32);
 
@@ -63,7 +66,7 @@ impl Lock {
         let deadline = Instant::now() + PATIENCE;
         let mut step = FIRST_STEP;
         loop {
-            if lock(&file, key, kind).map_err(|source| unusable(&path, source))? {
+            if lock(&file, (place(key), 1), kind).map_err(|source| unusable(&path, source))? {
                 return Ok(Self { _file: file });
             }
             if Instant::now() >= deadline {
@@ -82,8 +85,30 @@ impl Lock {
     /// The file cannot be used.
     pub(super) fn for_repair(state_dir: &Path, key: &Key) -> Result<Option<Self>, AttachError> {
         let locks = RemovalLocks::open(state_dir)?;
-        let locked = lock(&locks.file, key, libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))?;
+        let locked =
+            lock(&locks.file, (place(key), 1), libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))?;
         Ok(locked.then_some(Self { _file: locks.file }))
+    }
+
+    /// Takes the locks of all attachments, so that no ADD and no removal is at work while the ledger is rebuilt. Waits for
+    /// those that are.
+    ///
+    /// # Errors
+    /// Some are still at work, or the file cannot be used.
+    pub fn for_rebuild(state_dir: &Path) -> Result<Self, AttachError> {
+        Self::all(state_dir, REBUILD_PATIENCE)
+    }
+
+    fn all(state_dir: &Path, patience: Duration) -> Result<Self, AttachError> {
+        let locks = RemovalLocks::open(state_dir)?;
+        let deadline = Instant::now() + patience;
+        while !lock(&locks.file, WHOLE, libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))? {
+            if Instant::now() >= deadline {
+                return Err(AttachError::NodeAtWork { seconds: patience.as_secs() });
+            }
+            sleep(LAST_STEP);
+        }
+        Ok(Self { _file: locks.file })
     }
 
     /// Takes the lock for a remover. Returns `None` if an ADD is at work.
@@ -113,7 +138,7 @@ impl RemovalLocks {
 
     /// Locks one more attachment. Returns `false` if an ADD is at work.
     pub(super) fn lock(&self, key: &Key) -> Result<bool, AttachError> {
-        lock(&self.file, key, libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
+        lock(&self.file, (place(key), 1), libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
     }
 }
 
@@ -123,23 +148,26 @@ fn unusable(path: &Path, source: io::Error) -> AttachError {
 
 fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).write(true).create(true).mode(crate::private::FILE).custom_flags(libc::O_NOFOLLOW);
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+            DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(state_dir)?;
             options.open(path)
         }
         other => other,
     }
 }
 
-/// Tries to lock. Returns whether it succeeded.
-fn lock(file: &File, key: &Key, kind: libc::c_int) -> io::Result<bool> {
+/// The bytes of all keys: a length of 0 reaches to the end.
+const WHOLE: (i64, i64) = (0, 0);
+
+/// Tries to lock so many bytes. Returns whether it succeeded.
+fn lock(file: &File, (start, length): (i64, i64), kind: libc::c_int) -> io::Result<bool> {
     let range = libc::flock {
         l_type: libc::c_short::try_from(kind).map_err(io::Error::other)?,
         l_whence: 0,
-        l_start: place(key),
-        l_len: 1,
+        l_start: start,
+        l_len: length,
         // Has to be 0 for this kind of lock.
         l_pid: 0,
     };
@@ -201,6 +229,22 @@ mod tests {
         drop(Lock::for_add(&state, &one).unwrap());
         let left: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["locks"], "no file per attachment");
+    }
+
+    #[test]
+    fn a_rebuild_waits_for_every_add_and_keeps_new_ones_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (key("c", "eth0", Role::Attachment), key("d", "eth0", Role::Attachment));
+        let add = Lock::for_add(dir.path(), &one).unwrap();
+        let error = Lock::all(dir.path(), Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, AttachError::NodeAtWork { .. }), "{error}");
+        drop(add);
+        let rebuild = Lock::all(dir.path(), Duration::from_secs(60)).unwrap();
+        for key in [&one, &other] {
+            assert!(Lock::for_repair(dir.path(), key).unwrap().is_none());
+        }
+        drop(rebuild);
+        drop(Lock::for_add(dir.path(), &other).unwrap());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::error::AttachError;
+use super::evidence::no_attachments;
 use super::liveness::{self, NetnsState};
 use super::trace::Attempt;
 use crate::journal::Entry;
@@ -147,6 +148,14 @@ impl<'a> Node<'a> {
         self.store_and_log().map(|(store, _log)| store)
     }
 
+    /// Closes the store if another file has its name by now: a rebuild has moved it aside. Called under the attachment's
+    /// lock, which a rebuild waits for.
+    pub(super) fn leave_moved_store(&mut self) {
+        if self.store.as_ref().is_some_and(|store| !store.is_in_place()) {
+            self.store = None;
+        }
+    }
+
     /// Returns whether the store is open.
     pub(super) fn has_store(&self) -> bool {
         self.store.is_some()
@@ -175,6 +184,12 @@ impl<'a> Node<'a> {
     fn open_store(&mut self) -> Result<NodeStore, AttachError> {
         let boot_id = netlink::boot_id()?;
         let mut store = NodeStore::open_unless(&self.context.state_dir, &boot_id, &no_attachments)?;
+        if store.replaces_a_lost_one() {
+            self.log(
+                "the ledger of an earlier boot is gone; addresses that it kept for their owners, and those that \
+                 rested, may be given out again",
+            );
+        }
         let now = crate::facts::now()?;
         let reaped = store.reap_previous_boots(&|entry| !entry.record.externals.is_empty() || is_there(entry), now)?;
         if !reaped.is_empty() {
@@ -188,20 +203,6 @@ impl<'a> Node<'a> {
 /// kernel (two containers share a state directory, or `/proc` is emulated).
 fn is_there(entry: &Entry) -> bool {
     liveness::netns_state(entry) == NetnsState::There
-}
-
-/// Checks for attachments before a new store is made: a node with attachments had a store that knew them.
-///
-/// # Errors
-/// The attachments that were found.
-pub fn no_attachments() -> Result<(), String> {
-    if let Ok(Some((link, label))) = netlink::first_labelled() {
-        return Err(format!("there is no ledger, and the link {link} belongs to an attachment ({label})"));
-    }
-    match netlink::has_elements() {
-        Ok(true) => Err("there is no ledger, and nftables has elements of attachments (table weft)".to_owned()),
-        Ok(false) | Err(_) => Ok(()),
-    }
 }
 
 impl Policies {

@@ -11,7 +11,7 @@ use crate::cni::{Version, read_net};
 
 /// host-local's default directory. The ledger needs no directory, but a configuration with another one means another
 /// address domain.
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// The parsed `ipam` object.
 #[derive(Debug, Clone, PartialEq)]

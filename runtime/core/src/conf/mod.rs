@@ -37,7 +37,7 @@ pub use cluster::{ClusterConf, LedgerKind};
 pub use dhcp::DhcpConf;
 pub use duplicates::DuplicatesConf;
 pub use error::ConfError;
-pub use ipam::{IpamConf, data_dir_of, scope_of};
+pub use ipam::{DEFAULT_DATA_DIR, IpamConf, data_dir_of, scope_of};
 pub use ipam_kind::IpamKind;
 pub use monitor::MonitorConf;
 pub use network::{Maker, Network};

@@ -2,6 +2,7 @@
 //!
 //! Not here: links and routes (`netlink::Executor::observe`), claims (`ledger`).
 
+mod cached;
 mod file;
 mod node;
 mod pod;
@@ -13,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
+pub use cached::{CACHE_DIR, Cached, cached};
 pub use file::{declared_file, resolver};
 pub use node::{Isolation, isolation, node};
 pub use pod::PodFacts;

@@ -5,9 +5,9 @@
 //!
 //! Not here: the contents (`schema`, and the modules above).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,25 +21,37 @@ use super::error::{PATIENCE, explain_sql};
 use super::meta::{BOOT, CLAIMED, meta, set_meta};
 use super::schema::{self, Stamp};
 use super::{StoreError, marker, space};
+use crate::private;
 
 /// Name of the store in the state directory.
 pub(crate) const FILE: &str = "weft.db";
 
 /// The name of a store that is being created.
-const UNFINISHED: &str = "weft.db.new";
+pub(super) const UNFINISHED: &str = "weft.db.new";
+
+/// Decides whether there may be a new, empty store. An `Err` says what an earlier one must have known.
+type MayCreate<'a> = &'a dyn Fn() -> Result<(), String>;
+
+/// Whether this process has made the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    No,
+    /// The first one.
+    First,
+    /// An earlier boot had one, which is gone.
+    Again,
+}
 
 /// Opens the file for writing. Creates directory, file and tables if they are missing. `may_create` is called before a
-/// new store is made.
+/// new store is made, and for one that has lost everything that it can lose unnoticed.
 pub(super) fn open(
     state_dir: &Path,
     path: &Path,
     boot_id: &str,
-    may_create: &dyn Fn() -> Result<(), String>,
-) -> Result<Connection, StoreError> {
+    may_create: MayCreate<'_>,
+) -> Result<(Connection, Made), StoreError> {
     let failed = |source| open_error(path, source);
-    if !has_content(path)? {
-        create(state_dir, path, boot_id, may_create)?;
-    }
+    let made = if has_content(path)? { Made::No } else { create(state_dir, path, boot_id, may_create)? };
     // Read the marker before the store: the store's count is then at least this.
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
     let mut conn = connect(path).map_err(failed)?;
@@ -50,16 +62,14 @@ pub(super) fn open(
     if !retrying(|| Stamp::read(&conn)).map_err(failed)?.is_current() {
         upgrade(&conn, path)?;
     }
-    refuse_if_lost(&conn, path, boot_id, marked)?;
-    Ok(conn)
+    // It was asked a moment ago.
+    let may_be_empty: MayCreate<'_> = if made == Made::No { may_create } else { &|| Ok(()) };
+    refuse_if_lost(&conn, path, boot_id, (marked, may_be_empty))?;
+    Ok((conn, made))
 }
 
 /// Checks for losses as `open` does, but changes nothing.
-pub(super) fn check_loss(
-    path: &Path,
-    boot_id: &str,
-    may_create: &dyn Fn() -> Result<(), String>,
-) -> Result<(), StoreError> {
+pub(super) fn check_loss(path: &Path, boot_id: &str, may_create: MayCreate<'_>) -> Result<(), StoreError> {
     let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
     let Some(conn) = open_read_only(path)? else {
@@ -71,13 +81,14 @@ pub(super) fn check_loss(
     let found = retrying(|| claimed(&conn)).map_err(|source| open_error(path, source))?;
     match marked {
         Some(marked) if marked > found => Err(lost(format!("it records {found} claims, but {marked} were made"))),
+        None if is_bare(&conn, boot_id).map_err(|source| open_error(path, source))? => may_create().map_err(lost),
         _ => Ok(()),
     }
 }
 
 /// Returns whether the file exists and is not empty. A link is refused: SQLite's log is named after the file, so under
 /// a second name it would be another store.
-fn has_content(path: &Path) -> Result<bool, StoreError> {
+pub(super) fn has_content(path: &Path) -> Result<bool, StoreError> {
     let meta = match path.symlink_metadata() {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -89,12 +100,17 @@ fn has_content(path: &Path) -> Result<bool, StoreError> {
     Ok(meta.len() > 0)
 }
 
-fn directory_error(path: &Path, source: io::Error) -> StoreError {
+pub(super) fn directory_error(path: &Path, source: io::Error) -> StoreError {
     StoreError::Directory { path: path.to_owned(), source }
 }
 
 /// Checks that the store has all that was claimed in this boot.
-fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<u64>) -> Result<(), StoreError> {
+fn refuse_if_lost(
+    conn: &Connection,
+    path: &Path,
+    boot_id: &str,
+    (marked, may_be_empty): (Option<u64>, MayCreate<'_>),
+) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
     let found = retrying(|| claimed(conn)).map_err(failed)?;
     let lost = |what: String| Err(StoreError::Lost { path: path.to_owned(), what });
@@ -113,9 +129,24 @@ fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<
     if found > 0 && !is_new_boot && marker::read(path, boot_id).map_err(absent)?.is_none() {
         return lost("its marker is missing, so nobody can tell whether it is whole".to_owned());
     }
+    // The file of a fresh store is empty, because every claim is in the log. So a store that has lost log and marker
+    // looks like one that another process is just making.
+    if is_bare(conn, boot_id).map_err(failed)?
+        && let Err(what) = may_be_empty()
+        && marker::read(path, boot_id).map_err(absent)?.is_none()
+    {
+        return lost(format!("it is empty, and its marker is missing; {what}"));
+    }
     // Write the marker before this process claims anything. A failed write is repeated with each claim.
     drop(marker::write(path, boot_id, found));
     Ok(())
+}
+
+/// Returns whether a store of this boot has never had an entry.
+fn is_bare(conn: &Connection, boot_id: &str) -> rusqlite::Result<bool> {
+    let is_of_boot = retrying(|| meta(conn, BOOT))?.as_deref() == Some(boot_id);
+    let empty = "SELECT NOT EXISTS (SELECT 1 FROM journal) AND NOT EXISTS (SELECT 1 FROM claims)";
+    Ok(is_of_boot && retrying(|| claimed(conn))? == 0 && conn.query_row(empty, [], |row| row.get(0))?)
 }
 
 /// Returns how many commits claimed something. An older weft did not count.
@@ -137,28 +168,25 @@ pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>
 }
 
 /// Makes a new store: first under another name, with all its tables, on disk; then renames it.
-fn create(
-    state_dir: &Path,
-    path: &Path,
-    boot_id: &str,
-    may_create: &dyn Fn() -> Result<(), String>,
-) -> Result<(), StoreError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
+fn create(state_dir: &Path, path: &Path, boot_id: &str, may_create: MayCreate<'_>) -> Result<Made, StoreError> {
+    private::make_dir(state_dir).map_err(|source| directory_error(state_dir, source))?;
     let dir = lock(state_dir, PATIENCE)?;
     if has_content(path)? {
         // Another process was faster.
-        return Ok(());
+        return Ok(Made::No);
     }
     if let Some(what) = signs_of_loss(path, boot_id)? {
         return Err(StoreError::Lost { path: path.to_owned(), what });
     }
     may_create().map_err(|what| StoreError::Lost { path: path.to_owned(), what })?;
+    let had_one = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?.is_some();
     make(&path.with_file_name(UNFINISHED), path, boot_id)?;
-    dir.sync_all().map_err(|source| directory_error(state_dir, source))
+    dir.sync_all().map_err(|source| directory_error(state_dir, source))?;
+    Ok(if had_one { Made::Again } else { Made::First })
 }
 
 /// Locks the state directory, in which one process at a time makes a store.
-fn lock(state_dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
+pub(super) fn lock(state_dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
     let mut dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
     let deadline = Instant::now() + patience;
     loop {
@@ -174,59 +202,6 @@ fn lock(state_dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError>
     }
 }
 
-/// Opens a store whatever it has lost, or moves aside a file that is not a store and makes a new one.
-pub(super) fn recover(state_dir: &Path, path: &Path, boot_id: &str) -> Result<(Connection, Vec<PathBuf>), StoreError> {
-    let failed = |source| open_error(path, source);
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
-    let dir = lock(state_dir, PATIENCE)?;
-    let mut moved = Vec::new();
-    if !is_usable(path) {
-        moved = move_aside(path)?;
-        make(&path.with_file_name(UNFINISHED), path, boot_id)?;
-    }
-    dir.sync_all().map_err(|source| directory_error(state_dir, source))?;
-    let mut conn = connect(path).map_err(failed)?;
-    configure(&mut conn).map_err(failed)?;
-    if !Stamp::read(&conn).map_err(failed)?.is_current() {
-        upgrade(&conn, path)?;
-    }
-    Ok((conn, moved))
-}
-
-/// Returns whether a file is a store of a known version in which SQLite finds nothing wrong.
-fn is_usable(path: &Path) -> bool {
-    let check = || -> Result<bool, StoreError> {
-        if !has_content(path)? {
-            return Ok(false);
-        }
-        let failed = |source| open_error(path, source);
-        let mut conn = connect(path).map_err(failed)?;
-        configure(&mut conn).map_err(failed)?;
-        if survey(&conn, path)? == Content::Nothing {
-            return Ok(false);
-        }
-        let found: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-        Ok(found == "ok")
-    };
-    check().unwrap_or(false)
-}
-
-/// Renames the files of a store.
-fn move_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let taken = |number: u32| side(path, &format!(".lost-{number}")).symlink_metadata().is_ok();
-    let number = (1..u32::MAX).find(|number| !taken(*number)).unwrap_or(u32::MAX);
-    let mut moved = Vec::new();
-    for suffix in ["", "-wal", "-shm"] {
-        let (from, to) = (side(path, suffix), side(path, &format!(".lost-{number}{suffix}")));
-        match fs::rename(&from, &to) {
-            Ok(()) => moved.push(to),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(directory_error(&from, source)),
-        }
-    }
-    Ok(moved)
-}
-
 /// Makes the file under one name and renames it. The caller holds the directory's lock.
 pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), StoreError> {
     let failed = |source| directory_error(unfinished, source);
@@ -239,7 +214,7 @@ pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), 
             Ok(()) | Err(_) => {}
         }
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(failed)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(private::FILE).open(unfinished).map_err(failed)?;
     space::reserve_store(&file);
     // Closing it later would drop SQLite's own lock.
     drop(file);
@@ -257,7 +232,7 @@ pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), 
     fs::rename(unfinished, path).map_err(failed)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
@@ -280,7 +255,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, StoreErr
     }
 }
 
-fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
+pub(super) fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
         Some(
             ErrorCode::DatabaseBusy
@@ -295,7 +270,7 @@ fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
 
 /// The contents of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Content {
+pub(super) enum Content {
     Nothing,
     /// A store of this version of ours, or an older one.
     Ours(i64),
@@ -304,7 +279,7 @@ enum Content {
 /// Inspects a file that is not obviously a store of our version.
 ///
 /// Uses one transaction: between two reads another process may make the tables.
-fn survey(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
+pub(super) fn survey(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     let failed = |source| open_error(path, source);
     retrying(|| conn.execute_batch("BEGIN")).map_err(failed)?;
     let found = content(conn, path);
@@ -338,14 +313,14 @@ pub(crate) fn log_path(path: &Path) -> PathBuf {
     side(path, "-wal")
 }
 
-fn side(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn side(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
 /// Configures a connection, as opposed to the file.
-fn configure(conn: &mut Connection) -> rusqlite::Result<()> {
+pub(super) fn configure(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Each statement runs only once or twice here: replanning it for the first bound values only costs time.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -388,7 +363,7 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
 }
 
 /// Upgrades the tables. Any number of processes may do so at once.
-fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
     // Check before anything in the file is changed.
     if survey(conn, path)? == Content::Nothing {

@@ -15,6 +15,7 @@ mod key;
 mod marker;
 mod meta;
 mod node_store;
+mod recover;
 mod schema;
 mod space;
 

@@ -12,6 +12,7 @@
 //! checkpoint would never reset the log. Hence `settle`: above a small size, the log is written back and truncated.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,10 +21,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::error::explain_sql;
 use super::fault::{Fault, Stop};
-use super::file::{self, FILE, checkpoint, log_path};
+use super::file::{self, FILE, Made, checkpoint, log_path};
 use super::meta::{CLAIMED, set_meta};
 use super::space::LOG_LIMIT;
-use super::{StoreError, marker, schema, space};
+use super::{StoreError, marker, recover, schema, space};
 
 /// How long `maintain` waits for readers.
 const READERS: Duration = Duration::from_secs(2);
@@ -48,6 +49,14 @@ pub struct NodeStore {
     path: PathBuf,
     /// `None` if the store was opened for reading.
     boot_id: Option<String>,
+    /// Device and inode of the file, if it was there before it was opened.
+    file: Option<(u64, u64)>,
+    made: Made,
+}
+
+/// Returns device and inode of a file.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 // === impl NodeStore ===
@@ -74,8 +83,11 @@ impl NodeStore {
         may_create: &dyn Fn() -> Result<(), String>,
     ) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
-        let conn = file::open(state_dir, &path, boot_id, may_create)?;
-        Ok(Self::new(conn, path, Some(boot_id.to_owned())))
+        // Before it is opened: if another file gets its name meanwhile, this is no longer the one in place.
+        let before = identity(&path);
+        let (conn, made) = file::open(state_dir, &path, boot_id, may_create)?;
+        let file = before.or_else(|| identity(&path));
+        Ok(Self { file, made, ..Self::new(conn, path, Some(boot_id.to_owned())) })
     }
 
     /// Checks whether a store has lost something or, if there is none, whether there must have been one. Changes
@@ -105,12 +117,25 @@ impl NodeStore {
     /// were not a store.
     pub(crate) fn recover(state_dir: &Path, boot_id: &str) -> Result<(Self, Vec<PathBuf>), StoreError> {
         let path = state_dir.join(FILE);
-        let (conn, moved) = file::recover(state_dir, &path, boot_id)?;
+        let (conn, moved) = recover::recover(state_dir, &path, boot_id)?;
         Ok((Self::new(conn, path, Some(boot_id.to_owned())), moved))
     }
 
     fn new(conn: Connection, path: PathBuf, boot_id: Option<String>) -> Self {
-        Self { db: Arc::new(Mutex::new(Db { conn, path: path.clone(), views: 0 })), path, boot_id }
+        let db = Arc::new(Mutex::new(Db { conn, path: path.clone(), views: 0 }));
+        Self { db, path, boot_id, file: None, made: Made::No }
+    }
+
+    /// Returns whether this process has made the store, and an earlier boot had one. What that one kept is forgotten.
+    #[must_use]
+    pub fn replaces_a_lost_one(&self) -> bool {
+        self.made == Made::Again
+    }
+
+    /// Returns whether the open file still has its name.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_none() || self.file == identity(&self.path)
     }
 
     /// Returns the path of the store file.
@@ -258,7 +283,9 @@ impl Db {
             return;
         }
         let patience = if size > LOG_OVERDUE { Duration::from_millis(200) } else { Duration::ZERO };
-        drop(checkpoint(&mut self.conn, patience));
+        if checkpoint(&mut self.conn, patience).is_ok() {
+            space::reserve_growth(&self.path);
+        }
         // The truncated space is needed again, and others may fill the disk meanwhile.
         if let Ok(meta) = fs::metadata(&log) {
             space::reserve_log(&log, &meta);

@@ -8,7 +8,7 @@ use weft_core::agent;
 use weft_core::attach::{NetnsState, check_texts, netns_state, no_attachments, plans};
 use weft_core::journal::Entry;
 use weft_core::netlink;
-use weft_core::store::NodeStore;
+use weft_core::store::{NodeStore, StoreError};
 
 use super::Finding;
 
@@ -47,23 +47,25 @@ fn lost(state: &Path) -> Option<Finding> {
     let boot_id = netlink::boot_id().ok()?;
     match NodeStore::check_loss(state, &boot_id, &no_attachments) {
         Ok(()) => None,
-        Err(error) => Some(Finding::fail("ledger", error.to_string(), "weftctl ledger rebuild")),
+        Err(error) => Some(broken(&error)),
     }
 }
 
-fn broken(error: &dyn std::error::Error) -> Finding {
+/// Reports an error of the store. Only what is lost or no store is made again; of others, the error says what to do.
+fn broken(error: &StoreError) -> Finding {
     let mut detail = error.to_string();
-    let mut source = error.source();
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         detail.push_str(": ");
         detail.push_str(&cause.to_string());
         source = cause.source();
     }
-    Finding::fail(
-        "ledger",
-        detail,
-        "see docs/ledger-format.md; a damaged store can be moved away, then import what is known",
-    )
+    let remedy = match error {
+        StoreError::Lost { .. } | StoreError::NotAStore { .. } => "weftctl ledger rebuild",
+        StoreError::Damaged { .. } => "weftctl ledger repair; if that fails, weftctl ledger rebuild",
+        _ => "",
+    };
+    Finding::fail("ledger", detail, remedy)
 }
 
 /// Checks the agents that hold attachments' leases: without them leases expire, and links go down.

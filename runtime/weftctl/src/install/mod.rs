@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use weft_core::attach::no_attachments;
 use weft_core::conf::Persona;
 use weft_core::store::NodeStore;
 use weft_host_abi::types::Attachment;
@@ -131,14 +132,14 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     let mut steps = vec![
         Step::directory(&bin_dir, 0o755, false)?,
         Step::directory(&ctl_dir, 0o755, false)?,
-        Step::directory(state, 0o700, true)?,
-        Step::directory(&state.join("policies"), 0o700, true)?,
-        Step::directory(&state.join("cache"), 0o700, true)?,
+        Step::directory(state, weft_core::private::DIRECTORY, true)?,
+        Step::directory(&state.join("policies"), weft_core::private::DIRECTORY, true)?,
+        Step::directory(&state.join("cache"), weft_core::private::DIRECTORY, true)?,
     ];
     // Compiling takes seconds. The programs come after it, and find everything compiled.
     for (name, component) in SHIPPED {
         let file = state.join("policies").join(format!("{name}.wasm"));
-        steps.push(Step::write(&file, component, 0o600)?);
+        steps.push(Step::write(&file, component, weft_core::private::FILE)?);
         steps.push(Step::compile(&file, component, state)?);
     }
     let names = names(args)?;
@@ -157,7 +158,7 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     for program in &programs {
         steps.push(Step::write(&program.to, &program.content, 0o755)?);
     }
-    steps.push(Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, 0o600)?);
+    steps.push(Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, weft_core::private::FILE)?);
     for name in &names {
         steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
     }
@@ -237,7 +238,12 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
 fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
     /// How many are named.
     const NAMED: usize = 10;
-    let Some(store) = NodeStore::open_read_only(state)? else { return Ok(()) };
+    const DRAIN: &str =
+        "Drain the node (`kubectl drain NODE --ignore-daemonsets`, or stop the containers), then uninstall.";
+    let Some(store) = NodeStore::open_read_only(state)? else {
+        // A lost ledger knows of none.
+        return no_attachments().map_err(|what| anyhow!("{what}\n{DRAIN} Where the containers are gone, use --force"));
+    };
     let attachments: BTreeSet<Attachment> =
         store.entries(None)?.into_iter().map(|entry| entry.key.attachment).collect();
     if attachments.is_empty() {
@@ -251,7 +257,7 @@ fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
         text.push_str(&format!("\n  and {} more (`weftctl ps`)", attachments.len() - NAMED));
     }
     bail!(
-        "{text}\nDrain the node (`kubectl drain NODE --ignore-daemonsets`, or stop the containers), then uninstall. To leave \
+        "{text}\n{DRAIN} To leave \
          containers running under the stock plugins, write the claims for those first (`weftctl ledger export host-local`) and \
          use --force; host ports and masquerading of running containers then stay until a reboot"
     );

@@ -11,12 +11,12 @@ use weft_core::agent::SOCKET;
 use weft_core::attach::{NetnsState, netns_state};
 use weft_core::commit::HostLocalImport;
 use weft_core::conf::data_dir_of;
+use weft_core::facts::{CACHE_DIR, Cached, cached};
 use weft_core::journal::Record;
 use weft_core::ledger::{HostLocalExport, NetworkExport, NetworkImport, SkipReason};
 use weft_core::netlink;
 use weft_host_abi::types::Attachment;
 
-use super::cached::{self, Cached};
 use super::{existing, open};
 use crate::networks::Networks;
 use crate::output::Output;
@@ -48,7 +48,7 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Args)]
 struct Sources {
     /// Directory of the runtime's cached results (libcni). An attachment without a result no longer exists.
-    #[arg(long, value_name = "DIR", default_value = cached::DIR)]
+    #[arg(long, value_name = "DIR", default_value = CACHE_DIR)]
     cni_cache: PathBuf,
     /// Directory of network configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
@@ -63,7 +63,7 @@ struct Known {
 
 impl Known {
     fn look(sources: &Sources) -> anyhow::Result<Self> {
-        Ok(Self { cache: cached::read(&sources.cni_cache), in_use: netlink::addresses_in_use()? })
+        Ok(Self { cache: cached(&sources.cni_cache), in_use: netlink::addresses_in_use()? })
     }
 
     fn is_gone(&self, network: &str, container_id: &str) -> bool {

@@ -1,6 +1,5 @@
 //! `weftctl ledger`: lists claims, releases addresses manually, and migrates to and from the stock plugin's directory.
 
-mod cached;
 mod host_local;
 mod rebuild;
 mod scopes;

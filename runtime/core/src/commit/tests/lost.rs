@@ -190,6 +190,83 @@ fn a_new_store_is_not_made_where_the_node_has_what_an_older_one_knew_of() {
     NodeStore::open_unless(&state, "boot-1", &refuse).expect("it is asked for a new store only");
 }
 
+/// The file of a node that never wrote its log back has nothing in it: every claim is in the log.
+#[test]
+fn a_store_that_lost_its_log_and_its_marker_is_refused_where_the_node_has_attachments() {
+    let refuse = || Err("the link veth0 is weft's".to_owned());
+    let lose = |dir: &Path| {
+        fs::remove_file(log_path(&dir.join(FILE))).unwrap();
+        fs::remove_file(dir.join("ledger.mark")).unwrap();
+    };
+    let dir = node();
+    lose(dir.path());
+    for _try in 0..2 {
+        let error = NodeStore::check_loss(dir.path(), "boot-1", &refuse).unwrap_err();
+        assert!(matches!(&error, StoreError::Lost { .. }), "{error:?}");
+        let error = NodeStore::open_unless(dir.path(), "boot-1", &refuse).unwrap_err();
+        assert!(matches!(&error, StoreError::Lost { what, .. } if what.contains("veth0")), "{error:?}");
+    }
+    drop(open(dir.path()).unwrap());
+    NodeStore::open_unless(dir.path(), "boot-1", &refuse).expect("it was accepted as a new one");
+
+    // Claims that were written back are in the file.
+    let dir = node();
+    open(dir.path()).unwrap().maintain().unwrap();
+    lose(dir.path());
+    assert!(matches!(open(dir.path()), Err(StoreError::Lost { .. })), "nobody is asked");
+    // Another boot began since.
+    let dir = node();
+    lose(dir.path());
+    NodeStore::open_unless(dir.path(), "boot-2", &refuse).unwrap();
+}
+
+#[test]
+fn a_fresh_store_that_others_open_at_once_is_none_that_was_lost() {
+    let dir = scratch();
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let count = || {
+        asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    };
+    drop(NodeStore::open_unless(dir.path(), "boot-1", &count).unwrap());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1, "the look is expensive");
+    // The first process has renamed the file, and has not written the marker yet: by the time the second one has
+    // looked, the first has claimed and made a link.
+    fs::remove_file(dir.path().join("ledger.mark")).unwrap();
+    let claims_meanwhile = || {
+        let mut disk = OnDisk { store: open(dir.path()).unwrap(), dir: scratch() };
+        claim_next(&mut disk, &key("a"), &pool()).unwrap();
+        Err("the link veth0 is weft's".to_owned())
+    };
+    NodeStore::open_unless(dir.path(), "boot-1", &claims_meanwhile).unwrap();
+}
+
+#[test]
+fn a_store_that_was_lost_before_the_boot_is_told() {
+    let dir = node();
+    assert!(!open(dir.path()).unwrap().replaces_a_lost_one());
+    for name in files(dir.path()).iter().filter(|name| name.starts_with(FILE)) {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    let store = NodeStore::open(dir.path(), "boot-2").unwrap();
+    assert!(store.replaces_a_lost_one());
+    drop(store);
+    assert!(!NodeStore::open(dir.path(), "boot-2").unwrap().replaces_a_lost_one(), "told once");
+    assert!(!NodeStore::open(scratch().path(), "boot-1").unwrap().replaces_a_lost_one());
+}
+
+#[test]
+fn a_store_that_was_moved_aside_is_noticed() {
+    let dir = node();
+    let store = open(dir.path()).unwrap();
+    assert!(store.is_in_place());
+    let (from, to) = (dir.path().join(FILE), dir.path().join("weft.db.lost-1"));
+    fs::rename(&from, &to).unwrap();
+    assert!(!store.is_in_place());
+    fs::copy(&to, &from).unwrap();
+    assert!(!store.is_in_place());
+}
+
 #[test]
 fn leftovers_of_a_process_that_died_making_the_store_are_no_store() {
     let dir = scratch();
@@ -242,6 +319,35 @@ fn a_lost_store_is_rebuilt_from_what_runs() {
         let again = NodeStore::rebuild(disk.dir.path(), "boot-1", 2000, (&live, &|_entry| false)).unwrap();
         assert_eq!((again.entries, again.claims, again.moved.len()), (0, 0, 0), "{way}");
         assert_eq!(open(disk.dir.path()).unwrap().entries(None).unwrap().len(), 4);
+    }
+}
+
+/// A store that cannot be opened now is none that is lost.
+#[test]
+fn a_rebuild_moves_no_store_aside_that_may_be_healthy() {
+    type Change<'a> = &'a dyn Fn(&Path);
+    let ways: [(&str, Change<'_>); 3] = [
+        ("of a newer weft", &|dir| {
+            let raw = Connection::open(dir.join(FILE)).unwrap();
+            raw.pragma_update(None, "user_version", crate::store::VERSION + 1).unwrap();
+        }),
+        ("a link to it", &|dir| {
+            fs::rename(dir.join(FILE), dir.join("elsewhere")).unwrap();
+            symlink(dir.join("elsewhere"), dir.join(FILE)).unwrap();
+        }),
+        ("with a second name", &|dir| fs::hard_link(dir.join(FILE), dir.join("second")).unwrap()),
+    ];
+    for (way, change) in ways {
+        let dir = node();
+        open(dir.path()).unwrap().maintain().unwrap();
+        change(dir.path());
+        let before = files(dir.path());
+        let live = running(&[("a", "10.0.0.1")]);
+        let error = NodeStore::rebuild(dir.path(), "boot-1", 2000, (&live, &|_entry| false)).expect_err(way);
+        assert!(matches!(error, StoreError::Newer { .. } | StoreError::Link { .. }), "{way}: {error:?}");
+        let moved = files(dir.path()).into_iter().find(|name| name.contains("lost"));
+        assert_eq!(moved, None, "{way}");
+        assert!(before.iter().all(|name| files(dir.path()).contains(name)), "{way}");
     }
 }
 

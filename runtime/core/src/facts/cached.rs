@@ -4,29 +4,32 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use serde_json::Value;
 
 /// libcni's directory.
-pub(super) const DIR: &str = "/var/lib/cni/results";
+pub const CACHE_DIR: &str = "/var/lib/cni/results";
 
 /// An attachment of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cached {
-    pub(super) network: String,
-    pub(super) container_id: String,
-    pub(super) ifname: String,
+pub struct Cached {
+    /// The network.
+    pub network: String,
+    /// The container.
+    pub container_id: String,
+    /// The interface.
+    pub ifname: String,
     /// The namespace, if the result names it.
-    pub(super) netns: Option<String>,
-    pub(super) addresses: Vec<IpAddr>,
+    pub netns: Option<String>,
+    /// The addresses of the result.
+    pub addresses: Vec<IpAddr>,
     /// The configuration with which it was added.
-    pub(super) config: Option<Value>,
+    pub config: Option<Value>,
 }
 
 /// Reads all of them. Skips files of other formats and attachments without a result.
-pub(super) fn read(dir: &Path) -> Vec<Cached> {
+#[must_use]
+pub fn cached(dir: &Path) -> Vec<Cached> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let documents = files.filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok());
     documents.filter_map(|document| attachment(&document)).collect()
@@ -52,13 +55,45 @@ fn attachment(document: &Value) -> Option<Cached> {
     })
 }
 
+/// Decodes the JSON document that libcni writes as base64.
 fn decoded(text: &str) -> Option<Value> {
-    serde_json::from_slice(&STANDARD.decode(text).ok()?).ok()
+    serde_json::from_slice(&base64(text)?).ok()
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len()), 0_u32, 0);
+    for byte in text.trim_end_matches('=').bytes() {
+        (bits, count) = ((bits << 6) | u32::from(digit(byte)?), count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
+
+    #[test]
+    fn configurations_are_decoded() {
+        for (text, want) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Pz8/Pj4+", "???>>>")] {
+            assert_eq!(base64(text).unwrap(), want.as_bytes());
+        }
+        assert_eq!(base64("Zm9v!"), None);
+        assert_eq!(decoded("eyJhIjogMX0="), Some(serde_json::json!({"a": 1})));
+    }
 
     #[test]
     fn results_of_all_versions_are_read_and_other_files_left_out() {
@@ -76,12 +111,12 @@ mod tests {
         );
         write("other", "{}");
         write("broken", "{");
-        let mut found = read(dir.path());
+        let mut found = cached(dir.path());
         found.sort_by(|a, b| a.network.cmp(&b.network));
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].netns.as_deref(), Some("/run/netns/x"));
         assert_eq!((found[0].addresses.len(), found[0].config.clone()), (2, Some(serde_json::json!({}))));
         assert_eq!(found[1].addresses, ["10.2.0.2".parse::<IpAddr>().unwrap()]);
-        assert!(read(Path::new("/nonexistent")).is_empty());
+        assert!(cached(Path::new("/nonexistent")).is_empty());
     }
 }
