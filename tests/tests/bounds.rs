@@ -80,11 +80,12 @@ fn hanging_plugin() -> Result<()> {
         "cat > /dev/null; [ $CNI_COMMAND = DEL ] && {{ touch {notes}/deleted; exit 0; }}\n\
          sleep 987 & echo $! > {notes}/child; wait"
     );
+    // The limit is also for the DEL, and for a shell to get as far as its child.
     plugin(&mut world, "hangs", &body)?;
     let mut conf = conf();
     conf["ipam"] = json!({ "type": "hangs" });
     let mut call = world.prepare("ADD", &Attach::eth0("pod"), &conf)?;
-    call.env.push(("WEFT_PLUGIN_TIMEOUT".into(), "1".into()));
+    call.env.push(("WEFT_PLUGIN_TIMEOUT".into(), "8".into()));
     let error = world.run(&call, "weft")?.error()?;
     ensure!(error.code == 11 && error.msg.contains("\"hangs\" did not finish ADD"), "{} {}", error.code, error.msg);
     ensure!(world.scratch().join("deleted").exists(), "its DEL was not called");
@@ -142,11 +143,14 @@ fn dev_null() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the last process catches SIGABRT, the last of the signals that weft asks for.
+const CATCHES: &str = "until grep -q '^SigCgt:.*[2367abef].$' /proc/$!/status; do sleep 0.02; done";
+
 fn fault() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for (signal, code) in [("SEGV", 999), ("BUS", 999), ("ABRT", 5)] {
         let line = format!(
-            "rm -f $D/fifo; mkfifo $D/fifo; exec 3<>$D/fifo; $W <&3 & sleep 0.3; kill -{signal} $!; wait $!; \
+            "rm -f $D/fifo; mkfifo $D/fifo; exec 3<>$D/fifo; $W <&3 & {CATCHES}; kill -{signal} $!; wait $!; \
              echo $? > $D/status"
         );
         let reply = shell(&mut world, "ADD", "pod", &line)?;

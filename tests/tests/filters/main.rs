@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::a_dead_holders_plugin_hears_of_it);
     suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);
+    suite.test("conditions_read_their_own_port", &faults, state::conditions_read_their_own_port);
     suite.run()
 }
 

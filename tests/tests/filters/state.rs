@@ -7,9 +7,11 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use weft_kit::cni::{Call, Reply, ok};
 use weft_kit::process;
+use weft_kit::stopped::Started;
 use weft_kit::world::{Attach, Subject, World, container_id};
 
 use super::{chain, empty, plainly, through, whole, world};
@@ -59,13 +61,19 @@ pub(super) fn lost_answers() -> Result<()> {
     let mut portmap = list[1].clone();
     portmap["prevResult"] = base;
     let before = world.host().line("nft list ruleset")?.text();
-    let mut succeeded = 0;
+    let (mut succeeded, mut failed_clean) = (0, 0);
     for when in 1..=40 {
         let call = world.prepare("ADD", &Attach::eth0("a"), &portmap)?;
         let reply = with_faults(&world, &call, "portmap", &[&format!("recvfrom:error=ENOBUFS:when={when}")])?;
         if reply.ok() {
             succeeded += 1;
             ok(&world.call("CHECK", &Attach::eth0("a"), &portmap)?, "CHECK after a lost answer")?;
+        } else {
+            // An error lists what it left; otherwise nothing is there.
+            let (rules, error) = (world.host().line("nft list ruleset")?.text(), reply.error()?);
+            let is_left = rules.contains("tcp . 8080") || rules.contains("udp . 8080");
+            ensure!(!is_left || error.code == 104, "receive {when}: {error:?} and left: {rules}");
+            failed_clean += usize::from(!is_left);
         }
         // DEL knows everything that a failed ADD left.
         ok(&world.call("DEL", &Attach::eth0("a"), &portmap)?, "DEL")?;
@@ -73,6 +81,7 @@ pub(super) fn lost_answers() -> Result<()> {
         ensure!(!rules.contains("tcp . 8080"), "receive {when} left: {rules}");
     }
     ensure!(succeeded > 0 && !before.contains("8080"), "every ADD failed");
+    ensure!(failed_clean > 0, "no ADD failed and took back what it did");
     Ok(())
 }
 
@@ -128,13 +137,14 @@ pub(super) fn two_dels_take_the_guard() -> Result<()> {
     Ok(())
 }
 
-/// The firewall's DEL of a bridge's last container runs concurrently with the ADD of the next: wherever either is
-/// delayed, the next one has its guard.
+/// The firewall's DEL of a bridge's last container is stopped at each of its requests, while the ADD of the next one
+/// runs: wherever that is, the next one has its guard.
 pub(super) fn add_beside_the_last_del() -> Result<()> {
     let (_installation, mut world) = world()?;
     let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
-    for when in 1..=6 {
-        let (old, new) = (format!("old{when}"), format!("new{when}"));
+    let mut stopped_with_guard = 0;
+    for number in 1..=40 {
+        let (old, new) = (format!("old{number}"), format!("new{number}"));
         attach(&mut world, &old)?;
         let result = through(&mut world, "ADD", &new, std::slice::from_ref(&bridge), None, &mut plainly)?;
         let mut conf = firewall.clone();
@@ -142,26 +152,50 @@ pub(super) fn add_beside_the_last_del() -> Result<()> {
         let del = world.prepare("DEL", &Attach::eth0(&old), &firewall)?;
         let add = world.prepare("ADD", &Attach::eth0(&new), &conf)?;
         let check = world.prepare("CHECK", &Attach::eth0(&new), &conf)?;
+        let scratch = world.scratch().to_owned();
+        let started = Started::at(del, &world.plugin("firewall"), world.place()?, &scratch, number)?;
+        let ended = matches!(started, Started::Ended(_));
+        stopped_with_guard += usize::from(!ended && guarded(&world)?);
         let world_ref = &world;
+        // The ADD may wait for a lock of the DEL, so that goes on meanwhile.
         let (deleted, added) = thread::scope(|scope| {
-            let held_up = format!("sendto:delay_enter=300000:when={when}");
-            let deleting = scope.spawn(move || with_faults(world_ref, &del, "firewall", &[&held_up]));
-            thread::sleep(std::time::Duration::from_millis(150));
-            let added = plainly(world_ref, &add, "firewall");
-            (deleting.join(), added)
+            let adding = scope.spawn(move || plainly(world_ref, &add, "firewall"));
+            let deleted = match started {
+                Started::Ended(reply) => Ok(reply),
+                Started::Stopped(stopped) => {
+                    wait_for_end_or_lock(&adding);
+                    stopped.end(Signal::SIGCONT)
+                }
+            };
+            (deleted, adding.join())
         });
-        ok(&added?, "ADD beside the DEL")?;
-        ok(&deleted.map_err(|_panic| anyhow::anyhow!("the DEL panicked"))??, "DEL")?;
+        ok(&deleted?, "DEL")?;
+        ok(&added.map_err(|_panic| anyhow::anyhow!("the ADD panicked"))??, "ADD beside the DEL")?;
         ok(&plainly(&world, &check, "firewall")?, "CHECK: the bridge is not guarded")?;
-        ensure!(guarded(&world)?, "send {when}: no guard");
+        ensure!(guarded(&world)?, "request {number}: no guard");
         for (name, kind, conf) in [(&old, "bridge", &bridge), (&new, "firewall", &firewall), (&new, "bridge", &bridge)]
         {
             let call = world.prepare("DEL", &Attach::eth0(name), conf)?;
             ok(&plainly(&world, &call, kind)?, "DEL")?;
         }
-        ensure!(!guarded(&world)?, "send {when}: the guard stays");
+        ensure!(!guarded(&world)?, "request {number}: the guard stays");
+        if ended {
+            ensure!(stopped_with_guard > 0, "the DEL was never stopped before it removed the guard");
+            return Ok(());
+        }
     }
-    Ok(())
+    anyhow::bail!("a DEL of more than 40 requests")
+}
+
+/// Waits until an ADD has ended, or has had the time to come to a lock. If the machine is too slow for that, the ADD has
+/// less of the race, and the result is the same.
+fn wait_for_end_or_lock<T>(adding: &thread::ScopedJoinHandle<'_, T>) {
+    for _look in 0..100 {
+        if adding.is_finished() {
+            return;
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 /// firewalld's reload and Debian's `nftables.service` flush all rules: CHECK, doctor and repair know the rules of
@@ -305,6 +339,46 @@ fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
     let bytes =
         log.lines().filter(|line| line.contains("recvfrom(")).filter_map(|line| line.rsplit("= ").next()?.parse().ok());
     Ok(bytes.filter(|bytes: &i64| *bytes > 0).map(i64::unsigned_abs).sum())
+}
+
+/// A port with conditions reads the rules of its own port, however many containers have such ports.
+pub(super) fn conditions_read_their_own_port() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let portmap = |at: u16| {
+        json!({ "cniVersion": "1.0.0", "name": "net", "type": "portmap", "snat": false,
+            "conditionsV4": ["ip saddr { 192.0.2.0/24, 198.51.100.0/24 }"],
+            "runtimeConfig": { "portMappings": [{ "hostPort": 9000 + at, "containerPort": 80, "protocol": "tcp" }] },
+            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
+                            "ips": [{ "address": format!("10.64.{}.{}/16", at / 200, at % 200 + 2), "interface": 0 }] } })
+    };
+    let mut sizes = Vec::new();
+    for at in 0..64 {
+        let call = world.prepare("ADD", &Attach::eth0(&format!("c{at}")), &portmap(at))?;
+        if at == 2 || at == 63 {
+            sizes.push(received(&world, &call, "portmap")?);
+        } else {
+            ok(&plainly(&world, &call, "portmap")?, "ADD")?;
+        }
+    }
+    let [few, many] = sizes[..] else { anyhow::bail!("{sizes:?}") };
+    // A little, because numbers have more digits.
+    ensure!(many < few + few / 8, "{few} bytes with 2 containers, {many} with 63");
+    let mut deleted = Vec::new();
+    for at in [5, 7] {
+        let call = world.prepare("DEL", &Attach::eth0(&format!("c{at}")), &portmap(at))?;
+        deleted.push(received(&world, &call, "portmap")?);
+        if at == 5 {
+            for at in 20..64 {
+                let call = world.prepare("DEL", &Attach::eth0(&format!("c{at}")), &portmap(at))?;
+                ok(&plainly(&world, &call, "portmap")?, "DEL")?;
+            }
+        }
+    }
+    let [many, few] = deleted[..] else { anyhow::bail!("{deleted:?}") };
+    ensure!(many < few + few / 8, "DEL: {few} bytes with 18 containers, {many} with 64");
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(rules.contains("hostport_tcp_9006") && !rules.contains("hostport_tcp_9005"), "{rules}");
+    Ok(())
 }
 
 /// A firewall call reads a bounded part of the node's rules, however many containers exist.

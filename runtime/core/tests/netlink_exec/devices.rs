@@ -62,7 +62,7 @@ fn there_and_back_again() {
     // Down without other settings, and with every setting that it can lose.
     for line in [
         // Up once, so that the peer had a carrier.
-        "ip link set d0 up && sleep 0.3 && ip link set d0 down",
+        "ip link set d0 up && until ip link show d0 | grep -q LOWER_UP; do sleep 0.05; done && ip link set d0 down",
         "ip link set d0 up && ip addr add 192.0.2.1/24 dev d0 && ip addr add 2001:db8::1/64 dev d0 nodad && \
          ip route add 198.51.100.0/24 via 192.0.2.9 && ip -6 route add 2001:db8:9::/48 via 2001:db8::9 && \
          sysctl -qw net.ipv4.conf.d0.rp_filter=2 net.ipv6.conf.d0.accept_ra=0 net.ipv6.conf.d0.hop_limit=7",

@@ -1,7 +1,8 @@
 //! The op of `sbr`: rules and tables.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_core::plan::{Op, Source, SourceRoutes};
@@ -260,19 +261,21 @@ fn teardown() {
 /// The reference plugin holds `flock` on CNI_NETNS while it picks a table.
 fn waits_for_the_reference() {
     let (host, pod) = pod_with_links();
-    let path = pod.path().display().to_string();
-    let start = Instant::now();
+    let netns = std::fs::File::open(pod.path()).expect("namespace");
+    let held = nix::fcntl::Flock::lock(netns, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    let held = held.expect("lock");
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let holder = scope.spawn(|| sh(&format!("flock -x {path} sh -c 'sleep 0.5; ip netns >/dev/null'")));
-        eventually("the lock is held", || {
-            std::process::Command::new("flock")
-                .args(["-n", &path, "true"])
-                .status()
-                .is_ok_and(|status| !status.success())
+        let applying = scope.spawn(|| {
+            apply(&host, &pod, vec![sbr(sources(), None, false)]);
+            done.store(true, Ordering::Relaxed);
         });
-        apply(&host, &pod, vec![sbr(sources(), None, false)]);
-        assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
-        drop(holder.join());
+        // However slow the machine is, it may not come further than the lock.
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!done.load(Ordering::Relaxed), "it did not wait");
+        assert_eq!(rules(&pod, "-4").len(), 0);
+        drop(held);
+        applying.join().expect("apply");
     });
     assert_eq!(rules(&pod, "-4").len(), 2);
 }

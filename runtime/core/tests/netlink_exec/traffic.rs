@@ -119,7 +119,7 @@ fn frames(ns: &Ns, link: &str, during: impl FnOnce()) -> Vec<Vec<u8>> {
         (fd, nix::net::if_::if_nametoindex(name.as_str()).expect("link"))
     });
     during();
-    let (mut seen, end) = (Vec::new(), Instant::now() + Duration::from_millis(300));
+    let (mut seen, end) = (Vec::new(), Instant::now() + Duration::from_secs(1));
     while Instant::now() < end {
         let mut buffer = [0; 2048];
         match socket::recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
