@@ -30,8 +30,8 @@ pub(crate) struct ExportArgs {
     /// The directory for the cases, usually a project's `cases`. Created if it does not exist.
     #[arg(long, value_name = "DIR", default_value = "cases")]
     out: PathBuf,
-    /// Replace names of pods, namespaces, nodes and containers, and what annotations say. Labels and addresses stay: policies
-    /// decide by them.
+    /// Replace names of pods, namespaces, nodes and containers, MAC addresses, and what annotations say. Labels, addresses and
+    /// the configuration stay: policies decide by them.
     #[arg(long)]
     redact: bool,
 }
@@ -49,7 +49,8 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
     for (at, mut case) in cases.into_iter().enumerate() {
         let mut about = format!("decided by {}", case.policy);
         if args.redact {
-            about = format!("{about}, names replaced");
+            // A reference names a registry of the site.
+            "decided by the node's policy, names replaced".clone_into(&mut about);
             names.redact(&mut case)?;
             match replay::again(&store, &case, state) {
                 // The recorded ledger has no answer to the policy's new query.
@@ -117,6 +118,14 @@ fn name_of(case: &Case) -> String {
     format!("{}-{}-{}-{kind}", plain(&attachment.network), plain(&attachment.container_id), plain(&attachment.ifname))
 }
 
+/// The shortest name that is searched in any text.
+const SHORTEST: usize = 3;
+/// Keys whose values are names, or texts made of names.
+const NAMES: [&str; 7] = ["attachment", "pod", "node", "identities", "owner", "held", "cni_args"];
+/// Keys whose values stay: the operator's configuration, labels, and words of weft's own.
+const STAY: [&str; 9] =
+    ["network", "config", "range_sets", "candidates", "labels", "namespace_labels", "source", "state", "ifname"];
+
 /// Names and their replacements, the same in all cases of an export.
 #[derive(Debug, Default)]
 struct Names(BTreeMap<String, String>);
@@ -126,12 +135,13 @@ struct Names(BTreeMap<String, String>);
 impl Names {
     /// Replaces the names of a case everywhere in it.
     fn redact(&mut self, case: &mut Case) -> anyhow::Result<()> {
-        let (attachment, pod, node) = match &mut case.asked {
-            Asked::Addresses(request) => (&request.attachment, &mut request.pod, &request.node),
-            Asked::Delegate(request) => (&request.attachment, &mut request.pod, &request.node),
+        let (attachment, pod, node, mac) = match &mut case.asked {
+            Asked::Addresses(request) => (&request.attachment, &mut request.pod, &request.node, request.mac.as_deref()),
+            Asked::Delegate(request) => (&request.attachment, &mut request.pod, &request.node, None),
         };
         self.learn("container", &attachment.container_id);
         self.learn("node", &node.name);
+        mac.into_iter().for_each(|mac| self.learn_mac(mac));
         if let Some(pod) = pod {
             self.learn("namespace", &pod.namespace);
             self.learn("pod", &pod.name);
@@ -147,15 +157,14 @@ impl Names {
                 _ => {}
             }
         }
-        case.asked = serde_json::from_value(self.replaced(serde_json::to_value(&case.asked)?))?;
-        case.ledger = serde_json::from_value(self.replaced(serde_json::to_value(&case.ledger)?))?;
+        case.asked = serde_json::from_value(self.replaced(serde_json::to_value(&case.asked)?, false))?;
+        case.ledger = serde_json::from_value(self.replaced(serde_json::to_value(&case.ledger)?, false))?;
         Ok(())
     }
 
     /// Assigns a replacement to a name. The ordinal of a StatefulSet's pod is kept: policies use it.
     fn learn(&mut self, kind: &str, name: &str) {
-        // A name inside a known one is replaced with that; short names would occur everywhere.
-        if name.len() < 3 || self.0.contains_key(name) {
+        if name.is_empty() || self.0.contains_key(name) {
             return;
         }
         let ordinal = name.rsplit_once('-').map(|(_, last)| last).filter(|last| last.parse::<u32>().is_ok());
@@ -164,15 +173,23 @@ impl Names {
         self.0.insert(name.to_owned(), stand_in);
     }
 
-    /// Returns a value with all names in its texts replaced, except for keys and the operator's configuration.
-    fn replaced(&self, value: Value) -> Value {
+    /// Assigns a replacement to a MAC address, which is one again.
+    fn learn_mac(&mut self, mac: &str) {
+        let stand_in = format!("02:00:00:00:{:02x}:{:02x}", (self.0.len() >> 8) & 0xff, self.0.len() & 0xff);
+        self.0.entry(mac.to_owned()).or_insert(stand_in);
+    }
+
+    /// Returns a value with all names in its texts replaced, except for keys and the operator's configuration. `named` is
+    /// whether the texts are names, or made of them.
+    fn replaced(&self, value: Value, named: bool) -> Value {
         match value {
+            Value::String(text) if named => Value::String(self.in_names(&text)),
             Value::String(text) => Value::String(self.in_text(text)),
-            Value::Array(list) => Value::Array(list.into_iter().map(|value| self.replaced(value)).collect()),
+            Value::Array(list) => Value::Array(list.into_iter().map(|value| self.replaced(value, named)).collect()),
             Value::Object(map) => {
-                let stays = |key: &str| ["network", "config", "range_sets", "candidates", "labels"].contains(&key);
                 let pairs = map.into_iter().map(|(key, value)| {
-                    let value = if stays(&key) { value } else { self.replaced(value) };
+                    let named = named || NAMES.contains(&key.as_str());
+                    let value = if STAY.contains(&key.as_str()) { value } else { self.replaced(value, named) };
                     (key, value)
                 });
                 Value::Object(pairs.collect())
@@ -181,9 +198,25 @@ impl Names {
         }
     }
 
-    /// Replace the longest names first, because one may be part of another.
+    /// Replaces whole names, as in `pod:shop/web-2`. A short one would occur everywhere as a part of something else.
+    fn in_names(&self, text: &str) -> String {
+        let of_name = |c: char| c.is_alphanumeric() || ['.', '-', '_'].contains(&c);
+        let mut replaced = String::new();
+        for part in text.split_inclusive(|c| !of_name(c)) {
+            let name = part.trim_end_matches(|c| !of_name(c));
+            let behind = part.get(name.len()..).unwrap_or_default();
+            match self.0.get(name) {
+                Some(stand_in) => replaced.push_str(stand_in),
+                None => replaced.push_str(&self.in_text(name.to_owned())),
+            }
+            replaced.push_str(behind);
+        }
+        replaced
+    }
+
+    /// Replaces the longest names first, because one may be part of another.
     fn in_text(&self, text: String) -> String {
-        let mut names: Vec<_> = self.0.iter().collect();
+        let mut names: Vec<_> = self.0.iter().filter(|(name, _stand_in)| name.len() >= SHORTEST).collect();
         names.sort_by_key(|(name, _stand_in)| std::cmp::Reverse(name.len()));
         names.into_iter().fold(text, |text, (name, stand_in)| text.replace(name, stand_in))
     }
@@ -203,10 +236,36 @@ mod tests {
             "pod": { "name": "web-2", "namespace": "shop", "labels": [["app", "shop"]] },
             "identities": ["pod:shop/web-2", "other:shop"], "config": "{\"for\": \"shop\"}", "now": 3,
         });
-        let text = names.replaced(value).to_string();
+        let text = names.replaced(value, false).to_string();
         assert!(!text.contains("web") && text.matches("shop").count() == 2, "{text}");
         assert!(text.contains("-2\""), "the ordinal: {text}");
         assert!(text.contains(r#"["app","shop"]"#), "{text}");
+    }
+
+    #[test]
+    fn short_names_go_as_well() {
+        let mut names = Names::default();
+        for (kind, name) in [("namespace", "db"), ("pod", "a1"), ("node", "10"), ("uid", "u")] {
+            names.learn(kind, name);
+        }
+        names.learn_mac("aa:bb:cc:dd:ee:ff");
+        names.learn("pod", "pod");
+        let value = json!({
+            "attachment": { "network": "db", "container_id": "c", "ifname": "a1" },
+            "pod": { "name": "a1", "namespace": "db", "uid": "u", "source": "api", "labels": [["tier", "db"]] },
+            "node": { "name": "10" }, "mac": "aa:bb:cc:dd:ee:ff", "cni_args": [["K8S_POD_NAMESPACE", "db"], ["IP", "10.0.0.1"]],
+            "identities": ["pod:db/a1"], "range": { "start": "10.0.0.1" }, "resolver": { "search": ["a1x.db2"] },
+            "held": [{ "owner": "pod:db/a1", "state": "active" }], "owner": "pod",
+        });
+        let wanted = json!({
+            "attachment": { "network": "db", "container_id": "c", "ifname": "a1" },
+            "pod": { "name": "pod1", "namespace": "namespace0", "uid": "uid3", "source": "api", "labels": [["tier", "db"]] },
+            "node": { "name": "node2" }, "mac": "02:00:00:00:00:04",
+            "cni_args": [["K8S_POD_NAMESPACE", "namespace0"], ["IP", "10.0.0.1"]],
+            "identities": ["pod5:namespace0/pod1"], "range": { "start": "10.0.0.1" }, "resolver": { "search": ["a1x.db2"] },
+            "held": [{ "owner": "pod5:namespace0/pod1", "state": "active" }], "owner": "pod5",
+        });
+        assert_eq!(names.replaced(value, false), wanted);
     }
 
     #[test]
