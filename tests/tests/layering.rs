@@ -206,8 +206,9 @@ fn numbers(source: &str) -> Vec<u32> {
     code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The tests that ARCHITECTURE.md names for its invariants, and docs/cluster-ledger.md for its failures, exist. A name
-/// that ends with dots is the beginning of several.
+/// The tests that ARCHITECTURE.md names for its invariants, docs/cluster-ledger.md for its failures, and
+/// docs/threat-model.md for its attacks exist, and so do the files. A name that ends with dots is the beginning of
+/// several.
 fn named_tests_exist() -> Result<()> {
     let mut source = String::new();
     for tree in ["runtime", "tests"] {
@@ -216,12 +217,21 @@ fn named_tests_exist() -> Result<()> {
         }
     }
     let (mut wrong, mut seen) = (Vec::new(), 0);
-    for page in ["ARCHITECTURE.md", "docs/cluster-ledger.md"] {
+    for page in ["ARCHITECTURE.md", "docs/cluster-ledger.md", "docs/threat-model.md"] {
+        let is_threats = page.ends_with("threat-model.md");
         let text = fs::read_to_string(repository().join(page)).with_context(|| format!("read {page}"))?;
         for cell in text.lines().filter_map(|line| line.strip_prefix("| ")?.trim_end_matches(" |").rsplit(" | ").next())
         {
             let quoted = cell.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches("..."));
-            for name in quoted.filter(|name| is_test_name(name)) {
+            if is_threats && cell == "same" {
+                wrong.push(format!("{page} has a row whose tests are \"same\": name them"));
+            }
+            for name in quoted.clone().filter(|name| is_threats && name.contains('/')) {
+                if !repository().join(name).exists() {
+                    wrong.push(format!("{page} names {name}, which does not exist"));
+                }
+            }
+            for name in quoted.filter(|name| is_test_name(name) || (is_threats && is_short_name(name))) {
                 seen += 1;
                 if !source.contains(name) {
                     wrong.push(format!("{page} names {name}, which is no test"));
@@ -239,6 +249,11 @@ fn named_tests_exist() -> Result<()> {
 fn is_test_name(word: &str) -> bool {
     let letters = word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
     letters && word.starts_with(|c: char| c.is_ascii_lowercase()) && word.split(['_', '-']).count() >= 3
+}
+
+/// Returns whether a word looks like a trial's name of two words.
+fn is_short_name(word: &str) -> bool {
+    word.contains('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
 }
 
 /// The SDK is a package of its own: the contract in it is the host's, letter by letter, and nothing in it names a path outside.

@@ -8,6 +8,10 @@ use weft_core::policy::Digest;
 /// Equivalent schemes: weft's own, kwctl's, skopeo's.
 const SCHEMES: [&str; 3] = ["oci://", "registry://", "docker://"];
 
+/// Docker Hub, and its other name.
+const HUB: &str = "docker.io";
+const HUB_LONG: &str = "index.docker.io";
+
 /// Why a text does not name an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
@@ -67,7 +71,8 @@ impl Image {
         let named = bare.split_once('@').map_or(bare, |(name, _digest)| name);
         let has_tag = named.rsplit('/').next().is_some_and(|last| last.contains(':'));
         Ok(Self {
-            registry: registry.to_owned(),
+            // Docker Hub has two names, and `PolicyRef` has one of them.
+            registry: if registry == HUB_LONG { HUB } else { registry }.to_owned(),
             repository: reference.repository().to_owned(),
             tag: reference.tag().filter(|_tag| has_tag).map(str::to_owned),
             digest,
@@ -171,6 +176,8 @@ impl fmt::Display for Image {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use weft_core::policy::PolicyRef;
+
     use super::*;
 
     #[test]
@@ -186,6 +193,11 @@ mod tests {
             (&format!("oci://host.example/a:1@sha256:{hex}"), format!("oci://host.example/a:1@sha256:{hex}")),
         ] {
             assert_eq!(Image::parse(text).unwrap().to_string(), wanted, "{text}");
+        }
+        // A network, a lock file and a registry have to mean the same.
+        for text in ["docker.io/rack:1", "index.docker.io/rack:1", "docker.io/team/rack:1", "index.docker.io/a/b:1"] {
+            let network = PolicyRef::parse(&format!("oci://{text}")).unwrap();
+            assert_eq!(Image::parse(text).unwrap().to_string(), network.to_string(), "{text}");
         }
         for text in [
             "rack",

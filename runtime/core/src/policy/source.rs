@@ -1,5 +1,6 @@
 //! The reference with which a network names its policy.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,9 @@ pub enum Artifact {
     /// The manifest of an OCI artifact, which names the component.
     Manifest,
 }
+
+/// The names of Docker Hub; the first one is used.
+const HUB: [&str; 2] = ["docker.io", "index.docker.io"];
 
 /// Longest name of a shipped policy: it becomes a file name.
 const NAME_MAX: usize = 64;
@@ -72,6 +76,7 @@ impl PolicyRef {
     /// [`PolicyError::Reference`] for a text that is not a reference, [`PolicyError::Unpinned`] for a remote reference
     /// without a digest.
     pub fn parse(reference: &str) -> Result<Self, PolicyError> {
+        let reference = &*in_full(reference);
         let bad = |reason| PolicyError::Reference { reference: reference.to_owned(), reason };
         let (place, digest) = match reference.rsplit_once("@sha256:") {
             None => (reference, None),
@@ -136,6 +141,17 @@ pub(super) fn policies_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("policies")
 }
 
+/// Writes the short names of Docker Hub in full, as people and lock files do: `docker.io/rack` is
+/// `docker.io/library/rack`.
+fn in_full(reference: &str) -> Cow<'_, str> {
+    let image = HUB.iter().find_map(|hub| reference.strip_prefix("oci://")?.strip_prefix(hub)?.strip_prefix('/'));
+    match image {
+        None | Some("") => Cow::Borrowed(reference),
+        Some(image) if image.contains('/') => Cow::Owned(format!("oci://{}/{image}", HUB[0])),
+        Some(image) => Cow::Owned(format!("oci://{}/library/{image}", HUB[0])),
+    }
+}
+
 /// Returns whether an image's name ends with a tag: a colon after the last slash does not begin a port.
 fn has_tag(image: &str) -> bool {
     let last = image.rsplit('/').next().and_then(|last| last.split_once(':'));
@@ -196,6 +212,22 @@ mod tests {
         for hex in ["", "ab", &"AB".repeat(32)] {
             let text = format!("configmap://a/b/c@sha256:{hex}");
             assert!(matches!(PolicyRef::parse(&text), Err(PolicyError::Reference { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_one_name() {
+        let hex = "ab".repeat(32);
+        for (text, wanted) in [
+            ("oci://docker.io/rack:1", "oci://docker.io/library/rack:1"),
+            ("oci://index.docker.io/rack:1", "oci://docker.io/library/rack:1"),
+            ("oci://index.docker.io/team/rack:1", "oci://docker.io/team/rack:1"),
+            ("oci://docker.io/library/rack:1", "oci://docker.io/library/rack:1"),
+            ("oci://docker.io.example/rack:1", "oci://docker.io.example/rack:1"),
+        ] {
+            assert_eq!(PolicyRef::parse(text).expect(text), PolicyRef::Tagged(wanted.to_owned()));
+            let pinned = PolicyRef::parse(&format!("{text}@sha256:{hex}")).expect(text);
+            assert_eq!(pinned.to_string(), format!("{wanted}@sha256:{hex}"));
         }
     }
 

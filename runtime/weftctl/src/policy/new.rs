@@ -163,6 +163,7 @@ fn filled(content: &str, args: &NewArgs) -> String {
         ("{{decides}}", decides),
         ("{{needs}}", toolchain::needs(args.lang)),
         ("{{source}}", args.lang.source()),
+        ("{{wit}}", if args.lang == Language::Rust { "weft-sdk/wit/policy.wit" } else { "wit/policy.wit" }),
     ];
     pairs.into_iter().fold(content.to_owned(), |text, (key, value)| text.replace(key, value))
 }
@@ -195,6 +196,9 @@ mod tests {
                     assert!(has(name), "{lang:?} {kind:?} has no {name}");
                 }
                 assert!(has("wit/policy.wit") || has("weft-sdk/wit/policy.wit"), "{lang:?} {kind:?} has no contract");
+                let readme = files.iter().find(|(place, _content)| place == Path::new("README.md")).expect("a README");
+                let contract = readme.1.split('`').find(|word| word.ends_with("policy.wit")).expect("its contract");
+                assert!(has(contract), "{lang:?} {kind:?}: README.md names {contract}");
                 for (place, content) in &files {
                     assert!(!content.contains("{{"), "{lang:?} {kind:?} {}", place.display());
                     serde_json::from_str::<serde_json::Value>(content)
