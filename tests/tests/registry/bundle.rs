@@ -17,7 +17,7 @@ pub(super) fn save_and_load() -> Result<()> {
     let key = Minisign::new(node.world.scratch(), "team")?;
     let tag = format!("{REGISTRY}/net/rack:stable");
     let reference = node.push("host-local", &tag, &["--version", "1.2.0"])?;
-    node.does(&["sign", &tag, "--key", &key.secret])?;
+    node.does(&["sign", &reference, "--key", &key.secret])?;
     let dir = node.file("bundle").display().to_string();
     let saved = node.does(&["save", &dir, &tag])?;
     ensure!(saved.contains("with its signatures"), "{saved}");
@@ -41,8 +41,8 @@ pub(super) fn save_and_load() -> Result<()> {
     }
 
     // An older bundle does not set the tag back.
-    node.push("host-local", &tag, &["--version", "1.1.0"])?;
-    node.does(&["sign", &tag, "--key", &key.secret])?;
+    let older = node.push("host-local", &tag, &["--version", "1.1.0"])?;
+    node.does(&["sign", &older, "--key", &key.secret])?;
     let old = node.file("old").display().to_string();
     node.does(&["save", &old, &tag])?;
     far.refuses(&["load", &old], &["is a downgrade", "1.2.0", "1.1.0"])?;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     suite.test("agent/registry-dead", &needs(&[]), agent::registry_dead);
     suite.test("agent/revoked-key", &needs(&["minisign"]), agent::revoked_key);
     suite.test("trust/minisign", &needs(&["minisign"]), trust::minisign);
+    suite.test("trust/sign-what-is-meant", &needs(&["minisign"]), trust::sign_what_is_meant);
     suite.test("trust/cosign", &needs(&["openssl"]), trust::cosign);
     suite.test("trust/ungranted", &needs(&[]), trust::ungranted);
     suite.test("save-and-load", &needs(&["minisign"]), bundle::save_and_load);

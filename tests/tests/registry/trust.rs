@@ -84,6 +84,29 @@ pub(super) fn minisign() -> Result<()> {
     Ok(())
 }
 
+/// The registry's tag was moved between push and sign: a signature is only for what the author means.
+pub(super) fn sign_what_is_meant() -> Result<()> {
+    let node = Node::new()?;
+    let team = Minisign::new(node.world.scratch(), "team")?;
+    let tag = format!("{REGISTRY}/net/rack:1");
+    let mine = node.push("host-local", &tag, &[])?;
+    let theirs = node.push("by-label", &tag, &[])?;
+    let file = |policy: &str| node.shipped(policy).display().to_string();
+    let exported = node.file("rack.json").display().to_string();
+    for more in [["--key", &team.secret], ["--manifest", &exported]] {
+        let sign = [&["sign", &tag], &more[..]].concat();
+        node.refuses(&sign, &["has no digest", "the registry would choose", "--component"])?;
+    }
+    let swapped = ["sign", &tag, "--key", &team.secret, "--component", &file("host-local")];
+    node.refuses(&swapped, &[digest_of(&theirs)?, "its component is sha256:", "host-local.wasm"])?;
+    node.refuses(&["verify", &tag, "--key", &team.file], &["is not signed by"])?;
+    node.does(&["sign", &mine, "--key", &team.secret])?;
+    node.does(&["verify", &mine, "--key", &team.file])?;
+    node.does(&["sign", &tag, "--key", &team.secret, "--component", &file("by-label")])?;
+    node.does(&["verify", &tag, "--key", &team.file])?;
+    Ok(())
+}
+
 /// A signature as `cosign sign --key` makes it, by openssl.
 pub(super) fn cosign() -> Result<()> {
     let node = Node::new()?;

@@ -50,6 +50,12 @@ impl Looked {
     pub fn signed(&self) -> Signed<'_> {
         Signed { image: &self.image, manifest: &self.manifest, digest: &self.digest }
     }
+
+    /// Returns the digest that the manifest has for the component.
+    #[must_use]
+    pub fn component(&self) -> &str {
+        &self.layer.digest
+    }
 }
 
 /// A policy that was fetched and is trusted.

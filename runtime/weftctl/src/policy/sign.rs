@@ -10,14 +10,18 @@ use serde_json::json;
 use weft_agent::artifact::Image;
 use weft_agent::registry::{self, Looked, Source};
 use weft_agent::trust::{Check, Key, Signature, Trust, recheck};
+use weft_core::policy::Digest;
 
 use super::registry::{Reach, TrustArgs};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct SignArgs {
-    /// The policy in its registry.
+    /// The policy in its registry, with its digest, as `push` printed it. With --component, a tag is enough.
     reference: String,
+    /// The component that is signed: what the registry has must be the same.
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
     /// A minisign secret key (`minisign -G` makes one); minisign asks for its password.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["signature", "manifest"])]
     key: Option<PathBuf>,
@@ -46,8 +50,17 @@ pub(crate) struct VerifyArgs {
 
 pub(super) fn sign(args: &SignArgs, output: Output) -> anyhow::Result<ExitCode> {
     let image = Image::parse(&args.reference)?;
+    // Between a push and now, anybody with access could have moved the tag to a policy of theirs.
+    if image.digest().is_none() && args.component.is_none() {
+        bail!(
+            "{image} has no digest, so the registry would choose what is signed: write {image}@sha256:..., as `weftctl policy push` printed it, or compare it with --component FILE"
+        );
+    }
     let remote = args.reach.remote(&image)?;
     let looked = registry::wait(registry::look(Source::Remote(&remote), &image))?;
+    if let Some(file) = &args.component {
+        compare(file, &looked)?;
+    }
     let comment = comment(&looked);
     if let Some(file) = &args.manifest {
         fs::write(file, &looked.manifest).with_context(|| format!("cannot write {}", file.display()))?;
@@ -64,8 +77,23 @@ pub(super) fn sign(args: &SignArgs, output: Output) -> anyhow::Result<ExitCode> 
     registry::wait(registry::attach(&remote, &looked.image, &looked.digest, &signature))?;
     let signer = Signature::Minisign { text: signature }.signer();
     let document = json!({ "reference": looked.image.to_string(), "signer": signer });
-    output.lines(&document, &[format!("signed {} with {signer}", looked.image)])?;
+    let mut lines = vec![format!("signed {} with {signer}", looked.image)];
+    if image.digest().is_none() {
+        // The component was compared; the version is the registry's word.
+        lines.push(format!("its version is {}", looked.version.as_deref().unwrap_or("(none)")));
+    }
+    output.lines(&document, &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the component in the registry is the file.
+fn compare(file: &Path, looked: &Looked) -> anyhow::Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (wanted, found) = (Digest::new(&bytes).to_string(), looked.component());
+    if wanted != found {
+        bail!("{} is not {}: its component is {found}, the file is {wanted}", looked.image, file.display());
+    }
+    Ok(())
 }
 
 /// Returns the comment of the signature, which names the repository.
