@@ -20,6 +20,9 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     let agent = node.start_agent()?;
     node.until(&agent, &here, "ready")?;
     node.until(&agent, &missing, "has no manifest")?;
+    let listed = node.listed(&missing)?;
+    ensure!(super::node::text(&listed, "/state")? == "missing", "{listed}");
+    ensure!(super::node::text(&listed, "/why")?.contains("has no manifest"), "{listed}");
     node.adds("a", &first)?;
     node.add_fails("b", &second, &["an ADD never fetches"])?;
 
@@ -95,6 +98,10 @@ pub(super) fn revoked_key() -> Result<()> {
     node.adds("b", &two)?;
     rules(&node, Some("laptop lost"))?;
     node.until(&agent, &references[0], "is revoked")?;
+    let listed = node.listed(&references[0])?;
+    ensure!(super::node::text(&listed, "/state")? == "withdrawn", "{listed}");
+    ensure!(super::node::text(&listed, "/why")?.contains("laptop lost"), "{listed}");
+    ensure!(super::node::text(&node.listed(&references[1])?, "/state")? == "ready", "the other one stays");
     // Its last good version is the revoked one.
     node.add_fails("c", &one, &["it was refused", "is revoked", "laptop lost"])?;
     node.adds("d", &two)?;

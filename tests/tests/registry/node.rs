@@ -162,6 +162,14 @@ impl Node {
         Ok(fs::write(self.networks().join(format!("{name}.conf")), conf.to_string())?)
     }
 
+    /// Runs `weftctl policy ls` with the agent, and returns the row of a reference.
+    pub(super) fn listed(&self, reference: &str) -> Result<Value> {
+        let socket = dhcp::socket(&self.world).display().to_string();
+        let rows = self.world.weftctl(&["policy", "ls", "--agent-socket", &socket])?;
+        let row = rows.as_array().into_iter().flatten().find(|row| row.get("policy") == Some(&json!(reference)));
+        row.cloned().with_context(|| format!("{reference} is not in {rows}"))
+    }
+
     /// Waits until the agent reports this for a policy: `ready`, or why it failed.
     pub(super) fn until(&self, agent: &Daemon, reference: &str, part: &str) -> Result<()> {
         let mut last = Value::Null;

@@ -69,9 +69,11 @@ pub(super) fn round_trip() -> Result<()> {
     node.does(&["pull", &reference])?;
     node.stop_registry();
     node.adds("a", &conf)?;
-    let listed = node.does(&["ls"])?;
-    ensure!(listed.contains("ready"), "{listed}");
+    let listed = node.listed(&reference)?;
+    ensure!(text(&listed, "/state")? == "ready", "{listed}");
+    ensure!(text(&listed, "/digest")? == text(&manifest, "/layers/0/digest")?, "{listed}");
     node.does(&["rm", &reference])?;
+    ensure!(node.listed(&reference).is_err(), "it is removed");
     node.add_fails("b", &conf, &["an ADD never fetches"])?;
     node.refuses(&["rm", &reference], &["is not on this node"])?;
     Ok(())

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
+use weft_core::agent::policy::{Policy as AgentPolicy, PolicyRequest, PolicyState as Wanted};
+use weft_core::agent::{SOCKET, ask};
 use weft_core::policy::{
     self, Artifact, CompileAsk, Digest, PolicyError, PolicyRef, PolicyRow, PolicyState, PolicyStore,
 };
@@ -25,6 +27,9 @@ pub(crate) struct LsArgs {
     /// A repository, as in REGISTRY/REPOSITORY: list its tags [default: what is on this node].
     #[cfg(feature = "agent")]
     repository: Option<String>,
+    /// The agent's socket: a running agent says what networks name and is not here.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    agent_socket: PathBuf,
     #[cfg(feature = "agent")]
     #[command(flatten)]
     reach: super::registry::Reach,
@@ -47,6 +52,9 @@ pub(crate) struct AddArgs {
     component: PathBuf,
 }
 
+/// How long to wait for the agent's list, which it has in memory.
+const LIMIT: Duration = Duration::from_secs(2);
+
 /// How many digits of a digest a table shows.
 const SHORT: usize = "sha256:".len() + 12;
 
@@ -55,13 +63,38 @@ pub(super) fn ls(args: &LsArgs, state: &Path, output: Output) -> anyhow::Result<
     if let Some(repository) = &args.repository {
         return super::registry::ls(repository, &args.reach, output);
     }
-    #[cfg(not(feature = "agent"))]
-    let LsArgs {} = args;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
-    let policies = PolicyStore::new(state)?.policies(now)?;
+    let mut policies = PolicyStore::new(state)?.policies(now)?;
+    add_wanted(&mut policies, wanted(&args.agent_socket));
     let rows = policies.iter().map(row).collect();
     output.table(&policies, &["policy", "digest", "size", "state"], rows)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns what networks name and a running agent has not fetched, or nothing without an agent.
+fn wanted(socket: &Path) -> Vec<PolicyRow> {
+    let reply = ask::<AgentPolicy>(socket, &PolicyRequest {}, Some(LIMIT));
+    let rows = reply.map(|reply| reply.policies).unwrap_or_default().into_iter();
+    rows.filter_map(|row| {
+        let state = match row.state {
+            Wanted::Ready => return None,
+            Wanted::Fetching => PolicyState::Fetching,
+            Wanted::Failed { reason } => PolicyState::Missing { why: reason },
+        };
+        Some(PolicyRow::without_component(row.reference, state))
+    })
+    .collect()
+}
+
+/// Adds them to the policies of the node. The agent tries withdrawn ones again; why they were withdrawn says more.
+fn add_wanted(policies: &mut Vec<PolicyRow>, wanted: Vec<PolicyRow>) {
+    for row in wanted {
+        match policies.iter_mut().find(|known| known.policy == row.policy) {
+            None => policies.push(row),
+            Some(known) if matches!(known.state, PolicyState::Missing { .. }) => *known = row,
+            Some(_known) => {}
+        }
+    }
 }
 
 fn row(policy: &PolicyRow) -> Vec<String> {
@@ -72,6 +105,9 @@ fn row(policy: &PolicyRow) -> Vec<String> {
         PolicyState::Compiling { seconds, of } => format!("compiling for {seconds} s, at most {of} s"),
         PolicyState::Failed { reason, ago } => format!("failed {ago} s ago: {reason}"),
         PolicyState::Unusable { why } => format!("unusable: {why}"),
+        PolicyState::Withdrawn { why } => format!("withdrawn: {why}"),
+        PolicyState::Missing { why } => format!("missing: {why}"),
+        PolicyState::Fetching => "the agent fetches it".to_owned(),
     };
     vec![policy.policy.clone(), digest, policy.size.to_string(), state]
 }
@@ -130,4 +166,22 @@ pub(super) fn is_reference(text: &str) -> bool {
 
 fn read(component: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(component).with_context(|| format!("cannot read {}", component.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_misses_is_listed_once() {
+        let withdrawn = || PolicyState::Withdrawn { why: "revoked".to_owned() };
+        let missing = |why: &str| PolicyState::Missing { why: why.to_owned() };
+        let row = |name: &str, state| PolicyRow::without_component(name.to_owned(), state);
+        let mut policies = vec![row("one", withdrawn()), row("two", missing("it is not in use"))];
+        let wanted =
+            vec![row("one", missing("again")), row("two", missing("no registry")), row("three", PolicyState::Fetching)];
+        add_wanted(&mut policies, wanted);
+        let wanted = [row("one", withdrawn()), row("two", missing("no registry")), row("three", PolicyState::Fetching)];
+        assert_eq!(policies, wanted);
+    }
 }

@@ -1,13 +1,16 @@
 //! Lists the contents of the cache and the state of each policy, for `weftctl doctor` and `weftctl policy ls`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weft_host_abi::engine;
 
 use super::digest::{ComponentFile, Digest};
+use super::places::{component_file, component_of, manifest_record, manifest_refusal};
 use super::secure::SecureDir;
 use super::status::{Phase, Status};
+use super::withdrawn::manifests;
 use super::{PolicyStore, entry_name};
 use crate::policy::{PolicyError, PolicyRef};
 
@@ -54,14 +57,27 @@ pub enum PolicyState {
         /// Why.
         why: String,
     },
+    /// It was taken out of use: the node does not trust it any more.
+    Withdrawn {
+        /// Why.
+        why: String,
+    },
+    /// Its component is not on this node.
+    Missing {
+        /// Why.
+        why: String,
+    },
+    /// The agent fetches it.
+    Fetching,
 }
 
 /// A policy of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PolicyRow {
-    /// The name that a network uses.
+    /// The name that a network uses. One from a registry has the manifest's digest in it.
     pub policy: String,
-    /// Its component's file.
+    /// Its component's file; empty if there is none.
+    #[serde(skip_serializing_if = "is_empty")]
     pub path: PathBuf,
     /// `sha256:...` of the component.
     pub digest: Option<String>,
@@ -70,6 +86,26 @@ pub struct PolicyRow {
     /// Its state.
     #[serde(flatten)]
     pub state: PolicyState,
+}
+
+/// What a list takes from the record of a manifest.
+#[derive(Debug, Deserialize)]
+struct Recorded {
+    reference: String,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+// === impl PolicyRow ===
+
+impl PolicyRow {
+    /// Returns a policy without a component.
+    #[must_use]
+    pub fn without_component(policy: String, state: PolicyState) -> Self {
+        Self { policy, path: PathBuf::new(), digest: None, size: 0, state }
+    }
 }
 
 // === impl PolicyStore ===
@@ -98,8 +134,8 @@ impl PolicyStore {
         Ok(entries)
     }
 
-    /// Returns the policies that this node knows: those installed, those pinned, and the files that networks named
-    /// before.
+    /// Returns the policies that this node knows: those installed, those fetched from registries, by their references,
+    /// those pinned, and the files that networks named before.
     ///
     /// # Errors
     ///
@@ -112,13 +148,40 @@ impl PolicyStore {
             let path = PolicyRef::Shipped(name.clone()).path(&self.state_dir);
             known.push((name, path));
         }
-        known.extend(self.pinned());
+        let (fetched, without) = self.fetched()?;
+        let of_manifests: Vec<_> = fetched.iter().map(|(_name, path)| path.clone()).collect();
+        known.extend(fetched);
+        known.extend(self.pinned().into_iter().filter(|(_name, path)| !of_manifests.contains(path)));
         for status in statuses {
             if !known.iter().any(|(_name, path)| *path == status.path) && status.path.exists() {
                 known.push((status.policy, status.path));
             }
         }
-        known.into_iter().map(|(policy, path)| self.row(dir.as_ref(), policy, path, now)).collect()
+        let rows = known.into_iter().map(|(policy, path)| self.row(dir.as_ref(), policy, path, now));
+        rows.chain(without.into_iter().map(Ok)).collect()
+    }
+
+    /// Returns the policies that came from registries: names and files of those in use, and the others.
+    fn fetched(&self) -> Result<(Vec<(String, PathBuf)>, Vec<PolicyRow>), PolicyError> {
+        let (state_dir, mut fetched, mut without) = (&self.state_dir, Vec::new(), Vec::new());
+        for manifest in &manifests(state_dir)? {
+            let record = manifest_record(state_dir, manifest);
+            let recorded = fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Recorded>(&text).ok());
+            let stem = || record.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let name = recorded.map_or_else(stem, |recorded| recorded.reference);
+            if let Some(component) = component_of(state_dir, manifest) {
+                fetched.push((name, component_file(state_dir, &component)));
+                continue;
+            }
+            let state = match fs::read_to_string(manifest_refusal(state_dir, manifest)) {
+                Ok(why) => PolicyState::Withdrawn { why },
+                Err(_none) => PolicyState::Missing { why: "it is not in use".to_owned() },
+            };
+            without.push(PolicyRow::without_component(name, state));
+        }
+        fetched.sort();
+        without.sort_by(|a, b| a.policy.cmp(&b.policy));
+        Ok((fetched, without))
     }
 
     fn row(&self, dir: Option<&SecureDir>, policy: String, path: PathBuf, now: u64) -> Result<PolicyRow, PolicyError> {
@@ -143,5 +206,39 @@ impl PolicyStore {
             (Some(why), Some(Phase::Done) | None) => PolicyState::NotCompiled { why },
         };
         Ok(PolicyRow { policy, path, digest: Some(digest.to_string()), size, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::policy::{add_pinned, withdraw};
+
+    #[test]
+    fn policies_of_registries_are_listed_by_their_references() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let (one, two, component) = (Digest::new(b"one"), Digest::new(b"two"), Digest::new(b"component"));
+        let reference = |digest: &Digest| format!("oci://registry.example/net/rack:1@{digest}");
+        for digest in [&one, &two] {
+            let policy = PolicyRef::parse(&reference(digest)).unwrap();
+            add_pinned(state.path(), &policy, b"component", None, &|_path| Ok(())).unwrap();
+        }
+        for manifest in &manifests(state.path()).unwrap() {
+            let record = manifest_record(state.path(), manifest);
+            let digest = if record.to_string_lossy().contains(&one.hex()) { &one } else { &two };
+            fs::write(&record, serde_json::json!({ "reference": reference(digest), "more": 1 }).to_string()).unwrap();
+            if digest == &two {
+                withdraw(state.path(), manifest, "the key is revoked").unwrap();
+            }
+        }
+        let rows = store.policies(0).unwrap();
+        let [used, withdrawn] = rows.as_slice() else { unreachable!("{rows:?}") };
+        assert_eq!((&used.policy, used.digest.as_ref()), (&reference(&one), Some(&component.to_string())));
+        assert!(matches!(used.state, PolicyState::NotCompiled { .. }), "{used:?}");
+        let why = "the key is revoked".to_owned();
+        assert_eq!(*withdrawn, PolicyRow::without_component(reference(&two), PolicyState::Withdrawn { why }));
     }
 }
