@@ -52,7 +52,8 @@ pub(crate) struct AgentArgs {
     /// The trust file for policies from registries [default: trust.json in the state directory].
     #[arg(long, value_name = "FILE", env = "WEFT_TRUST")]
     trust: Option<PathBuf>,
-    /// A registry to access over plain HTTP, in addition to those on this machine. May be repeated.
+    /// A registry or token server to access over plain HTTP, in addition to registries on this machine. May be repeated.
+    /// NetworkAttachmentDefinitions can name a registry on this machine only if it is named here or in the trust file.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
     /// A PEM file with CA certificates for registries, in addition to the system's. May be repeated.

@@ -8,6 +8,13 @@ use anyhow::{Context, Result};
 use crate::dhcp::{Daemon, PATIENCE, wait};
 use crate::process::{self, Place};
 
+/// A web server that writes down what it is asked, and sends everybody elsewhere, until the value is dropped.
+#[derive(Debug)]
+pub struct Witness {
+    _daemon: Daemon,
+    log: PathBuf,
+}
+
 /// A registry that runs until the value is dropped.
 #[derive(Debug)]
 pub struct Registry {
@@ -132,6 +139,56 @@ pub fn password(dir: &Path, user: &str, password: &str) -> Result<String> {
     Ok(format!("auth: {{ htpasswd: {{ realm: test, path: {} }} }}\n", file.display()))
 }
 
+/// Returns lines of a registry's configuration that send clients to a server for a token.
+#[must_use]
+pub fn token_server(realm: &str, certificates: &Certificates) -> String {
+    let Certificates { ca, .. } = certificates;
+    format!("auth: {{ token: {{ realm: \"{realm}\", service: test, issuer: test, rootcertbundle: {ca} }} }}\n")
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// Starts the server in a place. It answers every request with `answer`: a redirect if that is an address, otherwise
+    /// a document. With certificates it has TLS. `name` is the name of its files in `dir`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(
+        place: &Place,
+        dir: &Path,
+        name: &str,
+        address: &str,
+        answer: &str,
+        certificates: Option<&Certificates>,
+    ) -> Result<Self> {
+        let [log, script] = ["asked", "py"].map(|end| dir.join(format!("{name}.{end}")));
+        fs::write(&script, WITNESS).context("write the server")?;
+        let (certificate, key) = certificates.map_or(("", ""), |it| (it.certificate.as_str(), it.key.as_str()));
+        let file = |path: &Path| path.display().to_string();
+        let argv = [
+            "python3".to_owned(),
+            file(&script),
+            address.to_owned(),
+            file(&log),
+            answer.to_owned(),
+            certificate.to_owned(),
+            key.to_owned(),
+        ];
+        let daemon = Daemon::start(place, &argv, &dir.join(format!("{name}.log")))?;
+        wait(PATIENCE, name, || Ok(log.exists())).with_context(|| daemon.log())?;
+        Ok(Self { _daemon: daemon, log })
+    }
+
+    /// Returns the requests so far, each with its authorization.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn asked(&self) -> Result<String> {
+        fs::read_to_string(&self.log).context("read what the server was asked")
+    }
+}
+
 // === impl Certificates ===
 
 impl Certificates {
@@ -173,3 +230,29 @@ impl Minisign {
 const ASK: &str = "import ssl, sys, urllib.request, urllib.error
 try: urllib.request.urlopen(sys.argv[1], timeout=5, context=ssl._create_unverified_context())
 except urllib.error.HTTPError: pass";
+
+/// Writes requests with their authorization into a file, and answers all of them in the same way.
+const WITNESS: &str = r#"import http.server, ssl, sys
+address, log, answer, certificate, key = sys.argv[1:6]
+host, port = address.rsplit(":", 1)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open(log, "a") as file: print(self.command, self.path, self.headers.get("Authorization"), file=file)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        elsewhere = answer.startswith("http") and self.path != "/v2/"
+        self.send_response(307 if elsewhere else 200)
+        if elsewhere: self.send_header("Location", answer)
+        body = b"" if elsewhere else answer.encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD": self.wfile.write(body)
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
+    def log_message(self, *more): pass
+server = http.server.ThreadingHTTPServer((host, int(port)), Handler)
+if certificate:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+open(log, "a").close()
+server.serve_forever()
+"#;

@@ -115,3 +115,23 @@ pub(super) fn revoked_key() -> Result<()> {
     ensure!(fs::read_dir(node.world.state().join("policies/pinned"))?.count() > 0, "nothing is kept");
     agent.stop()
 }
+
+/// With a trust file, a registry without a rule is not asked for anything.
+pub(super) fn asks_no_stranger() -> Result<()> {
+    let node = Node::alone()?;
+    let stranger = node.witness("stranger", REGISTRY, "{}", None)?;
+    let rules = |node: &Node, prefix: &str| {
+        trust_file(node, &serde_json::json!({}), &serde_json::json!([{ "prefix": prefix, "unsigned": true }]))
+    };
+    rules(&node, "registry.example")?;
+    let reference = format!("oci://{REGISTRY}/net/rack:1@sha256:{}", "a".repeat(64));
+    node.write_network("rack", &node.conf("rack", &reference))?;
+    let agent = node.start_agent()?;
+    node.until(&agent, &reference, "no rule of")?;
+    ensure!(stranger.asked()?.is_empty(), "{}", stranger.asked()?);
+    // With one, the operator's own network may name a registry on this machine.
+    rules(&node, &format!("{REGISTRY}/net"))?;
+    node.until(&agent, &reference, "was tampered with")?;
+    ensure!(stranger.asked()?.contains("/v2/net/rack/manifests/"), "{}", stranger.asked()?);
+    agent.stop()
+}

@@ -26,11 +26,14 @@ fn main() -> ExitCode {
     suite.test("credentials", &needs(&[]), ship::credentials);
     suite.test("plain-http", &needs(&[]), ship::plain_http);
     suite.test("tls", &needs(&["openssl"]), ship::tls);
+    suite.test("token-server-without-tls", &needs(&["openssl", "python3"]), ship::token_server_without_tls);
+    suite.test("redirects-to-the-node", &needs(&["openssl", "python3"]), ship::redirects_to_the_node);
     suite.test("tampered-layer", &needs(&[]), ship::tampered_layer);
     suite.test("imports-that-lie", &needs(&[]), ship::imports_that_lie);
     suite.test("agent/ahead-of-the-add", &needs(&[]), agent::ahead_of_the_add);
     suite.test("agent/registry-dead", &needs(&[]), agent::registry_dead);
     suite.test("agent/revoked-key", &needs(&["minisign"]), agent::revoked_key);
+    suite.test("agent/asks-no-stranger", &needs(&["python3"]), agent::asks_no_stranger);
     suite.test("trust/minisign", &needs(&["minisign"]), trust::minisign);
     suite.test("trust/sign-what-is-meant", &needs(&["minisign"]), trust::sign_what_is_meant);
     suite.test("trust/cosign", &needs(&["openssl"]), trust::cosign);

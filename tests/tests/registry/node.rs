@@ -12,7 +12,7 @@ use weft_kit::cni::Reply;
 use weft_kit::dhcp::{self, Daemon, PATIENCE, wait};
 use weft_kit::process::{self, LIMIT};
 use weft_kit::programs::Installation;
-use weft_kit::registry::{self, Certificates, Registry};
+use weft_kit::registry::{self, Certificates, Registry, Witness};
 use weft_kit::world::{Attach, Subject, World};
 
 /// The registry's address in its own namespace.
@@ -48,9 +48,38 @@ impl Node {
 
     /// Starts the registry with a certificate.
     pub(super) fn start_tls_registry(&mut self, address: &str, certificates: &Certificates) -> Result<()> {
-        let place = self.world.host().place();
-        self.registry = Some(Registry::start_tls(&place, self.world.scratch(), address, certificates, "")?);
+        self.start_tls_registry_with(address, certificates, "")
+    }
+
+    /// Gives the node another address, 192.0.2.1, which is none of loopback.
+    pub(super) fn add_address(&self) -> Result<()> {
+        for line in ["link add there type bridge", "address add 192.0.2.1/24 dev there", "link set there up"] {
+            self.world.host().line(&format!("ip {line}"))?;
+        }
         Ok(())
+    }
+
+    /// Starts the registry with a certificate and more lines in its configuration.
+    pub(super) fn start_tls_registry_with(
+        &mut self,
+        address: &str,
+        certificates: &Certificates,
+        more: &str,
+    ) -> Result<()> {
+        let place = self.world.host().place();
+        self.registry = Some(Registry::start_tls(&place, self.world.scratch(), address, certificates, more)?);
+        Ok(())
+    }
+
+    /// Starts a server that writes down what it is asked.
+    pub(super) fn witness(
+        &self,
+        name: &str,
+        address: &str,
+        answer: &str,
+        certificates: Option<&Certificates>,
+    ) -> Result<Witness> {
+        Witness::start(&self.world.host().place(), self.world.scratch(), name, address, answer, certificates)
     }
 
     /// Kills the registry.

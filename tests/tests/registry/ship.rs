@@ -158,9 +158,7 @@ pub(super) fn credentials() -> Result<()> {
 /// Plain HTTP is allowed for this machine, and for registries that the operator lists.
 pub(super) fn plain_http() -> Result<()> {
     let mut node = Node::alone()?;
-    node.world.host().line("ip link add there type bridge")?;
-    node.world.host().line("ip address add 192.0.2.1/24 dev there")?;
-    node.world.host().line("ip link set there up")?;
+    node.add_address()?;
     node.start_registry("192.0.2.1:5000", "")?;
     let to = "192.0.2.1:5000/net/rack:1";
     let file = node.shipped("host-local").display().to_string();
@@ -175,9 +173,7 @@ pub(super) fn plain_http() -> Result<()> {
 /// command line and for the agent.
 pub(super) fn tls() -> Result<()> {
     let mut node = Node::alone()?;
-    node.world.host().line("ip link add there type bridge")?;
-    node.world.host().line("ip address add 192.0.2.1/24 dev there")?;
-    node.world.host().line("ip link set there up")?;
+    node.add_address()?;
     let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1")?;
     let Certificates { ca, key, .. } = &certificates;
     node.start_tls_registry("192.0.2.1:5000", &certificates)?;
@@ -196,6 +192,77 @@ pub(super) fn tls() -> Result<()> {
     node.until(&agent, reference, "ready")?;
     node.adds("a", &conf)?;
     agent.stop()
+}
+
+/// A registry with TLS names a token server without. It is not asked for a token, and does not see the password, whether
+/// the policy is read or sent.
+pub(super) fn token_server_without_tls() -> Result<()> {
+    let mut node = Node::alone()?;
+    node.add_address()?;
+    let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1")?;
+    let witness = node.witness("tokens", "192.0.2.1:5001", r#"{"token": "x"}"#, None)?;
+    let more = registry::token_server("http://192.0.2.1:5001/token", &certificates);
+    node.start_tls_registry_with("192.0.2.1:5000", &certificates, &more)?;
+    let dir = node.file("docker");
+    fs::create_dir(&dir)?;
+    // The base64 of "team:secret".
+    let auths = json!({ "auths": { "192.0.2.1:5000": { "auth": "dGVhbTpzZWNyZXQ=" } } });
+    fs::write(dir.join("config.json"), auths.to_string())?;
+    let docker = dir.display().to_string();
+    let (file, to) = (node.shipped("host-local").display().to_string(), "192.0.2.1:5000/net/rack:1");
+    let pinned = format!("{to}@sha256:{}", "a".repeat(64));
+    let signature = node.file("x.minisig").display().to_string();
+    for arguments in [
+        &["digest", to][..],
+        &["push", &file, to],
+        &["push", &file, "192.0.2.1:5000/net/rack:1.0.0"],
+        &["sign", &pinned, "--signature", &signature],
+        &["push", &file, to, "--plain-http", "192.0.2.1:5001"],
+    ] {
+        for environment in [&[][..], &[("DOCKER_CONFIG", docker.as_str())]] {
+            let (ok, said) = node.policy(environment, &[arguments, &["--registry-ca", &certificates.ca]].concat())?;
+            let is_said = said.contains("it leads to http://192.0.2.1:5001, which has no TLS");
+            ensure!(!ok && is_said, "{}: {said}", arguments.join(" "));
+        }
+    }
+    ensure!(witness.asked()?.is_empty(), "{}", witness.asked()?);
+    Ok(())
+}
+
+/// A registry with TLS sends its clients to other servers of the node. They are not asked, and the agent's message has
+/// nothing of them.
+pub(super) fn redirects_to_the_node() -> Result<()> {
+    let node = Node::alone()?;
+    node.add_address()?;
+    let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1,IP:127.0.0.1")?;
+    let ca = certificates.ca.as_str();
+    let plain = node.witness("plain", "127.0.0.1:8080", "the secret", None)?;
+    let with_tls = node.witness("with-tls", "127.0.0.1:8443", "the secret", Some(&certificates))?;
+    for (port, to, part) in [
+        (5000, "http://127.0.0.1:8080/secret", "which has no TLS"),
+        (5001, "https://127.0.0.1:8443/secret", "which is on this machine or its link"),
+    ] {
+        let address = format!("192.0.2.1:{port}");
+        let hostile = node.witness(&format!("hostile-{port}"), &address, to, Some(&certificates))?;
+        let reference = format!("oci://{address}/net/rack:1@sha256:{}", "a".repeat(64));
+        node.refuses(&["digest", &reference, "--registry-ca", ca], &["is not followed", part])?;
+        node.write_network("rack", &node.conf("rack", &reference))?;
+        let agent = node.start_agent_with(&["--registry-ca", ca])?;
+        node.until(&agent, &reference, part)?;
+        agent.stop()?;
+        ensure!(hostile.asked()?.contains("/v2/net/rack/manifests/sha256:"), "{}", hostile.asked()?);
+    }
+    for witness in [plain, with_tls] {
+        ensure!(witness.asked()?.is_empty(), "{}", witness.asked()?);
+    }
+    // A redirect to a server elsewhere is how registries deliver blobs.
+    let elsewhere = node.witness("elsewhere", "192.0.2.1:9443", "a document", Some(&certificates))?;
+    let _usual = node.witness("usual", "192.0.2.1:5002", "https://192.0.2.1:9443/blob", Some(&certificates))?;
+    let digest = node.does(&["digest", "192.0.2.1:5002/net/rack:1", "--registry-ca", ca])?;
+    fs::write(node.file("document"), "a document")?;
+    ensure!(digest.trim() == format!("sha256:{}", sha256(&node.file("document"))?), "{digest}");
+    ensure!(elsewhere.asked()?.contains("GET /blob None"), "{}", elsewhere.asked()?);
+    Ok(())
 }
 
 /// A layer or manifest that somebody changed in the registry is refused.

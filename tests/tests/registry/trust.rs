@@ -78,7 +78,8 @@ pub(super) fn minisign() -> Result<()> {
     node.does(&["sign", &bad, "--signature", &made])?;
     node.does(&["pull", &bad])?;
 
-    node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["has no"])?;
+    // Before the registry is asked: it has no such policy.
+    node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["no rule of"])?;
     let elsewhere = node.push("host-local", &format!("{REGISTRY}/network/rack:1"), &[])?;
     node.refuses(&["pull", &elsewhere], &["no rule in", "matches", "network/rack"])?;
     Ok(())

@@ -236,7 +236,7 @@ impl Policies {
         let policy = resolve_tag(&self.state, &named).map_err(|error| error.to_string())?.into_owned();
         match Place::of(reference) {
             Some(place) => self.fetch_config_map(policy, &place).await,
-            None => self.fetch_image(&policy).await,
+            None => self.fetch_image(&policy, self.is_operators(reference)).await,
         }
     }
 
@@ -263,11 +263,18 @@ impl Policies {
         added.await.map_err(|error| error.to_string())?
     }
 
-    async fn fetch_image(&self, policy: &PolicyRef) -> Result<(), String> {
+    /// Returns whether a network of the node itself names a policy, and not only definitions, as `NAMESPACE/NAME`.
+    fn is_operators(&self, reference: &str) -> bool {
+        let rows = self.rows.borrow();
+        rows.get(reference).is_some_and(|row| row.networks.iter().any(|network| !network.contains('/')))
+    }
+
+    async fn fetch_image(&self, policy: &PolicyRef, is_operators: bool) -> Result<(), String> {
         let image = Image::parse(&policy.to_string()).map_err(|error| error.to_string())?;
         // Read it each time: a key may have been added since the last try.
         let trust = Trust::of_node(self.options.trust.as_deref(), &self.state).map_err(|error| error.to_string())?;
         let text = |error: RegistryError| chain(&error);
+        registry::admit(&image, &self.options.access, trust.as_ref(), is_operators).map_err(text)?;
         let (access, place) = (self.options.access.clone(), image.clone());
         // Docker's configuration may name a program with the credentials.
         let remote = spawn_blocking(move || Remote::new(&place, &access)).await.map_err(|error| error.to_string())?;

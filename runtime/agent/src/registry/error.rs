@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciEnvelope, OciErrorCode};
 
 use crate::artifact::{ArtifactError, Image, ImageError};
 use crate::trust::TrustError;
+
+/// Maximum characters of a registry's own message.
+const SAID_MAX: usize = 256;
 
 /// Why a policy was not fetched, or not sent.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,24 @@ pub enum RegistryError {
         registry: String,
         /// Why.
         reason: String,
+    },
+    /// The registry leads to a server that is not asked.
+    #[error("registry {registry} is not followed: {reason}")]
+    Astray {
+        /// The registry.
+        registry: String,
+        /// The server, and why.
+        reason: String,
+    },
+    /// The registry is near, and only others name it.
+    #[error(
+        "{image} is not fetched: registry {registry} is on this node or its link, and only NetworkAttachmentDefinitions name it; if that is intended, start the agent with --plain-http {registry}, or give the registry a rule in the trust file"
+    )]
+    Near {
+        /// The image.
+        image: String,
+        /// The registry.
+        registry: String,
     },
     /// The registry requires other credentials.
     #[error(
@@ -201,7 +222,10 @@ impl RegistryError {
                 if has(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]) {
                     return refused();
                 }
-                Self::Other { registry, reason: error.to_string() }
+                Self::Other { registry, reason: said(envelope) }
+            }
+            OciDistributionError::ServerError { code, .. } => {
+                Self::Other { registry, reason: format!("it answers with the HTTP status {code}") }
             }
             OciDistributionError::DigestError(DigestError::VerificationError { expected, actual }) => {
                 Self::Tampered { what, image: image.to_string(), wanted: expected, found: actual }
@@ -210,6 +234,13 @@ impl RegistryError {
             other => Self::Other { registry, reason: chain(&other) },
         }
     }
+}
+
+/// Returns the messages of a registry's error, which are its own texts of any length.
+fn said(envelope: &OciEnvelope) -> String {
+    let messages: Vec<_> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
+    let text: String = messages.join("; ").chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
+    if text.is_empty() { "it gives no reason".to_owned() } else { format!("it says {text:?}") }
 }
 
 /// Returns a noun without its article.

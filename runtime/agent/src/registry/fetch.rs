@@ -7,7 +7,8 @@ use weft_core::facts;
 use weft_core::policy::{Digest, PolicyError, PolicyRef, add_pinned};
 
 use super::error::RegistryError;
-use super::remote::Remote;
+use super::http::is_near_registry;
+use super::remote::{Access, Remote};
 use super::signatures::signatures;
 use super::source::Source;
 use crate::artifact::{COMPONENT_MAX, DOCUMENT_MAX, Descriptor, Image, Manifest, Packed, Reach};
@@ -89,12 +90,36 @@ pub async fn look(source: Source<'_>, image: &Image) -> Result<Looked, RegistryE
     Ok(Looked { image, digest, manifest: bytes, version, size: layer.size, reach, signatures, layer })
 }
 
+/// Checks, before any request, that the agent may ask the registry of a policy that networks name. Everybody who may
+/// write a NetworkAttachmentDefinition names registries; only the operator names servers that the node alone reaches:
+/// in a network of the node (`is_operators`), with `--plain-http`, or with a rule of the trust file.
+///
+/// # Errors
+///
+/// [`RegistryError::Trust`] without a rule for the policy, [`RegistryError::Near`].
+pub fn admit(image: &Image, access: &Access, trust: Option<&Trust>, is_operators: bool) -> Result<(), RegistryError> {
+    if let Some(trust) = trust {
+        trust.covers(image)?;
+    }
+    let registry = image.registry();
+    let is_named =
+        || access.plain_http.iter().any(|plain| plain == registry) || trust.is_some_and(|it| it.names(image));
+    if is_operators || !is_near_registry(registry) || is_named() {
+        return Ok(());
+    }
+    Err(RegistryError::Near { image: image.to_string(), registry: registry.to_owned() })
+}
+
 /// Fetches a policy, and verifies it.
 ///
 /// # Errors
 ///
 /// [`RegistryError`]; [`RegistryError::Trust`] before the component is pulled, if it can be determined then.
 pub async fn fetch(source: Source<'_>, image: &Image, trust: Option<&Trust>) -> Result<Fetched, RegistryError> {
+    if let Some(trust) = trust {
+        // Before the first request: without a rule no answer could help.
+        trust.covers(image)?;
+    }
     let looked = look(source, image).await?;
     let image = &looked.image;
     let mut verdict = None;
@@ -160,4 +185,36 @@ pub fn add(
 /// [`RegistryError`].
 pub async fn push(remote: &Remote, image: &Image, packed: &Packed, component: &[u8]) -> Result<Digest, RegistryError> {
     remote.push(image, &[component, &packed.config], &packed.manifest).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_registry_near_is_asked_only_where_the_operator_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let trust = |prefix: &str| {
+            let file = dir.path().join("trust.json");
+            let rules = serde_json::json!([{ "prefix": prefix, "unsigned": true }]);
+            std::fs::write(&file, serde_json::json!({ "version": 1, "registries": rules }).to_string()).unwrap();
+            Trust::read(&file).unwrap().unwrap()
+        };
+        let near = Image::parse("127.0.0.1:5000/net/rack:1").unwrap();
+        let (access, named) =
+            (Access::default(), Access { plain_http: vec!["127.0.0.1:5000".to_owned()], ..Access::default() });
+        let refused = admit(&near, &access, None, false).unwrap_err().to_string();
+        assert!(refused.contains("--plain-http 127.0.0.1:5000") && refused.contains("trust file"), "{refused}");
+        // A rule for everything does not name a server.
+        admit(&near, &access, Some(&trust("")), false).unwrap_err();
+        admit(&near, &access, None, true).unwrap();
+        admit(&near, &named, None, false).unwrap();
+        admit(&near, &access, Some(&trust("127.0.0.1:5000/net")), false).unwrap();
+        admit(&Image::parse("registry.example/net/rack:1").unwrap(), &access, None, false).unwrap();
+        // Without a rule nobody's policy is asked for.
+        let refused = admit(&near, &named, Some(&trust("registry.example")), true).unwrap_err().to_string();
+        assert!(refused.contains("no rule of"), "{refused}");
+    }
 }

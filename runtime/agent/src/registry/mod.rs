@@ -25,7 +25,7 @@ use tokio::runtime::Builder;
 
 pub use self::error::RegistryError;
 pub(crate) use self::error::chain;
-pub use self::fetch::{Fetched, Looked, add, fetch, look, push};
+pub use self::fetch::{Fetched, Looked, add, admit, fetch, look, push};
 pub use self::layout::Layout;
 pub use self::lock::{Change, Entry, check_lock, lock};
 pub use self::remote::{Access, Remote};

@@ -1,24 +1,20 @@
 //! A registry over HTTP: manifests and blobs, read and written, with the credentials of docker's configuration.
 //!
 //! Invariants: TLS is used, unless the registry is on this machine or was declared as plain. Every received byte is
-//! hashed. A registry whose answer never ends, or never comes, is abandoned: `http` reads. Only writes are the OCI
-//! client's, which keeps all of an answer; a person names the registry for those.
+//! hashed. A registry whose answer never ends, or never comes, is abandoned, and none leads to servers that only
+//! this machine reaches (`http`).
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential};
-use http::HeaderValue;
-use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference, RegistryOperation};
-use reqwest::{NoProxy, Proxy};
+use reqwest::{ClientBuilder, NoProxy, Proxy, Url};
 use serde::Deserialize;
 use weft_core::policy::Digest;
 
 use super::error::{RegistryError, chain};
-use super::http::{ReadError, Reader};
+use super::http::{Clients, Get, Http, HttpError, Rights, Servers};
 use crate::artifact::{DOCUMENT_MAX, Descriptor, Image, MANIFEST_TYPE};
 
 /// Time limit of connecting.
@@ -37,7 +33,7 @@ const USER_AGENT: &str = concat!("weftctl/", env!("CARGO_PKG_VERSION"));
 /// The access to registries.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Registries (`HOST:PORT`) that use plain HTTP, besides those on this machine.
+    /// Registries (`HOST:PORT`) that use plain HTTP, besides those on this machine, and token servers of such registries.
     pub plain_http: Vec<String>,
     /// Files with CA certificates (PEM) for registries, besides the system's roots.
     pub ca_files: Vec<PathBuf>,
@@ -45,8 +41,7 @@ pub struct Access {
 
 /// One registry.
 pub struct Remote {
-    reader: Reader,
-    client: Client,
+    http: Http,
     auth: RegistryAuth,
 }
 
@@ -66,7 +61,7 @@ impl std::fmt::Debug for Remote {
 
 impl Access {
     /// Returns the certificates of its files separately: the client accepts one per text.
-    fn roots(&self) -> Result<Vec<Certificate>, RegistryError> {
+    fn roots(&self) -> Result<Vec<Vec<u8>>, RegistryError> {
         const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
         let mut roots = Vec::new();
         for file in &self.ca_files {
@@ -74,7 +69,7 @@ impl Access {
             let text = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
             let parts = text.split(BEGIN).skip(1).map(|part| format!("{BEGIN}{part}").into_bytes());
             let before = roots.len();
-            roots.extend(parts.map(|data| Certificate { encoding: CertificateEncoding::Pem, data }));
+            roots.extend(parts);
             if roots.len() == before {
                 return Err(unusable("it has no certificate in PEM".to_owned()));
             }
@@ -98,31 +93,18 @@ impl Remote {
         rustls::crypto::ring::default_provider().install_default().ok();
         let registry = image.registry().to_owned();
         let is_plain = image.is_loopback() || access.plain_http.contains(&registry);
-        let variable = |name: &str| {
-            let value = std::env::var(name).or_else(|_unset| std::env::var(name.to_lowercase()));
-            value.ok().filter(|value| !value.is_empty())
-        };
-        let (https_proxy, no_proxy) = (variable("HTTPS_PROXY"), variable("NO_PROXY"));
-        let http_proxy = variable("HTTP_PROXY").filter(|_proxy| !image.is_loopback());
+        let scheme = if is_plain { "http" } else { "https" };
+        let base = format!("{scheme}://{}/v2", image.reference().resolve_registry());
+        let failed = |reason: String| RegistryError::Client { reason };
+        let servers = Servers::new(Url::parse(&base).map_err(|error| failed(error.to_string()))?, &access.plain_http);
         let roots = access.roots()?;
         let auth = credentials(&registry)?;
-        let proxies = [https_proxy.as_ref().map(Proxy::https), http_proxy.as_ref().map(Proxy::http)];
-        let reader = reading(&roots, proxies, no_proxy.as_deref());
-        let reader = reader.map_err(|error| RegistryError::Client { reason: chain(&error) })?;
-        let reader = Reader::new(reader, is_plain, image.reference().resolve_registry(), auth.clone());
-        let config = ClientConfig {
-            protocol: if is_plain { ClientProtocol::HttpsExcept(vec![registry]) } else { ClientProtocol::Https },
-            connect_timeout: Some(CONNECT),
-            read_timeout: Some(SILENCE),
-            user_agent: USER_AGENT,
-            https_proxy,
-            http_proxy,
-            no_proxy,
-            extra_root_certificates: roots,
-            ..ClientConfig::default()
+        let build = |silence: Option<Duration>| {
+            let built = client(&roots, proxies(image), &servers, silence);
+            built.map_err(|error| failed(chain(&error)))
         };
-        let client = Client::try_from(config).map_err(|error| RegistryError::Client { reason: chain(&error) })?;
-        Ok(Self { reader, client, auth })
+        let clients = Clients { client: build(Some(SILENCE))?, uploads: build(None)? };
+        Ok(Self { http: Http::new(clients, &base, servers, auth.clone()), auth })
     }
 
     /// Returns a manifest and its digest.
@@ -134,7 +116,7 @@ impl Remote {
         let what = "the manifest";
         let reference = image.reference();
         let name = reference.digest().or(reference.tag()).unwrap_or("latest");
-        let bytes = self.read(image, &format!("manifests/{name}"), what, DOCUMENT_MAX).await?;
+        let bytes = self.read(image, &format!("manifests/{name}"), what, DOCUMENT_MAX, Rights::Pull).await?;
         let digest = Digest::new(&bytes);
         match image.digest() {
             Some(wanted) if *wanted != digest => Err(tampered(what, image, wanted.to_string(), digest.to_string())),
@@ -159,24 +141,24 @@ impl Remote {
             registry: image.registry().to_owned(),
             reason: format!("its manifest names {wanted:?}, which is not a digest"),
         })?;
-        let bytes = self.read(image, &format!("blobs/{digest}"), what, most).await?;
+        let bytes = self.read(image, &format!("blobs/{digest}"), what, most, Rights::Pull).await?;
         let found = Digest::new(&bytes);
         if found == digest { Ok(bytes) } else { Err(tampered(what, image, wanted.to_owned(), found.to_string())) }
     }
 
     /// Returns the body at a path below the image's repository.
-    async fn read(&self, image: &Image, path: &str, what: &'static str, most: usize) -> Result<Vec<u8>, RegistryError> {
+    async fn read(
+        &self,
+        image: &Image,
+        path: &str,
+        what: &'static str,
+        most: usize,
+        rights: Rights,
+    ) -> Result<Vec<u8>, RegistryError> {
         let reference = image.reference();
         let accept = path.starts_with("manifests/").then_some(MANIFEST_TYPE);
-        let read = self.reader.get(reference.repository(), path, accept, most).await;
-        read.map_err(|error| match error {
-            ReadError::TooLarge => RegistryError::TooLarge { what, image: image.to_string(), most },
-            ReadError::Late(patience) => RegistryError::Unreachable {
-                registry: image.registry().to_owned(),
-                reason: format!("its answer takes longer than {} s", patience.as_secs()),
-            },
-            ReadError::Registry(error) => RegistryError::of(image, what, error),
-        })
+        let get = Get { repository: reference.repository(), path, accept, most, rights };
+        self.http.get(get).await.map_err(|error| of_http(image, what, most, error))
     }
 
     /// Uploads blobs and a manifest that names them under the image's tag.
@@ -186,23 +168,28 @@ impl Remote {
     /// [`RegistryError`].
     pub async fn push(&self, image: &Image, blobs: &[&[u8]], manifest: &[u8]) -> Result<Digest, RegistryError> {
         let reference = image.reference();
-        let failed = |error| RegistryError::of(image, "the repository", error);
-        self.client.auth(&reference, &self.auth, RegistryOperation::Push).await.map_err(failed)?;
+        let (repository, tag) = (reference.repository(), reference.tag().unwrap_or("latest"));
+        let failed = |error| of_http(image, "the repository", 0, error);
         for blob in blobs {
-            self.push_blob(&reference, blob).await.map_err(failed)?;
+            self.http.put_blob(repository, blob).await.map_err(failed)?;
         }
-        let kind = HeaderValue::from_static(MANIFEST_TYPE);
-        self.client.push_manifest_raw(&reference, manifest.to_vec(), kind).await.map_err(failed)?;
+        self.http.put_manifest(repository, tag, MANIFEST_TYPE, manifest).await.map_err(failed)?;
         Ok(Digest::new(manifest))
     }
 
-    async fn push_blob(&self, reference: &Reference, blob: &[u8]) -> Result<(), OciDistributionError> {
-        let digest = Digest::new(blob).to_string();
-        // If the registry does not say, upload the blob.
-        if self.client.blob_exists(reference, &digest).await.unwrap_or(false) {
-            return Ok(());
+    /// Returns the digest of the manifest under the image's tag, if there is one, by the rights of a push: some
+    /// registries let nobody else ask for what does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`].
+    pub(super) async fn has(&self, image: &Image) -> Result<Option<Digest>, RegistryError> {
+        let path = format!("manifests/{}", image.tag().unwrap_or("latest"));
+        match self.read(image, &path, "the manifest", DOCUMENT_MAX, Rights::Push).await {
+            Ok(bytes) => Ok(Some(Digest::new(&bytes))),
+            Err(error) if error.is_absence() => Ok(None),
+            Err(error) => Err(error),
         }
-        self.client.push_blob(reference, blob.to_vec(), &digest).await.map(drop)
     }
 
     /// Returns the tags of a repository, sorted.
@@ -212,9 +199,11 @@ impl Remote {
     /// [`RegistryError`].
     pub async fn tags(&self, image: &Image) -> Result<Vec<String>, RegistryError> {
         let what = "the repository";
-        let listed = self.read(image, "tags/list", what, TAGS_BYTES).await?;
-        let listed: Tags = serde_json::from_slice(&listed)
-            .map_err(|error| RegistryError::Other { registry: image.registry().to_owned(), reason: chain(&error) })?;
+        let listed = self.read(image, "tags/list", what, TAGS_BYTES, Rights::Pull).await?;
+        let listed: Tags = serde_json::from_slice(&listed).map_err(|_other_document| RegistryError::Other {
+            registry: image.registry().to_owned(),
+            reason: "its answer is no list of tags".to_owned(),
+        })?;
         let mut tags = listed.tags.unwrap_or_default();
         tags.truncate(TAGS_MAX);
         tags.sort();
@@ -222,19 +211,47 @@ impl Remote {
     }
 }
 
-/// Returns the client for reads.
-fn reading(
-    roots: &[Certificate],
-    proxies: [Option<reqwest::Result<Proxy>>; 2],
-    no_proxy: Option<&str>,
-) -> reqwest::Result<reqwest::Client> {
-    let roots = roots.iter().map(|root| reqwest::Certificate::from_pem(&root.data));
-    let builder = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).user_agent(USER_AGENT);
-    let builder = builder.tls_certs_merge(roots.collect::<reqwest::Result<Vec<_>>>()?);
-    let set = |builder: reqwest::ClientBuilder, proxy: reqwest::Result<Proxy>| -> reqwest::Result<_> {
-        Ok(builder.proxy(proxy?.no_proxy(no_proxy.and_then(NoProxy::from_string))))
+/// Returns the proxies of the environment, and the hosts that are reached without them.
+fn proxies(image: &Image) -> (Vec<reqwest::Result<Proxy>>, Option<String>) {
+    let variable = |name: &str| {
+        let value = std::env::var(name).or_else(|_unset| std::env::var(name.to_lowercase()));
+        value.ok().filter(|value| !value.is_empty())
     };
-    proxies.into_iter().flatten().try_fold(builder, set)?.build()
+    let http = variable("HTTP_PROXY").filter(|_proxy| !image.is_loopback());
+    let proxies = variable("HTTPS_PROXY").map(Proxy::https).into_iter().chain(http.map(Proxy::http));
+    (proxies.collect(), variable("NO_PROXY"))
+}
+
+/// Returns a client. `silence` is how long it waits for the next part of an answer.
+fn client(
+    roots: &[Vec<u8>],
+    (proxies, no_proxy): (Vec<reqwest::Result<Proxy>>, Option<String>),
+    servers: &Servers,
+    silence: Option<Duration>,
+) -> reqwest::Result<reqwest::Client> {
+    let roots = roots.iter().map(|root| reqwest::Certificate::from_pem(root));
+    let builder = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(USER_AGENT);
+    let builder = builder.redirect(servers.redirects()).referer(false);
+    let builder = builder.tls_certs_merge(roots.collect::<reqwest::Result<Vec<_>>>()?);
+    let builder = silence.into_iter().fold(builder, ClientBuilder::read_timeout);
+    let set = |builder: ClientBuilder, proxy: reqwest::Result<Proxy>| -> reqwest::Result<_> {
+        Ok(builder.proxy(proxy?.no_proxy(no_proxy.as_deref().and_then(NoProxy::from_string))))
+    };
+    proxies.into_iter().try_fold(builder, set)?.build()
+}
+
+/// Converts an error of a request for an object of at most `most` bytes.
+fn of_http(image: &Image, what: &'static str, most: usize, error: HttpError) -> RegistryError {
+    let registry = || image.registry().to_owned();
+    match error {
+        HttpError::TooLarge => RegistryError::TooLarge { what, image: image.to_string(), most },
+        HttpError::Late(patience) => RegistryError::Unreachable {
+            registry: registry(),
+            reason: format!("its answer takes longer than {} s", patience.as_secs()),
+        },
+        HttpError::Astray(astray) => RegistryError::Astray { registry: registry(), reason: astray.to_string() },
+        HttpError::Registry(error) => RegistryError::of(image, what, error),
+    }
 }
 
 fn tampered(what: &'static str, image: &Image, wanted: String, found: String) -> RegistryError {

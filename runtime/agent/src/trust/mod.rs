@@ -82,6 +82,21 @@ impl Trust {
         &self.digest
     }
 
+    /// Checks that a rule applies to an image.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError::NoRule`].
+    pub fn covers(&self, image: &Image) -> Result<(), TrustError> {
+        self.rule(image).map(drop)
+    }
+
+    /// Returns whether the rule for an image names its registry.
+    #[must_use]
+    pub fn names(&self, image: &Image) -> bool {
+        self.rule(image).is_ok_and(|rule| !rule.prefix.is_empty())
+    }
+
     /// Checks that an image has the signatures and the version that its rule requires.
     ///
     /// # Errors

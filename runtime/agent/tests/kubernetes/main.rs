@@ -5,12 +5,14 @@
 mod api;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_agent::{KubernetesOptions, Options, Pace, ProbeAddress, Source, SweepOptions};
+use weft_agent::registry::Access;
+use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::lease::{self, Lease};
 use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest, References};
@@ -34,17 +36,22 @@ struct Place {
 impl Place {
     /// Starts the agent on a thread that runs until the test program ends.
     fn new() -> Self {
+        Self::with(PolicyOptions::default())
+    }
+
+    /// The same with options for policies.
+    fn with(policies: PolicyOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Api::start();
         api.put("nodes", json!({"metadata": {"name": NODE, "labels": {"zone": "a"}}}));
         api.put("nodes", json!({"metadata": {"name": "n2", "labels": {"zone": "b"}}}));
         api.put("namespaces", json!({"metadata": {"name": "team", "labels": {"tier": "gold"}}}));
         let place = Self { socket: dir.path().join("agent.sock"), dir, api };
-        place.start();
+        place.start(policies);
         place
     }
 
-    fn start(&self) {
+    fn start(&self, policies: PolicyOptions) {
         std::fs::write(self.dir.path().join("token"), "one").unwrap();
         let kubeconfig = self.dir.path().join("kubeconfig");
         let server = format!("http://{}", self.api.address);
@@ -67,7 +74,7 @@ impl Place {
             }),
             probes: Some(ProbeAddress::Unix(self.dir.path().join("http.sock"))),
             sweep: None::<SweepOptions>,
-            policies: weft_agent::PolicyOptions::default(),
+            policies,
         };
         let state = self.dir.path().join("state");
         std::fs::create_dir_all(&state).unwrap();
@@ -407,6 +414,42 @@ fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
     assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
     place.api.delete("network-attachment-definitions", "team/racks");
     until("the policy is not named any more", || state().is_none());
+}
+
+/// Everybody who may write a definition names registries. One on the node itself is asked only where the operator names
+/// it, and with a trust file none without a rule.
+#[test]
+fn a_definition_does_not_make_the_agent_ask_servers_of_the_node() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    let is_asked = || listener.accept().is_ok();
+    let pin = format!("oci://{registry}/net/rack:1@sha256:{}", "a".repeat(64));
+    let conf = json!({"type": "weft", "ipam": {"type": "wasm", "policy": pin}}).to_string();
+    let reason = |place: &Place| {
+        let reply = ask::<Policy>(&place.socket, &PolicyRequest {}, LONG).unwrap();
+        let row = reply.policies.into_iter().find(|row| row.reference == pin)?;
+        if let PolicyState::Failed { reason } = row.state { Some(reason) } else { None }
+    };
+    let refused = |place: &Place, part: &str| {
+        place.nad("racks", &conf, json!({}));
+        until(part, || reason(place).is_some_and(|reason| reason.contains(part)));
+        assert!(!is_asked(), "{part}: the registry was asked");
+    };
+    let place = Place::new();
+    refused(&place, &format!("start the agent with --plain-http {registry}"));
+    let trust = place.dir.path().join("trust.json");
+    let rules = json!({"version": 1, "registries": [{"prefix": "registry.example", "unsigned": true}]});
+    std::fs::write(&trust, rules.to_string()).unwrap();
+    let named = |trust: Option<&Path>| {
+        let access = Access { plain_http: vec![registry.clone()], ..Access::default() };
+        Place::with(PolicyOptions { access, trust: trust.map(Path::to_owned), conf_dir: None })
+    };
+    refused(&named(Some(&trust)), "no rule of");
+    // The operator has named it: it is asked.
+    let place = named(None);
+    place.nad("racks", &conf, json!({}));
+    until("the registry is asked", is_asked);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::output::Output;
 /// How registries are reached.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
-    /// A registry to access over plain HTTP, in addition to those on this machine. May be repeated.
+    /// A registry or token server to access over plain HTTP, in addition to registries on this machine. May be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
     /// A PEM file with CA certificates for registries, in addition to the system's. May be repeated.
@@ -188,6 +188,9 @@ pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow
     let (mut lines, mut documents) = (Vec::new(), Vec::new());
     for reference in &args.references {
         let image = tagged(reference)?;
+        if let Some(trust) = &trust {
+            trust.covers(&image)?;
+        }
         let remote = args.reach.remote(&image)?;
         let looked = registry::wait(registry::look(Source::Remote(&remote), &image))?;
         if let Some(trust) = &trust {

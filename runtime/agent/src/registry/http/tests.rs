@@ -1,10 +1,12 @@
-//! Registries that send too much, everywhere they can. A body here never ends, so a client that keeps all of it fails
-//! by the memory of the machine; and one that logs in as registries want it.
+//! Registries that send too much, everywhere they can, that lead elsewhere, and that say what they should not. A body
+//! here never ends, so a client that keeps all of it fails by the memory of the machine; and one that logs in as
+//! registries want it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use super::*;
@@ -27,7 +29,7 @@ fn says(status: &'static str, headers: &str, body: &str) -> Says {
     Says { status, headers, body: Some(body.to_owned()) }
 }
 
-/// A registry on a port of its own. The function gets the path and the authorization of each request.
+/// A registry on a port of its own. The function gets the method and the path, and the authorization of each request.
 fn registry(answer: impl Fn(&str, Option<&str>) -> Says + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -40,14 +42,42 @@ fn registry(answer: impl Fn(&str, Option<&str>) -> Says + Send + 'static) -> Str
     host
 }
 
+/// A registry that is told its own address, which some of its answers contain.
+fn registry_at(answer: impl Fn(&str, &str, Option<&str>) -> Says + Send + 'static) -> String {
+    let (tell, told) = channel::<String>();
+    let own = std::cell::OnceCell::new();
+    let host =
+        registry(move |path, authorization| answer(own.get_or_init(|| told.recv().unwrap()), path, authorization));
+    tell.send(host.clone()).unwrap();
+    host
+}
+
+/// A server that is nobody's registry, and the requests that it gets.
+fn other_server(answer: &'static str) -> (String, Receiver<(String, Option<String>)>) {
+    let (tell, told) = channel();
+    let host = registry(move |path, authorization| {
+        tell.send((path.to_owned(), authorization.map(str::to_owned))).ok();
+        says("200 OK", "", answer)
+    });
+    (host, told)
+}
+
 fn serve(mut stream: TcpStream, answer: &impl Fn(&str, Option<&str>) -> Says) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().transpose()?.unwrap_or_default();
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let request = first.rsplit_once(' ').map_or("", |(request, _version)| request);
     let headers: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-    let authorization = headers.iter().find_map(|line| line.strip_prefix("authorization: "));
-    let Says { status, headers, body } = answer(&path, authorization);
+    let header = |name: &str| headers.iter().find_map(|line| line.strip_prefix(name));
+    let length = header("content-length: ").and_then(|length| length.parse().ok()).unwrap_or(0);
+    reader.by_ref().take(length).read_to_end(&mut Vec::new())?;
+    // A read is named by its path alone.
+    let Says { status, headers, body } =
+        answer(request.strip_prefix("GET ").unwrap_or(request), header("authorization: "));
     write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n")?;
+    if request.starts_with("HEAD ") {
+        return Ok(());
+    }
     let Some(body) = body else {
         let spaces = " ".repeat(64 << 10);
         loop {
@@ -57,14 +87,35 @@ fn serve(mut stream: TcpStream, answer: &impl Fn(&str, Option<&str>) -> Says) ->
     stream.write_all(body.as_bytes())
 }
 
-fn reader(host: &str, auth: RegistryAuth) -> Reader {
+fn http(host: &str, auth: RegistryAuth, plain: &[String]) -> Http {
     rustls::crypto::ring::default_provider().install_default().ok();
-    Reader::new(Client::builder().no_proxy().build().unwrap(), true, host, auth)
+    let base = format!("http://{host}/v2");
+    let servers = Servers::new(Url::parse(&base).unwrap(), plain);
+    let client = || Client::builder().no_proxy().redirect(servers.redirects()).build().unwrap();
+    Http::new(Clients { client: client(), uploads: client() }, &base, servers.clone(), auth)
 }
 
-fn get(reader: &Reader, path: &str) -> Result<Vec<u8>, ReadError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(reader.get("a/b", path, None, 1 << 20))
+fn reader(host: &str, auth: RegistryAuth) -> Http {
+    http(host, auth, &[])
+}
+
+fn user() -> RegistryAuth {
+    RegistryAuth::Basic("user".to_owned(), "pass".to_owned())
+}
+
+/// `user:pass` in base64.
+const BASIC: &str = "Basic dXNlcjpwYXNz";
+
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn get(http: &Http, path: &str) -> Result<Vec<u8>, HttpError> {
+    wait(http.get(Get { repository: "a/b", path, accept: None, most: 1 << 20, rights: Rights::Pull }))
+}
+
+fn challenge(realm: &str) -> String {
+    format!("www-authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\n")
 }
 
 #[test]
@@ -76,8 +127,8 @@ fn a_body_without_end_is_too_large() {
         _ => says("200 OK", "", ""),
     });
     let reader = reader(&host, RegistryAuth::Anonymous);
-    assert!(matches!(get(&reader, "manifests/endless"), Err(ReadError::TooLarge)));
-    assert!(matches!(get(&reader, "manifests/one-more"), Err(ReadError::TooLarge)));
+    assert!(matches!(get(&reader, "manifests/endless"), Err(HttpError::TooLarge)));
+    assert!(matches!(get(&reader, "manifests/one-more"), Err(HttpError::TooLarge)));
     assert_eq!(get(&reader, "manifests/fits").unwrap().len(), 1 << 20);
 }
 
@@ -93,63 +144,145 @@ fn an_error_without_end_is_an_error() {
     });
     let reader = reader(&host, RegistryAuth::Anonymous);
     let failed = get(&reader, "manifests/1").unwrap_err();
-    let ReadError::Registry(OciDistributionError::ServerError { code, message, .. }) = failed else {
+    let HttpError::Registry(OciDistributionError::ServerError { code, message, .. }) = failed else {
         panic!("{failed:?}")
     };
-    assert_eq!((code, message.len()), (500, ERROR_MAX));
+    assert_eq!((code, message.as_str()), (500, ""));
     let unknown = get(&reader, "manifests/2").unwrap_err();
-    assert!(matches!(unknown, ReadError::Registry(OciDistributionError::RegistryError { .. })), "{unknown:?}");
+    assert!(matches!(unknown, HttpError::Registry(OciDistributionError::RegistryError { .. })), "{unknown:?}");
+}
+
+/// A registry may lead to any server with its errors, so what those say is not kept.
+#[test]
+fn an_error_that_is_no_registrys_is_not_repeated() {
+    let host = registry(|path, _authorization| match path {
+        "/v2/a/b/manifests/envelope" => {
+            says("400 Bad Request", "", r#"{"errors": [{"code": "MANIFEST_INVALID", "message": "no layer"}]}"#)
+        }
+        "/v2/a/b/manifests/list" => says("400 Bad Request", "", r#"{"errors": ["the secret"]}"#),
+        "/v2/a/b/manifests/text" => says("418 I'm a teapot", "", "the secret"),
+        _ => says("200 OK", "", ""),
+    });
+    let reader = reader(&host, RegistryAuth::Anonymous);
+    let image = crate::artifact::Image::parse("127.0.0.1:5000/a/b:1").unwrap();
+    let said = |path: &str| {
+        let HttpError::Registry(error) = get(&reader, path).unwrap_err() else { panic!("{path}") };
+        crate::registry::RegistryError::of(&image, "the manifest", error).to_string()
+    };
+    assert_eq!(said("manifests/text"), "registry 127.0.0.1:5000 failed: it answers with the HTTP status 418");
+    assert_eq!(said("manifests/list"), "registry 127.0.0.1:5000 failed: it answers with the HTTP status 400");
+    assert_eq!(said("manifests/envelope"), "registry 127.0.0.1:5000 failed: it says \"no layer\"");
+}
+
+#[test]
+fn a_redirect_to_another_server_of_the_node_is_not_followed() {
+    let (other, asked) = other_server("the secret");
+    let to = format!("location: http://{other}/secret\r\n");
+    let host = registry(move |path, _authorization| match path {
+        "/v2/a/b/manifests/1" => says("307 Temporary Redirect", &to, ""),
+        "/v2/a/b/manifests/2" => says("302 Found", "location: /v2/a/b/manifests/here\r\n", ""),
+        "/v2/a/b/manifests/3" => says("302 Found", "location: /v2/a/b/manifests/3\r\n", ""),
+        _ => says("200 OK", "", "it"),
+    });
+    let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
+    let HttpError::Astray(astray) = failed else { panic!("{failed:?}") };
+    assert!(astray.to_string().contains(&format!("--plain-http {other}")), "{astray}");
+    assert!(asked.try_recv().is_err(), "the server was asked");
+    // The operator may name it.
+    let named = http(&host, user(), std::slice::from_ref(&other));
+    assert_eq!(get(&named, "manifests/1").unwrap(), b"the secret");
+    assert_eq!(asked.recv().unwrap(), ("/secret".to_owned(), None));
+    let reader = reader(&host, RegistryAuth::Anonymous);
+    assert_eq!(get(&reader, "manifests/2").unwrap(), b"it");
+    assert!(matches!(get(&reader, "manifests/3"), Err(HttpError::Astray(_))));
+}
+
+/// Neither with credentials nor without: the answer would go to the registry, as a token.
+#[test]
+fn a_token_server_that_is_another_server_of_the_node_is_not_asked() {
+    let (other, asked) = other_server(r#"{"token": "the secret"}"#);
+    let realm = challenge(&format!("http://{other}/token"));
+    let host = registry(move |path, authorization| match path {
+        "/v2/" => says("401 Unauthorized", &realm, ""),
+        _ => says("200 OK", "", authorization.unwrap_or_default()),
+    });
+    for auth in [RegistryAuth::Anonymous, user()] {
+        let failed = get(&reader(&host, auth.clone()), "manifests/1").unwrap_err();
+        let HttpError::Astray(astray) = failed else { panic!("{failed:?}") };
+        assert!(astray.to_string().contains("it gets no request for a token"), "{astray}");
+        assert!(asked.try_recv().is_err(), "the server was asked");
+        let pushed = wait(reader(&host, auth).put_blob("a/b", b"blob"));
+        assert!(matches!(pushed, Err(HttpError::Astray(_))), "{pushed:?}");
+        assert!(asked.try_recv().is_err(), "the server was asked for a push");
+    }
+    let named = http(&host, user(), std::slice::from_ref(&other));
+    assert_eq!(get(&named, "manifests/1").unwrap(), b"Bearer the secret");
 }
 
 #[test]
 fn a_token_without_end_is_too_large() {
     for status in ["200 OK", "403 Forbidden"] {
-        let (tell, told) = std::sync::mpsc::channel::<String>();
-        let host = registry(move |path, _authorization| match path.split('?').next() {
-            Some("/v2/") => {
-                let host = told.recv().unwrap();
-                let challenge = format!("www-authenticate: Bearer realm=\"http://{host}/token\"\r\n");
-                says("401 Unauthorized", &challenge, "")
-            }
+        let host = registry_at(move |own, path, _authorization| match path.split('?').next() {
+            Some("/v2/") => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
             _ => endless(status),
         });
-        tell.send(host.clone()).unwrap();
         let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
-        let is_refused = matches!(failed, ReadError::Registry(OciDistributionError::AuthenticationFailure(_)));
-        assert!(if status == "200 OK" { matches!(failed, ReadError::TooLarge) } else { is_refused }, "{failed:?}");
+        let is_refused = matches!(failed, HttpError::Registry(OciDistributionError::AuthenticationFailure(_)));
+        assert!(if status == "200 OK" { matches!(failed, HttpError::TooLarge) } else { is_refused }, "{failed:?}");
     }
 }
 
 #[test]
-fn credentials_are_exchanged_for_a_token() {
-    let (tell, told) = std::sync::mpsc::channel::<String>();
-    // `user:pass` in base64.
-    let basic = "Basic dXNlcjpwYXNz";
-    let host = registry(move |path, authorization| match (path, authorization) {
-        ("/v2/", _) => {
-            let host = told.recv().unwrap();
-            let challenge = format!("www-authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"\r\n");
-            says("401 Unauthorized", &challenge, "")
-        }
-        ("/token?scope=repository%3Aa%2Fb%3Apull&service=s", Some(given)) if given == basic => {
-            says("200 OK", "", r#"{"access_token": "abc"}"#)
-        }
-        ("/v2/a/b/tags/list", Some("Bearer abc")) => says("200 OK", "", "it"),
-        _ => says("401 Unauthorized", "", ""),
+fn what_is_no_token_is_not_repeated() {
+    let host = registry_at(|own, path, _authorization| match path.split('?').next() {
+        Some("/v2/") => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        _ => says("200 OK", "", "\"the secret\""),
     });
-    tell.send(host.clone()).unwrap();
-    let auth = RegistryAuth::Basic("user".to_owned(), "pass".to_owned());
-    let reader = reader(&host, auth);
-    assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
-    // The token is used again: the registry would answer the question for it only once.
-    assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
+    let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
+    assert!(!format!("{failed:?}").contains("secret"), "{failed:?}");
 }
 
 #[test]
-fn credentials_do_not_leave_tls() {
-    let (tls, plain) = ("https://registry.example/v2", "http://127.0.0.1:5000/v2");
-    assert!(is_downgrade(tls, "http://registry.example/token"));
-    assert!(is_downgrade(tls, "not a URL"));
-    assert!(!is_downgrade(tls, "HTTPS://auth.example/token"));
-    assert!(!is_downgrade(plain, "http://127.0.0.1:5000/token"));
+fn credentials_are_exchanged_for_a_token() {
+    let answered = std::cell::Cell::new(0);
+    let host = registry_at(move |own, path, authorization| match (path, authorization) {
+        ("/v2/", _) => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        ("/token?scope=repository%3Aa%2Fb%3Apull&service=s", Some(BASIC)) => {
+            answered.set(answered.get() + 1);
+            says("200 OK", "", &format!(r#"{{"access_token": "abc{}"}}"#, answered.get()))
+        }
+        ("/v2/a/b/tags/list", Some("Bearer abc1")) => says("200 OK", "", "it"),
+        _ => says("401 Unauthorized", "", ""),
+    });
+    let reader = reader(&host, user());
+    assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
+    // The token is used again.
+    assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
+}
+
+/// An upload has a token of its own, and only the registry sees it.
+#[test]
+fn a_push_uploads_what_is_missing() {
+    let (storage, stored) = other_server("");
+    let place = format!("location: http://{storage}/x?state=1\r\n");
+    let host = registry_at(move |own, request, authorization| match (request, authorization) {
+        ("/v2/", _) => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        ("/token?scope=repository%3Aa%2Fb%3Apull%2Cpush&service=s", Some(BASIC)) => {
+            says("200 OK", "", r#"{"token": "t"}"#)
+        }
+        (_, given) if given != Some("Bearer t") => says("401 Unauthorized", "", ""),
+        (request, _) if request.starts_with("HEAD /v2/a/b/blobs/sha256:e3b0") => says("200 OK", "", ""),
+        ("POST /v2/a/b/blobs/uploads/", _) => says("202 Accepted", &place, ""),
+        ("PUT /v2/a/b/manifests/1", _) => says("201 Created", "", ""),
+        _ => says("404 Not Found", "", ""),
+    });
+    let http = http(&host, user(), std::slice::from_ref(&storage));
+    wait(http.put_blob("a/b", b"")).unwrap();
+    assert!(stored.try_recv().is_err(), "it is there already");
+    wait(http.put_blob("a/b", b"blob")).unwrap();
+    let (path, authorization) = stored.recv().unwrap();
+    assert!(path.starts_with("PUT /x?state=1&digest=sha256%3A") && authorization.is_none(), "{path} {authorization:?}");
+    wait(http.put_manifest("a/b", "1", "application/json", b"{}")).unwrap();
+    let refused = wait(reader(&host, user()).put_blob("a/b", b"blob"));
+    assert!(matches!(refused, Err(HttpError::Astray(_))), "{refused:?}");
 }
