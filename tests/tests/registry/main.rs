@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     };
     suite.test("round-trip", &needs(&[]), ship::round_trip);
     suite.test("tag-and-lock-file", &needs(&[]), ship::tag_and_lock_file);
+    suite.test("version-tags", &needs(&[]), ship::version_tags);
     suite.test("credentials", &needs(&[]), ship::credentials);
     suite.test("plain-http", &needs(&[]), ship::plain_http);
     suite.test("tls", &needs(&["openssl"]), ship::tls);

@@ -90,7 +90,7 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     node.adds("a", &conf)?;
 
     // The tag moves on; the node follows on request.
-    let second = node.push("by-label", &stable, &["--version", "1.10.0"])?;
+    let second = node.push("by-label", &stable, &["--version", "v1.10.0"])?;
     ensure!(first != second, "two policies have one digest");
     node.adds("b", &conf)?;
     let pulled = node.does(&["pull", &stable])?;
@@ -111,6 +111,35 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     let locked = lock.pointer("/policies").and_then(|policies| policies.get(format!("oci://{stable}")));
     ensure!(locked == Some(&json!({ "digest": digest_of(&first)?, "version": "1.9.0" })), "{lock}");
     node.refuses(&["lock", &first], &["has a digest"])?;
+    Ok(())
+}
+
+/// A tag that is a version keeps its policy, and a tag without a version is said to be unprotected.
+pub(super) fn version_tags() -> Result<()> {
+    let node = Node::new()?;
+    let file = |policy: &str| node.shipped(policy).display().to_string();
+    let (first, second) = (file("host-local"), file("by-label"));
+    for tag in ["1.2.0", "v1.3.0"] {
+        let to = format!("{REGISTRY}/net/rack:{tag}");
+        let said = node.does(&["push", &first, &to])?;
+        ensure!(!said.contains("moved back"), "{said}");
+        let digest = node.does(&["digest", &to])?;
+        node.does(&["push", &first, &to])?;
+        node.refuses(&["push", &second, &to], &["is in the registry already", digest.trim(), "--force"])?;
+        ensure!(node.does(&["digest", &to])? == digest, "{to} was replaced");
+        let inspected = node.does(&["inspect", &to])?;
+        ensure!(inspected.contains(&format!("version    {}", tag.trim_start_matches('v'))), "{inspected}");
+        node.does(&["push", &second, &to, "--force"])?;
+        ensure!(node.does(&["digest", &to])? != digest, "{to} was not replaced");
+    }
+    let stable = format!("{REGISTRY}/net/rack:stable");
+    node.refuses(&["push", &first, &stable, "--version", "1.10"], &["--version \"1.10\" is no version"])?;
+    for arguments in [&["push", &first, &stable][..], &["pull", &stable], &["lock", &stable]] {
+        let said = node.does(arguments)?;
+        ensure!(said.contains("it has no version") && said.contains("can be moved back"), "{said}");
+    }
+    let said = node.does(&["push", &first, &stable, "--version", "1.10.0"])?;
+    ensure!(!said.contains("moved back"), "{said}");
     Ok(())
 }
 

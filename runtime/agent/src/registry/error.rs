@@ -172,6 +172,16 @@ pub enum RegistryError {
         /// The version found.
         now: String,
     },
+    /// The tag is a version, and another policy has it.
+    #[error(
+        "{image} is in the registry already, with the digest {digest}: a version does not change. Push another version, or say --force"
+    )]
+    Taken {
+        /// The image.
+        image: String,
+        /// The digest that it has.
+        digest: String,
+    },
     /// The node's own files cannot be used.
     #[error(transparent)]
     Policy(#[from] weft_core::policy::PolicyError),

@@ -11,7 +11,7 @@ use super::http::is_near_registry;
 use super::remote::{Access, Remote};
 use super::signatures::signatures;
 use super::source::Source;
-use crate::artifact::{COMPONENT_MAX, DOCUMENT_MAX, Descriptor, Image, Manifest, Packed, Reach};
+use crate::artifact::{COMPONENT_MAX, DOCUMENT_MAX, Descriptor, Image, Manifest, Packed, Reach, version_of};
 use crate::trust::{Record, Signature, Signed, Trust, Verdict};
 
 /// What is known about a policy before its component is pulled.
@@ -178,12 +178,25 @@ pub fn add(
     Ok(())
 }
 
-/// Sends a packed policy to the image's tag.
+/// Sends a packed policy to the image's tag. A tag that is a version keeps the policy that it has, without `force`.
 ///
 /// # Errors
 ///
-/// [`RegistryError`].
-pub async fn push(remote: &Remote, image: &Image, packed: &Packed, component: &[u8]) -> Result<Digest, RegistryError> {
+/// [`RegistryError`]; [`RegistryError::Taken`] if the version is another policy already.
+pub async fn push(
+    remote: &Remote,
+    image: &Image,
+    packed: &Packed,
+    component: &[u8],
+    force: bool,
+) -> Result<Digest, RegistryError> {
+    if !force
+        && image.tag().and_then(version_of).is_some()
+        && let Some(digest) = remote.has(image).await?
+        && digest != Digest::new(&packed.manifest)
+    {
+        return Err(RegistryError::Taken { image: image.to_string(), digest: digest.to_string() });
+    }
     remote.push(image, &[component, &packed.config], &packed.manifest).await
 }
 

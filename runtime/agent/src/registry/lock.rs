@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use semver::Version;
 use serde::Serialize;
 use weft_core::policy::{Digest, LockFile, Locked};
 
 use super::error::RegistryError;
-use crate::artifact::Image;
+use crate::artifact::{Image, version_of};
 
 /// The change of a tag in the lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,7 +88,7 @@ impl Entry<'_> {
 }
 
 fn is_downgrade(had: &Locked, now: &Locked) -> bool {
-    let version = |locked: &Locked| locked.version.as_deref().and_then(|text| text.parse::<Version>().ok());
+    let version = |locked: &Locked| locked.version.as_deref().and_then(version_of);
     match (version(had), version(now)) {
         (None, _) => false,
         (Some(_had), None) => true,
@@ -120,6 +119,14 @@ mod tests {
             assert!(error.contains("is a downgrade") && error.contains("1.10.0"), "{error}");
         }
         assert_eq!(lock(&path, &image, &old, Some("1.9.0"), true).unwrap(), Change::From(new.to_string()));
+        // A `v` changes nothing, and a text without an order protects from nothing.
+        for (tag, had, now, is_downgrade) in
+            [("v", "v1.10.0", "v1.9.0", true), ("w", "v1.10.0", "1.11.0", false), ("x", "1.10", "1.9", false)]
+        {
+            let image = image.with_tag(tag);
+            lock(&path, &image, &old, Some(had), false).unwrap();
+            assert_eq!(lock(&path, &image, &new, Some(now), false).is_err(), is_downgrade, "{had} to {now}");
+        }
         let untagged = Image::parse("registry.example/net/rack").unwrap();
         assert!(lock(&path, &untagged, &old, None, false).unwrap_err().to_string().contains("no tag"));
     }

@@ -18,7 +18,7 @@ pub use self::error::TrustError;
 use self::file::{NamedKey, Rule};
 pub use self::record::{Record, Withdrawn, recheck};
 pub use self::signature::{Check, Key, Signature, Signed};
-use crate::artifact::{Image, Reach};
+use crate::artifact::{Image, Reach, version_of};
 
 /// A parsed trust file.
 #[derive(Debug, Clone)]
@@ -203,7 +203,7 @@ impl Trust {
 
     fn check_version(&self, rule: &Rule, image: &Image, version: Option<&str>) -> Result<(), TrustError> {
         let Some(least) = &rule.min_version else { return Ok(()) };
-        let found = version.and_then(|version| version.parse::<semver::Version>().ok());
+        let found = version.and_then(version_of);
         if found.is_some_and(|found| found >= *least) {
             return Ok(());
         }

@@ -14,6 +14,8 @@ mod model;
 mod new;
 mod project;
 #[cfg(feature = "agent")]
+mod push;
+#[cfg(feature = "agent")]
 mod registry;
 mod replay;
 #[cfg(feature = "agent")]
@@ -67,7 +69,7 @@ pub(crate) enum PolicyCommand {
     Add(cache::AddArgs),
     /// Push a component to a registry as an OCI artifact that lists its imports.
     #[cfg(feature = "agent")]
-    Push(registry::PushArgs),
+    Push(push::PushArgs),
     /// Fetch a policy from a registry, verify it, and compile it on this node.
     #[cfg(feature = "agent")]
     Pull(registry::PullArgs),
@@ -115,7 +117,7 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         PolicyCommand::Digest(args) => cache::digest(args, output),
         PolicyCommand::Add(args) => cache::add(args, state, output),
         #[cfg(feature = "agent")]
-        PolicyCommand::Push(args) => registry::push(args, output),
+        PolicyCommand::Push(args) => push::push(args, output),
         #[cfg(feature = "agent")]
         PolicyCommand::Pull(args) => registry::pull(args, state, output),
         #[cfg(feature = "agent")]

@@ -1,7 +1,6 @@
-//! `weftctl policy push`, `pull`, `lock`, `rm`, and the registry parts of `ls`, `digest` and `inspect`: transfers a
-//! policy between an author, a registry and a node.
+//! `weftctl policy pull`, `lock`, `rm`, and the registry parts of `ls`, `digest` and `inspect`: transfers a policy from
+//! a registry to a node.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,11 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use weft_agent::artifact::{Image, VERSION_KEY, pack};
+use weft_agent::artifact::Image;
 use weft_agent::registry::{self, Access, Change, Entry, Fetched, Remote, Source, check_lock, lock};
 use weft_agent::trust::Trust;
 use weft_core::policy::{self, CompileAsk, LockFile, PolicyError, PolicyRef, resolve_tag};
 
+use super::push::said_of_version;
 use crate::output::Output;
 
 /// How registries are reached.
@@ -33,22 +33,6 @@ pub(crate) struct TrustArgs {
     /// The trust file [default: trust.json in the state directory].
     #[arg(long, value_name = "FILE", env = "WEFT_TRUST")]
     trust: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// The component.
-    component: PathBuf,
-    /// The destination: REGISTRY/REPOSITORY:TAG.
-    reference: String,
-    /// The version that it is [default: the tag, where that is one].
-    #[arg(long, value_name = "VERSION")]
-    version: Option<String>,
-    /// An annotation of the manifest. May be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    annotation: Vec<String>,
-    #[command(flatten)]
-    reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -114,37 +98,12 @@ impl TrustArgs {
 }
 
 /// Parses the reference of a policy to push or to lock: it has a tag and no digest.
-fn tagged(reference: &str) -> anyhow::Result<Image> {
+pub(super) fn tagged(reference: &str) -> anyhow::Result<Image> {
     let image = Image::parse(reference)?;
     if image.digest().is_some() || image.tag().is_none() {
         bail!("{image} has {}; use REGISTRY/REPOSITORY:TAG", if image.tag().is_none() { "no tag" } else { "a digest" });
     }
     Ok(image)
-}
-
-pub(super) fn push(args: &PushArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let image = tagged(&args.reference)?;
-    let component = read(&args.component)?;
-    let mut annotations = BTreeMap::new();
-    for annotation in &args.annotation {
-        let (key, value) = annotation.split_once('=').with_context(|| format!("{annotation:?} is not KEY=VALUE"))?;
-        annotations.insert(key.to_owned(), value.to_owned());
-    }
-    let from_tag =
-        image.tag().filter(|tag| tag.split('.').count() == 3 && tag.starts_with(|c: char| c.is_ascii_digit()));
-    if let Some(version) = args.version.as_deref().or(from_tag) {
-        annotations.insert(VERSION_KEY.to_owned(), version.to_owned());
-    }
-    let packed = pack(&component, annotations).with_context(|| args.component.display().to_string())?;
-    let remote = args.reach.remote(&image)?;
-    let digest = registry::wait(registry::push(&remote, &image, &packed, &component))?;
-    let pinned = image.with_digest(digest).to_string();
-    let document = json!({ "reference": pinned, "digest": digest.to_string(), "imports": packed.reach.imports });
-    output.lines(
-        &document,
-        &[format!("pushed {pinned}"), "use this as \"policy\" in a network's configuration".to_owned()],
-    )?;
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -171,6 +130,7 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
         if let Some(path) = &lock_file {
             let changed = lock(path, &entry, args.allow_downgrade)?;
             lines.push(said_of_lock(&changed, path));
+            lines.extend(said_of_version(looked.version.as_deref(), &image));
             change = Some(changed);
         }
     }
@@ -199,6 +159,7 @@ pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow
         let entry = Entry { image: &image, digest: &looked.digest, version: looked.version.as_deref() };
         let change = lock(&path, &entry, args.allow_downgrade)?;
         lines.push(format!("{}: {}", looked.image, said_of_lock(&change, &path)));
+        lines.extend(said_of_version(looked.version.as_deref(), &image));
         documents.push(json!({ "reference": looked.image.to_string(), "lock": change }));
     }
     output.lines(&documents, &lines)?;
@@ -308,8 +269,4 @@ pub(super) fn said_of_lock(change: &Change, path: &Path) -> String {
         Change::Same => format!("is what {} has already", path.display()),
         Change::From(digest) => format!("locked in {}, where it was {digest}", path.display()),
     }
-}
-
-fn read(component: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(component).with_context(|| format!("cannot read {}", component.display()))
 }
