@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
-use weft_core::ledger::remote::Versions;
+use weft_core::ledger::remote::{Runs, Span, Versions};
 
 use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
 use super::backend::kept::Keeper;
 use super::backend::kubernetes::{ClientSource, Kubernetes};
-use super::backend::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+use super::backend::{Backend, Cells, Fence, Keepers, Listing, ReadError, Status, WriteError};
 use super::block::{Block, BlockSpec, LedgerDomain};
 use super::history::History;
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
@@ -169,6 +169,14 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.list(listing))
     }
 
+    async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
+        both!(self, backend => backend.taken(domain, spans))
+    }
+
+    async fn has_claims(&self, domain: &str) -> Result<bool, ReadError> {
+        both!(self, backend => backend.has_claims(domain))
+    }
+
     async fn state(&self) -> Result<LedgerState, ReadError> {
         both!(self, backend => backend.state())
     }
@@ -221,6 +229,10 @@ impl Backend for AnyBackend {
 
     async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
         both!(self, backend => backend.remembered())
+    }
+
+    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
+        both!(self, backend => backend.keepers())
     }
 
     async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {

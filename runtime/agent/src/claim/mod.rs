@@ -35,6 +35,7 @@ mod rest;
 mod round;
 mod service;
 mod sweep;
+mod taken;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

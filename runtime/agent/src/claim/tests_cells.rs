@@ -134,6 +134,24 @@ async fn a_cell_costs_one_write_and_what_lies_inside_none() {
     assert!(known.unwrap() && machine.owned().len() == 1);
 }
 
+/// A domain may have half a million claims.
+#[tokio::test]
+async fn no_list_of_complete_claims_is_needed() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    learn(&server, &a.store, ("{}", "default"), (SIZE, soon())).await.unwrap();
+    let wanted = CellWant { shared: true, ..want() };
+    let first = a.work().shared(&wanted, &[]).await.unwrap().unwrap();
+    assert_eq!(first.taken.iter().count(), 0);
+    a.add(&WEB).await.unwrap();
+    let again = b.work().shared(&wanted, &[]).await.unwrap().unwrap();
+    assert_eq!(again.taken.iter().collect::<Vec<_>>(), [(at("10.0.0.1"), at("10.0.0.1"))]);
+    // A domain with claims and without a record.
+    server.0.borrow_mut().domains.clear();
+    assert!(matches!(learn(&server, &b.store, ("{}", "default"), (SIZE, soon())).await, Err(CellError::Domain(_))));
+    assert_eq!((server.0.borrow().whole_lists, server.0.borrow().name_lists), (0, 2));
+}
+
 #[tokio::test]
 async fn a_cell_has_one_machine() {
     let server = Memory::default();

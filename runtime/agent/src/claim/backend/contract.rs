@@ -1,9 +1,9 @@
 //! The interface of a backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
-use weft_core::ledger::remote::Versions;
+use weft_core::ledger::remote::{Runs, Span, Versions};
 
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::History;
@@ -59,6 +59,18 @@ pub struct Status<'a> {
     /// Why there is no address; `None` if there is one.
     pub fault: Option<&'a str>,
 }
+
+/// An IPAMClaim in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keeping {
+    /// Its uid.
+    pub uid: String,
+    /// `status.ips`.
+    pub ips: Vec<String>,
+}
+
+/// IPAMClaims by namespace and name.
+pub type Keepers = BTreeMap<(String, String), Keeping>;
 
 /// Whether a machine is known to be dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +138,13 @@ pub trait Backend: Cells {
     /// Lists claims, possibly from a cache: later writes carry the listed versions.
     fn list(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Claim>, ReadError>>;
 
+    /// Returns the taken addresses of a domain in some spans, which may be outdated. Only reads names, in pages: a
+    /// domain may have half a million claims.
+    fn taken(&self, domain: &str, spans: &[Span]) -> impl Future<Output = Result<Runs, ReadError>>;
+
+    /// Returns whether a domain has a claim.
+    fn has_claims(&self, domain: &str) -> impl Future<Output = Result<bool, ReadError>>;
+
     /// Reads the state of the whole ledger.
     fn state(&self) -> impl Future<Output = Result<LedgerState, ReadError>>;
 
@@ -178,6 +197,9 @@ pub trait Backend: Cells {
 
     /// Lists the IPAMClaims whose addresses weft has claimed. `None`: this client has no right to list them.
     fn remembered(&self) -> impl Future<Output = Result<Option<Vec<Remembered>>, ReadError>>;
+
+    /// Lists all IPAMClaims, never from a cache. `None`: this client has no right to list them.
+    fn keepers(&self) -> impl Future<Output = Result<Option<Keepers>, ReadError>>;
 
     /// Lists the names of claims that IPAMClaims own, never from a cache.
     fn kept_names(&self) -> impl Future<Output = Result<BTreeSet<String>, ReadError>>;

@@ -5,30 +5,37 @@
 //! become free because a node was disconnected for a while.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use weft_core::ledger::remote::Versions;
+use weft_core::ledger::remote::{Runs, Span, Versions, is_in};
 
-use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::contract::{Backend, Fence, Keepers, Listing, ReadError, Status, WriteError};
 use super::etcd_gateway::{Answer, Call, Gateway, KeyValue};
 pub use super::etcd_gateway::{EtcdConf, EtcdError};
 use super::fence;
 use crate::claim::history::History;
-use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
+use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent, address_of, claim_name};
 use crate::claim::remembered::Remembered;
 
 /// How many times to try a change of a shared key.
 const TRIES: usize = 10;
+/// Maximum names in one answer.
+const NAMES: u32 = 5000;
+/// Maximum complete keys in one answer.
+const OBJECTS: u32 = 1000;
 
 /// A cluster ledger in etcd.
 pub struct Etcd {
     gateway: Gateway,
-    prefix: String,
+    pub(super) prefix: String,
     history: History,
+    /// Maximum names and complete keys in one answer.
+    pub(super) pages: (u32, u32),
 }
 
 impl std::fmt::Debug for Etcd {
@@ -44,11 +51,11 @@ impl Etcd {
     /// See [`EtcdError`].
     pub fn new(conf: &EtcdConf) -> Result<Self, EtcdError> {
         let prefix = conf.prefix.clone().unwrap_or_else(|| "/weft/ipam".to_owned());
-        Ok(Self { gateway: Gateway::new(conf)?, prefix, history: History::default() })
+        Ok(Self { gateway: Gateway::new(conf)?, prefix, history: History::default(), pages: (NAMES, OBJECTS) })
     }
 
     /// Sends a request, and compares the answer with the known history of the ledger. A read may be repeated.
-    async fn call(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
+    pub(super) async fn call(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
         let mark = self.history.mark();
         let answer = self.gateway.ask(path, body, repeatable).await;
         match &answer {
@@ -61,14 +68,6 @@ impl Etcd {
 
     pub(super) fn key(&self, kind: &str, name: &str) -> String {
         base64(format!("{}/{kind}/{name}", self.prefix).as_bytes())
-    }
-
-    /// Returns all keys of a kind.
-    pub(super) async fn range<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<(T, Versions)>, ReadError> {
-        let (first, end) = (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix));
-        let body = json!({"key": base64(first.as_bytes()), "range_end": base64(end.as_bytes())});
-        let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
-        answer.kvs.iter().map(value).collect()
     }
 
     /// Returns one key.
@@ -136,19 +135,20 @@ fn failed(call: Call) -> WriteError {
     }
 }
 
-fn unreadable(call: Call) -> ReadError {
+pub(super) fn unreadable(call: Call) -> ReadError {
     match call {
         Call::NoAnswer(text) | Call::Refused(text) => ReadError(text),
     }
 }
 
-fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadError> {
-    let bytes = STANDARD
-        .decode(&pair.value)
-        .map_err(|error| ReadError(format!("etcd's answer is not valid base64: {error}")))?;
-    let content = serde_json::from_slice(&bytes)
+pub(super) fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadError> {
+    let content = serde_json::from_slice(&decoded(&pair.value)?)
         .map_err(|error| ReadError(format!("a key of the ledger in etcd cannot be read: {error}")))?;
     Ok((content, Versions { uid: pair.create_revision.clone(), version: pair.mod_revision.clone() }))
+}
+
+pub(super) fn decoded(text: &str) -> Result<Vec<u8>, ReadError> {
+    STANDARD.decode(text).map_err(|error| ReadError(format!("etcd's answer is not valid base64: {error}")))
 }
 
 /// Returns the revisions of a key that does not exist.
@@ -156,7 +156,7 @@ pub(super) fn absent() -> Versions {
     Versions { uid: "0".to_owned(), version: "0".to_owned() }
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
@@ -190,7 +190,6 @@ impl Backend for Etcd {
     }
 
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
-        let all: Vec<(ClaimSpec, Versions)> = self.range("claims").await?;
         let wanted = |spec: &ClaimSpec| match listing {
             Listing::Node(node) => spec.holders.iter().any(|holder| holder.node == node),
             Listing::Persistent => spec.is_persistent(),
@@ -198,8 +197,32 @@ impl Backend for Etcd {
             Listing::Domain(domain) => spec.domain == domain,
             Listing::All => true,
         };
-        let listed = all.into_iter().filter(|(spec, _versions)| wanted(spec));
+        let listed = self.range("claims", wanted).await?.into_iter();
         Ok(listed.map(|(spec, versions)| Claim { spec, versions, deleting: false }).collect())
+    }
+
+    async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
+        let mut taken = Runs::default();
+        for (first, last) in spans {
+            let ends = (claim_name(domain, *first), claim_name(domain, *last));
+            let each = |name: &str| {
+                taken.extend(address_of(domain, name).filter(|address| is_in(&[(*first, *last)], *address)));
+                ControlFlow::Continue(())
+            };
+            self.names((&ends.0, &ends.1), self.pages.0, each).await?;
+        }
+        Ok(taken)
+    }
+
+    async fn has_claims(&self, domain: &str) -> Result<bool, ReadError> {
+        let mut found = false;
+        let each = |name: &str| {
+            found = address_of(domain, name).is_some();
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        // The names of another domain may lie between those of this one.
+        self.names((&format!("{domain}-0"), &format!("{domain}-g")), 1, each).await?;
+        Ok(found)
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
@@ -235,7 +258,7 @@ impl Backend for Etcd {
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
-        Ok(self.range("nodes").await?.into_iter().map(|(node, _versions)| node).collect())
+        Ok(self.range("nodes", |_node| true).await?.into_iter().map(|(node, _versions)| node).collect())
     }
 
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
@@ -292,6 +315,10 @@ impl Backend for Etcd {
 
     async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
         Ok(Some(Vec::new()))
+    }
+
+    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
+        Ok(Some(Keepers::new()))
     }
 
     async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {

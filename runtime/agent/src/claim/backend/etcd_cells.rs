@@ -32,14 +32,13 @@ impl Cells for Etcd {
     }
 
     async fn blocks(&self, listing: Listing<'_>) -> Result<Vec<Block>, ReadError> {
-        let all: Vec<(BlockSpec, Versions)> = self.range(CELLS).await?;
         let wanted = |spec: &BlockSpec| match listing {
             Listing::Node(node) => spec.holder.as_ref().is_some_and(|holder| holder.node == node),
             Listing::Persistent | Listing::Conflict => false,
             Listing::Domain(domain) => spec.domain == domain,
             Listing::All => true,
         };
-        let listed = all.into_iter().filter(|(spec, _versions)| wanted(spec));
+        let listed = self.range(CELLS, wanted).await?.into_iter();
         Ok(listed.map(|(spec, versions)| Block { spec, versions }).collect())
     }
 

@@ -99,6 +99,8 @@ pub(super) struct Answer {
     pub(super) header: Header,
     pub(super) succeeded: bool,
     pub(super) kvs: Vec<KeyValue>,
+    /// Whether the range has more keys than the limit.
+    pub(super) more: bool,
     pub(super) responses: Vec<Response>,
 }
 
@@ -133,6 +135,8 @@ impl Answer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct KeyValue {
+    pub(super) key: String,
+    /// Absent if only keys were requested.
     pub(super) value: String,
     pub(super) create_revision: String,
     pub(super) mod_revision: String,

@@ -12,8 +12,9 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use super::answers::read as answer;
-use super::contract::{ReadError, Status, WriteError};
+use super::contract::{Keepers, Keeping, ReadError, Status, WriteError};
 use super::kubernetes::Kubernetes;
+use super::pool::{OBJECTS, next};
 use crate::claim::object::Persistent;
 use crate::claim::remembered::{Claimed, Remembered};
 
@@ -21,8 +22,6 @@ use crate::claim::remembered::{Claimed, Remembered};
 const ALLOCATED: &str = "IPsAllocated";
 /// The condition whose message is a [`Claimed`].
 const CLAIMED: &str = "ipam.weft.dev/Claimed";
-/// Maximum number of objects in one answer.
-const PAGE: u32 = 500;
 
 /// Returns the API for IPAMClaims of a namespace.
 pub(super) fn api(client: Client, namespace: &str) -> Api<DynamicObject> {
@@ -72,8 +71,22 @@ impl Kubernetes {
     /// Lists the IPAMClaims whose addresses weft has claimed, including those being deleted. `None`: the agent has no
     /// right to list them. The list is empty if the API server does not know the resource.
     pub(super) async fn remembered_claims(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
+        let mut remembered = Vec::new();
+        let listed = self.each_claim(|object| remembered.extend(remember(object))).await?;
+        Ok(listed.then_some(remembered))
+    }
+
+    /// Lists all IPAMClaims, in the same way.
+    pub(super) async fn keeping_claims(&self) -> Result<Option<Keepers>, ReadError> {
+        let mut keepers = Keepers::new();
+        let listed = self.each_claim(|object| keepers.extend(keeping(object))).await?;
+        Ok(listed.then_some(keepers))
+    }
+
+    /// Passes every IPAMClaim to `each`. Returns whether this client has the right to list them.
+    async fn each_claim(&self, mut each: impl FnMut(&DynamicObject)) -> Result<bool, ReadError> {
         let claims: Api<DynamicObject> = Api::all_with(self.client()?, &resource());
-        let (mut params, mut remembered) = (ListParams::default().limit(PAGE), Vec::new());
+        let mut params = ListParams::default().limit(OBJECTS);
         loop {
             let page = async {
                 match claims.list(&params).await {
@@ -83,16 +96,21 @@ impl Kubernetes {
             };
             let page = match answer(page).await? {
                 Ok(page) => page,
-                Err(403) => return Ok(None),
-                Err(_unknown) => return Ok(Some(remembered)),
+                Err(403) => return Ok(false),
+                Err(_unknown) => return Ok(true),
             };
-            remembered.extend(page.items.iter().filter_map(remember));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            page.items.iter().for_each(&mut each);
+            match next(&page.metadata) {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(Some(remembered)),
+                None => return Ok(true),
             }
         }
     }
+}
+
+fn keeping(object: &DynamicObject) -> Option<((String, String), Keeping)> {
+    let meta = &object.metadata;
+    Some(((meta.namespace.clone()?, meta.name.clone()?), Keeping { uid: meta.uid.clone()?, ips: ips(object) }))
 }
 
 fn remember(object: &DynamicObject) -> Option<Remembered> {

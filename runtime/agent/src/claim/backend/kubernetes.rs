@@ -13,10 +13,11 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
 use sha2::{Digest, Sha256};
-use weft_core::ledger::remote::Versions;
+use weft_core::ledger::remote::{Runs, Span, Versions};
 
 use super::answers::{created, read, written};
-use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::contract::{Backend, Fence, Keepers, Listing, ReadError, Status, WriteError};
+use super::pool::{OBJECTS, next};
 use super::{fence, freeze, ipam_claim};
 use crate::claim::history::{History, Mark, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
@@ -238,16 +239,33 @@ impl Backend for Kubernetes {
     }
 
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
-        // From the API server's cache: later writes carry the listed versions.
-        let params = ListParams::default().match_any();
-        let params = match listing {
-            Listing::Node(node) => params.labels(&node_label(node)),
-            Listing::Persistent => params.labels(&format!("{OWNER_LABEL}={PERSISTENT}")),
-            Listing::Conflict => params.labels(&format!("{STATE_LABEL}={CONFLICT}")),
-            Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
-            Listing::All => params,
+        // From the API server's cache: later writes carry the listed versions. Long lists come in pages instead.
+        let (short, long) = (ListParams::default().match_any(), ListParams::default().limit(OBJECTS));
+        let mut params = match listing {
+            Listing::Node(node) => short.labels(&node_label(node)),
+            Listing::Conflict => short.labels(&format!("{STATE_LABEL}={CONFLICT}")),
+            Listing::Persistent => long.labels(&format!("{OWNER_LABEL}={PERSISTENT}")),
+            Listing::Domain(domain) => long.labels(&format!("{DOMAIN_LABEL}={domain}")),
+            Listing::All => long,
         };
-        Ok(read(self.claims()?.list(&params)).await?.items.into_iter().map(claim).collect())
+        let (claims, mut listed) = (self.claims()?, Vec::new());
+        loop {
+            let page = read(claims.list(&params)).await?;
+            let token = next(&page.metadata);
+            listed.extend(page.items.into_iter().map(claim));
+            match token {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(listed),
+            }
+        }
+    }
+
+    async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
+        self.taken_addresses(domain, spans).await
+    }
+
+    async fn has_claims(&self, domain: &str) -> Result<bool, ReadError> {
+        self.some_name(&format!("{DOMAIN_LABEL}={domain}"), 1, |_name| true).await
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
@@ -384,6 +402,10 @@ impl Backend for Kubernetes {
         }
         let pods: Api<Pod> = Api::namespaced(self.client()?, namespace);
         let Some(pod) = read(pods.get_opt(name)).await? else { return Ok(false) };
+    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
+        self.keeping_claims().await
+    }
+
         let config_hash = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
         Ok(pod.metadata.uid.as_deref() == Some(uid) || config_hash.is_some_and(|hash| hash == uid))
     }

@@ -8,6 +8,7 @@ use weft_core::ledger::remote::Versions;
 use super::answers::{created, read, written};
 use super::contract::{Backend as _, Cells, Listing, ReadError, WriteError};
 use super::kubernetes::{DOMAIN_LABEL, EPOCH, Kubernetes, NoClient, node_label, resource, versions};
+use super::pool::{OBJECTS, next};
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 
 type BlockObject = Object<BlockSpec, NotUsed>;
@@ -75,24 +76,31 @@ impl Cells for Kubernetes {
     }
 
     async fn blocks(&self, listing: Listing<'_>) -> Result<Vec<Block>, ReadError> {
-        let params = ListParams::default();
-        let params = match listing {
+        let params = ListParams::default().limit(OBJECTS);
+        let mut params = match listing {
             Listing::Node(node) => params.labels(&node_label(node)),
             // Not from a cache, because it decides whether a cell is left.
             Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => params,
             Listing::Persistent | Listing::Conflict => return Ok(Vec::new()),
         };
-        let blocks = self.blocks_api()?;
-        let list = async {
-            match blocks.list(&params).await {
-                // The API server does not know the resource, so there are no
-                // cells.
-                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-                list => list.map(|list| list.items),
+        let (blocks, mut listed) = (self.blocks_api()?, Vec::new());
+        loop {
+            let page = async {
+                match blocks.list(&params).await {
+                    // The API server does not know the resource, so there are no cells.
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                    page => page.map(Some),
+                }
+            };
+            let Some(page) = read(page).await? else { return Ok(listed) };
+            let token = next(&page.metadata);
+            listed.extend(page.items.into_iter().map(block));
+            match token {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(listed),
             }
-        };
-        Ok(read(list).await?.into_iter().map(block).collect())
+        }
     }
 
     async fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> Result<(), WriteError> {

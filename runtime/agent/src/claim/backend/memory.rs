@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use weft_core::ledger::remote::Versions;
+use weft_core::ledger::remote::{Runs, Span, Versions, is_in};
 
-use super::contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+use super::contract::{Backend, Cells, Fence, Keepers, Keeping, Listing, ReadError, Status, WriteError};
 use super::fence;
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
@@ -55,6 +55,12 @@ pub(crate) struct Server {
     pub(crate) version: u64,
     pub(crate) creates: usize,
     pub(crate) writes: usize,
+    /// Lists of complete claims of a domain, or of all.
+    pub(crate) whole_lists: usize,
+    /// Lists of names of a domain.
+    pub(crate) name_lists: usize,
+    /// Reads of a single IPAMClaim.
+    pub(crate) owner_reads: usize,
     pub(crate) away: bool,
 }
 
@@ -253,7 +259,23 @@ impl Backend for Memory {
             Listing::Domain(domain) => claim.spec.domain == domain,
             Listing::All => true,
         };
+        self.0.borrow_mut().whole_lists += usize::from(matches!(listing, Listing::Domain(_) | Listing::All));
         self.read(|server| server.claims.values().filter(|claim| wanted(claim)).cloned().collect())
+    }
+
+    async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
+        self.0.borrow_mut().name_lists += 1;
+        // Others may ask meanwhile.
+        tokio::task::yield_now().await;
+        let of_domain = |server: &Server| {
+            let claims = server.claims.values().filter(|claim| claim.spec.domain == domain);
+            claims.map(|claim| claim.spec.address).filter(|address| is_in(spans, *address)).collect()
+        };
+        self.read(of_domain)
+    }
+
+    async fn has_claims(&self, domain: &str) -> Result<bool, ReadError> {
+        self.read(|server| server.claims.values().any(|claim| claim.spec.domain == domain))
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
@@ -305,6 +327,7 @@ impl Backend for Memory {
     }
 
     async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {
+        self.0.borrow_mut().owner_reads += 1;
         self.read(|server| server.persistent.get(&format!("{namespace}/{name}")).cloned())
     }
 
@@ -341,6 +364,14 @@ impl Backend for Memory {
             Some(Remembered { namespace, name, uid: of.uid.clone(), ips: of.ips.clone(), claimed: of.claimed.clone()? })
         };
         self.read(|server| Some(server.persistent.iter().filter_map(remembered).collect()))
+    }
+
+    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
+        let keeping = |(key, of): (&String, &Persistent)| {
+            let (namespace, name) = key.split_once('/')?;
+            Some(((namespace.to_owned(), name.to_owned()), Keeping { uid: of.uid.clone(), ips: of.ips.clone() }))
+        };
+        self.read(|server| Some(server.persistent.iter().filter_map(keeping).collect()))
     }
 
     async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {

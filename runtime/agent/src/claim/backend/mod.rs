@@ -6,6 +6,7 @@ mod contract;
 pub mod etcd;
 mod etcd_cells;
 mod etcd_gateway;
+mod etcd_ranges;
 mod fence;
 mod freeze;
 mod ipam_claim;
@@ -18,7 +19,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+pub use contract::{Backend, Cells, Fence, Keepers, Keeping, Listing, ReadError, Status, WriteError};
 
 /// Formats an error with its causes: `kube` hides the connection's error.
 fn with_causes(error: &dyn std::error::Error) -> String {

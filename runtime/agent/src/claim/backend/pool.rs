@@ -1,12 +1,13 @@
 //! AddressPools behind an API server, and reads of claims and pods that only need metadata.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Error;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
+use weft_core::ledger::remote::{Runs, Span, is_in};
 
 use super::answers::{read, written};
 use super::contract::{ReadError, WriteError};
@@ -15,7 +16,9 @@ use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
 
 /// Maximum names in one answer.
-const PAGE: u32 = 2000;
+const NAMES: u32 = 2000;
+/// Maximum complete objects in one answer.
+pub(super) const OBJECTS: u32 = 500;
 
 type PoolObject = Object<PoolSpec, PoolStatus>;
 
@@ -52,7 +55,7 @@ impl Kubernetes {
     /// Returns the uids of all pods; for static pods, also those that their nodes use.
     pub(in crate::claim) async fn pod_uids(&self) -> Result<BTreeSet<String>, ReadError> {
         let pods: Api<Pod> = Api::all(self.client()?);
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default().limit(NAMES);
         let mut uids = BTreeSet::new();
         loop {
             let page = read(pods.list_metadata(&params)).await?;
@@ -60,33 +63,61 @@ impl Kubernetes {
                 uids.extend(meta.annotations.and_then(|mut annotations| annotations.remove(CONFIG_HASH)));
                 uids.extend(meta.uid);
             }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            match next(&page.metadata) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(uids),
             }
         }
     }
 
-    /// Returns the taken addresses of a domain. Names contain them, so no claim's content is read.
-    pub(in crate::claim) async fn taken(&self, domain: &str) -> Result<BTreeSet<IpAddr>, ReadError> {
-        let names = self.names(&format!("{DOMAIN_LABEL}={domain}")).await?;
-        Ok(names.iter().filter_map(|name| address_of(domain, name)).collect())
-    }
-
     /// Lists the names of claims with a label.
     pub(super) async fn names(&self, label: &str) -> Result<BTreeSet<String>, ReadError> {
-        let claims: Api<ClaimObject> = self.claims()?;
-        let mut params = ListParams::default().labels(label).limit(PAGE);
         let mut names = BTreeSet::new();
+        let every = |name| {
+            names.insert(name);
+            false
+        };
+        self.some_name(label, NAMES, every).await?;
+        Ok(names)
+    }
+
+    /// Passes the names of claims with a label to `found`, page by page, until it accepts one. Returns whether it did.
+    /// Only metadata is read.
+    pub(super) async fn some_name(
+        &self,
+        label: &str,
+        page: u32,
+        mut found: impl FnMut(String) -> bool,
+    ) -> Result<bool, ReadError> {
+        let claims: Api<ClaimObject> = self.claims()?;
+        let mut params = ListParams::default().labels(label).limit(page);
         loop {
             let page = read(claims.list_metadata(&params)).await?;
-            names.extend(page.items.into_iter().filter_map(|item| item.metadata.name));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            if page.items.into_iter().filter_map(|item| item.metadata.name).any(&mut found) {
+                return Ok(true);
+            }
+            match next(&page.metadata) {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(names),
+                None => return Ok(false),
             }
         }
     }
+
+    /// Returns the taken addresses of a domain in some spans. Names contain them, so no claim's content is read.
+    pub(super) async fn taken_addresses(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
+        let mut taken = Runs::default();
+        let every = |name: String| {
+            taken.extend(address_of(domain, &name).filter(|address| is_in(spans, *address)));
+            false
+        };
+        self.some_name(&format!("{DOMAIN_LABEL}={domain}"), NAMES, every).await?;
+        Ok(taken)
+    }
+}
+
+/// Returns the token for the rest of a list.
+pub(super) fn next(page: &ListMeta) -> Option<String> {
+    page.continue_.clone().filter(|token| !token.is_empty())
 }
 
 fn pool(object: PoolObject) -> Pool {

@@ -1,12 +1,12 @@
 //! The guarantees of every backend, tested against the real servers. The protocol's tests
 //! rely on them.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use weft_core::ledger::remote::{Owner, Versions};
+use weft_core::ledger::remote::{Owner, Span, Versions};
 
 use super::etcd::{Etcd, EtcdConf};
 use super::memory::Memory;
@@ -90,6 +90,7 @@ async fn keeps_its_promises(backend: &impl Backend) {
     backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
     backend.create(&one, None).await.unwrap();
 
+    names_alone_say_what_is_taken(backend).await;
     assert_eq!(backend.fence("node-a", ("machine-a", "boot")).await.unwrap(), Fence::None);
     backend.change_node("node-a", |node| node.machine = "machine-a".into()).await.unwrap();
     backend.change_node("node-a", |node| node.fenced_machines.push("machine-a".into())).await.unwrap();
@@ -100,6 +101,31 @@ async fn keeps_its_promises(backend: &impl Backend) {
 }
 
 fn block(first: &str, nonce: &str) -> BlockSpec {
+/// 10.0.0.1, 10.0.0.2 and 2001:db8::7 are taken.
+async fn names_alone_say_what_is_taken(backend: &impl Backend) {
+    let at = |text: &str| -> IpAddr { text.parse().unwrap() };
+    // Other domains, whose names lie between those of this one.
+    for domain in ["default-0a000001", "default-lab"] {
+        let other = ClaimSpec { domain: domain.into(), ..spec("10.0.0.3", "nonce-9") };
+        backend.create(&other, None).await.unwrap();
+    }
+    for last in 4..=8 {
+        backend.create(&spec(&format!("10.0.0.{last}"), "nonce-8"), None).await.unwrap();
+    }
+    let whole = [(at("10.0.0.0"), at("10.0.0.255")), (at("::"), at("ffff::"))];
+    let runs = [("10.0.0.1", "10.0.0.2"), ("10.0.0.4", "10.0.0.8"), ("2001:db8::7", "2001:db8::7")];
+    let expected: Vec<Span> = runs.iter().map(|(first, last)| (at(first), at(last))).collect();
+    let taken = backend.taken("default", &whole).await.unwrap();
+    assert_eq!(taken.iter().collect::<Vec<_>>(), expected);
+    let some = [(at("10.0.0.2"), at("10.0.0.5"))];
+    let parts: Vec<Span> = backend.taken("default", &some).await.unwrap().iter().collect();
+    assert_eq!(parts, [(at("10.0.0.2"), at("10.0.0.2")), (at("10.0.0.4"), at("10.0.0.5"))]);
+    for (domain, expected) in [("default", true), ("default-lab", true), ("default-0a", false), ("defaul", false)] {
+        assert_eq!(backend.has_claims(domain).await.unwrap(), expected, "{domain}");
+    }
+    assert_eq!(backend.list(Listing::Domain("default")).await.unwrap().len(), 8);
+}
+
     let holder = BlockHolder {
         node: "node-a".into(),
         machine: "machine-a".into(),
@@ -233,6 +259,17 @@ impl Drop for EtcdServer {
 async fn real_etcd_keeps_its_promises() {
     let server = EtcdServer::start();
     let backend = Etcd::new(&server.conf()).unwrap();
+    server.ready(&backend).await;
+    keeps_its_promises(&backend).await;
+    keeps_its_promises_on_cells(&backend).await;
+}
+
+#[tokio::test]
+#[ignore = "needs etcd, which tests/setup.sh installs; the test command runs it"]
+async fn real_etcd_lists_in_pages() {
+    let server = EtcdServer::start();
+    let mut backend = Etcd::new(&server.conf()).unwrap();
+    backend.pages = (2, 2);
     server.ready(&backend).await;
     keeps_its_promises(&backend).await;
     keeps_its_promises_on_cells(&backend).await;

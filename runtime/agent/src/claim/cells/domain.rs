@@ -7,7 +7,7 @@ use weft_core::store::NodeStore;
 
 use super::error::CellError;
 use super::work::Tries;
-use crate::claim::backend::{Backend, Listing, WriteError};
+use crate::claim::backend::{Backend, WriteError};
 use crate::claim::block::LedgerDomain;
 
 /// Reads a domain, and creates it on first use: with cells of `cell_size`, or without cells if that is 0. Returns the
@@ -35,7 +35,7 @@ pub(in crate::claim) async fn learn<B: Backend>(
             store.borrow_mut().note_domain(ledger, domain, known.cell_size)?;
             return Ok(known.cell_size);
         }
-        if cell_size > 0 && !backend.list(Listing::Domain(domain)).await?.is_empty() {
+        if cell_size > 0 && backend.has_claims(domain).await? {
             return Err(CellError::Domain(format!(
                 "domain {domain:?} has claims that lie in no cell; name another domain for the pool with blocks"
             )));

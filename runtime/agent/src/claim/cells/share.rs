@@ -89,10 +89,7 @@ impl<B: Backend> CellWork<'_, B> {
         };
         let shared = blocks.iter().filter(|block| block.spec.shared).filter(is_wanted);
         let mut cells: Vec<Span> = shared.map(|block| (block.spec.first, block.spec.last())).collect();
-        let mut runs = Runs::default();
-        for claim in self.backend.list(Listing::Domain(&want.domain)).await? {
-            runs.insert(claim.spec.address);
-        }
+        let runs = self.backend.taken(&want.domain, &want.spans).await?;
         let has_room =
             cells.iter().any(|(first, last)| !known.contains(first) && has_free((*first, *last), want, &runs));
         if !has_room {

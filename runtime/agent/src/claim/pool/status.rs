@@ -1,20 +1,27 @@
 //! The status of AddressPools, which the controller writes.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_core::conf::pool_sets;
-use weft_core::ledger::remote::Runs;
+use weft_core::ledger::remote::{Runs, Span};
 use weft_host_abi::types::{Range, RangeSet};
 
 use super::count::Usage;
 use super::{Pool, PoolRange};
 use crate::claim::DrainError;
 use crate::claim::backend::kubernetes::Kubernetes;
-use crate::claim::backend::{Cells as _, Listing, WriteError};
+use crate::claim::backend::{Backend as _, Cells as _, Listing, WriteError};
+
+/// All addresses.
+const EVERYTHING: [Span; 2] = [
+    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST)),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX))),
+];
 
 /// The controller's counts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -68,7 +75,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
     for pool in &pools {
         let domain = pool.spec.domain.as_str();
         if !domains.contains_key(domain) {
-            let mut taken: Runs = backend.taken(domain).await?.into_iter().collect();
+            let mut taken = backend.taken(domain, &EVERYTHING).await?;
             // Only a machine knows the free addresses in its cells: for others, none of them is free.
             for cell in cells.iter().filter(|cell| cell.spec.domain == domain && !cell.spec.shared) {
                 taken.insert_run(cell.spec.first, cell.spec.last());
@@ -167,8 +174,6 @@ fn signed(count: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use crate::claim::pool::PoolSpec;
 

@@ -30,6 +30,7 @@ use crate::claim::pool::KnownPools;
 use crate::claim::{Conflict, DrainError, drain, machine_id, now, reverse_sweep};
 use crate::server::{Deadline, Handler};
 
+use crate::claim::taken::Lists;
 /// The ledger of the agent's own cluster.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
 /// An older ADD has ended, or fails at its compare-and-set. Longer than the longest deadline of an ADD.
@@ -77,6 +78,8 @@ struct Ledger {
 struct Progress {
     started: bool,
     state: LedgerState,
+    /// Lists of taken addresses.
+    lists: Lists,
     confirmed: u64,
     /// The epoch for which older intents and versions were dropped.
     cleared: Option<u64>,
@@ -171,6 +174,7 @@ impl Claims {
                 let Ok(ledger) = self.ledger(&text) else { continue };
                 let outcome = self.turn(&text, &ledger).await;
                 self.report(&text, &ledger, outcome);
+            lists: Lists::default(),
             }
         }
     }
@@ -186,6 +190,7 @@ impl Claims {
         known.sort();
         known.dedup();
         known
+                ledger.lists.forget();
     }
 
     fn report(&self, text: &str, ledger: &Ledger, outcome: Result<Round, DrainError>) {
@@ -314,15 +319,9 @@ impl Claims {
         let has_cells = ledger.known.sizes.borrow().get(domain) != Some(&0);
         let cells = if has_cells { ledger.backend.blocks(Listing::Domain(domain)).await } else { Ok(Vec::new()) };
         let cells = cells.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
-        let claims = ledger.backend.list(Listing::Domain(domain)).await;
+        let claims = ledger.lists.taken(&ledger.backend, domain, spans).await;
         let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
-        let mut runs = Runs::default();
-        for claim in claims {
-            let address = claim.spec.address;
-            if spans.iter().any(|(first, last)| (*first..=*last).contains(&address)) {
-                runs.insert(address);
-            }
-        }
+        let mut runs = Runs::clone(&claims);
         for block in cells.into_iter().filter(|block| !block.spec.shared) {
             runs.insert_run(block.spec.first, block.spec.last());
         }
