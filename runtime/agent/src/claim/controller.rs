@@ -110,27 +110,33 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
                 Log.info(&format!("ended by {}", signal?));
                 Ok(())
             }
-            () = work(election, &backend, options.every, &done) => Ok(()),
+            // The Lease is renewed however long a round takes.
+            () = elect(election, &done) => Ok(()),
+            () = work(&backend, options, &done) => Ok(()),
         }
     })
 }
 
+/// Takes the Lease, and renews it.
+async fn elect(mut election: Election, done: &RefCell<Done>) {
+    let mut tick = interval(election.duration / 3);
+    loop {
+        tick.tick().await;
+        let leads = election.leads().await;
+        done.borrow_mut().leads = leads;
+    }
+}
+
 /// Repeats its rounds while this replica leads.
-async fn work(mut election: Election, backend: &Kubernetes, every: Duration, done: &RefCell<Done>) {
-    let mut tick = interval((election.duration / 3).min(every));
+async fn work(backend: &Kubernetes, options: &ControllerOptions, done: &RefCell<Done>) {
+    let mut tick = interval((options.lease / 3).min(options.every));
     let mut next = Instant::now();
     let mut times = Times::default();
     let mut trouble = String::new();
     loop {
         tick.tick().await;
-        let leads = election.leads().await;
-        if !leads {
-            done.borrow_mut().pools.clear();
-            done.borrow_mut().frozen = false;
-        }
-        done.borrow_mut().leads = leads;
-        if leads && Instant::now() >= next {
-            next = Instant::now() + every;
+        if done.borrow().leads && Instant::now() >= next {
+            next = Instant::now() + options.every;
             let said = match look(backend, &mut times, done).await {
                 Ok(()) => String::new(),
                 Err(error) => {
@@ -143,6 +149,12 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
                 Log.warn(&said);
             }
             trouble = said;
+        }
+        // Another replica may have taken the Lease during the round.
+        let mut done = done.borrow_mut();
+        if !done.leads {
+            done.pools.clear();
+            done.frozen = false;
         }
     }
 }

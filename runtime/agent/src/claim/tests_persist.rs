@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weft_core::ledger::Want;
@@ -11,7 +12,7 @@ use weft_host_abi::types::ReleaseRule;
 use super::backend::Backend;
 use super::backend::memory::Memory;
 use super::block::{BlockHolder, BlockSpec};
-use super::object::{ClaimState, Sharing};
+use super::object::{ClaimOwner, ClaimState, Sharing};
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
 use super::{
     Claimed, GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert,
@@ -108,6 +109,40 @@ async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     assert_eq!(round(&mut Rests::default(), 400).await, 0);
     assert_eq!((round(&mut rests, 400).await, server.users()), (1, None));
     b.add(&OTHER).await.unwrap();
+}
+
+/// A thousand kept addresses of workloads that are scaled to zero.
+#[tokio::test]
+async fn kept_addresses_cost_no_read_each() {
+    let server = Memory::default();
+    for number in 0..1000_u32 {
+        let ip = IpAddr::from((0x0a09_0000 + number).to_be_bytes());
+        let (name, uid) = (format!("vm-{number}"), format!("uid-{number}"));
+        let owner = ClaimOwner {
+            owner: Owner { user: String::new(), ..Owner::ipam_claim("ns", &name, &uid, "") },
+            network: "storage".into(),
+            interface: String::new(),
+            slot: 0,
+        };
+        let spec =
+            serde_json::json!({"domain": "default", "address": ip, "owner": owner, "prefix": 16, "state": "Kept"});
+        server.create(&serde_json::from_value(spec).unwrap(), None).await.unwrap();
+        let ips = vec![format!("{ip}/16")];
+        let keeper = Persistent { uid, version: "0".to_owned(), ips, ..Persistent::default() };
+        server.0.borrow_mut().persistent.insert(format!("ns/{name}"), keeper);
+    }
+    let reads = || std::mem::take(&mut server.0.borrow_mut().owner_reads);
+    assert_eq!((collected(&server).await.unwrap(), reads()), (0, 0));
+    // One is gone, one was made again, and one has another address by now: each is looked at by itself.
+    {
+        let persistent = &mut server.0.borrow_mut().persistent;
+        persistent.remove("ns/vm-1");
+        persistent.get_mut("ns/vm-2").unwrap().uid = "another".to_owned();
+        persistent.get_mut("ns/vm-3").unwrap().ips = vec!["10.9.255.1/16".to_owned()];
+    }
+    assert_eq!(collected(&server).await.unwrap(), 3);
+    assert!((3..=6).contains(&reads()));
+    assert_eq!((collected(&server).await.unwrap(), reads(), server.0.borrow().claims.len()), (0, 0, 997));
 }
 
 #[tokio::test]
