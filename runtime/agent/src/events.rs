@@ -31,7 +31,7 @@ const SEND: Duration = Duration::from_secs(5);
 /// The object of an event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Subject {
-    /// The kind of object: `Pod` or `Node`.
+    /// The kind of object: `Pod`, `Node` or `AddressPool`.
     pub(crate) kind: &'static str,
     /// Its namespace; the event's if it has none.
     pub(crate) namespace: String,
@@ -117,8 +117,10 @@ impl Worker {
     }
 }
 
-fn object(node: &str, name: String, subject: &Subject, event: Event, stamp: Timestamp) -> v1::Event {
-    let namespaced = subject.kind != "Node";
+/// Returns an event of weft's part on a node; of the controller if that is empty.
+pub(crate) fn object(node: &str, name: String, subject: &Subject, event: Event, stamp: Timestamp) -> v1::Event {
+    let namespaced = subject.kind == "Pod";
+    let of_weft = subject.kind == "AddressPool";
     v1::Event {
         metadata: kube::core::ObjectMeta {
             name: Some(name),
@@ -126,7 +128,7 @@ fn object(node: &str, name: String, subject: &Subject, event: Event, stamp: Time
             ..kube::core::ObjectMeta::default()
         },
         involved_object: v1::ObjectReference {
-            api_version: Some("v1".to_owned()),
+            api_version: Some(if of_weft { "ipam.weft.dev/v1alpha1" } else { "v1" }.to_owned()),
             kind: Some(subject.kind.to_owned()),
             namespace: namespaced.then(|| subject.namespace.clone()),
             name: Some(subject.name.clone()),
@@ -139,7 +141,10 @@ fn object(node: &str, name: String, subject: &Subject, event: Event, stamp: Time
             EventKind::Normal => "Normal".to_owned(),
             EventKind::Warning => "Warning".to_owned(),
         }),
-        source: Some(v1::EventSource { component: Some("weft".to_owned()), host: Some(node.to_owned()) }),
+        source: Some(v1::EventSource {
+            component: Some("weft".to_owned()),
+            host: Some(node.to_owned()).filter(|node| !node.is_empty()),
+        }),
         first_timestamp: Some(Time(stamp)),
         last_timestamp: Some(Time(stamp)),
         count: Some(1),

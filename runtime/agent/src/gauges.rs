@@ -5,6 +5,7 @@ use std::rc::Rc;
 use weft_core::agent::counters;
 use weft_core::agent::policy::PolicyState;
 
+use crate::claim::Claims;
 use crate::cluster::Cluster;
 use crate::health::Health;
 use crate::keep::{Filters, Keeper};
@@ -23,6 +24,8 @@ pub(crate) struct Sources {
     pub(crate) keeper: Rc<Keeper>,
     pub(crate) filters: Rc<Filters>,
     pub(crate) counters: Rc<counters::Totals>,
+    /// Cluster ledgers, if they are served.
+    pub(crate) ledgers: Option<Rc<Claims>>,
 }
 
 impl Sources {
@@ -72,6 +75,9 @@ impl Sources {
                 let help = "Policies that networks name by digest.";
                 metrics.add("weft_policy_digest_info", Kind::Gauge, help, &labels, 1.0);
             }
+        }
+        if let Some(ledgers) = &self.ledgers {
+            ledgers.metrics(&mut metrics);
         }
         self.kept_in_place(&mut metrics);
         self.counted(&mut metrics);

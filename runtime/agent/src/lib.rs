@@ -160,8 +160,13 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     let policies = Policies::start(cluster.clone(), &options.policies, state, log);
     services = services.with(Rc::clone(&policies));
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
-    services = match claims(state, node.as_deref(), cluster.as_ref(), log) {
-        Ok(claims) => services.with(claims),
+    let sender = events.as_ref().map(|(events, _node)| events.clone());
+    let mut ledgers = None;
+    services = match claims(state, node.as_deref(), (cluster.as_ref(), sender.clone()), log) {
+        Ok(claims) => {
+            ledgers = Some(Rc::clone(&claims));
+            services.with(claims)
+        }
         // The other services continue.
         Err(error) => {
             log.warn(&format!("cluster ledgers are not served: {error:#}"));
@@ -169,7 +174,6 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         }
     };
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
-    let sender = events.as_ref().map(|(events, _node)| events.clone());
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
     let filters = Filters::start(state, log);
     let sweep = options
@@ -178,8 +182,9 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), (cluster.clone(), sender), log));
     let counters = collect_counters(state, log);
     if let Some(address) = &options.probes {
+        let health_of = Rc::clone(&health);
         let sources =
-            Sources { health: Rc::clone(&health), cluster, statuses, policies, sweep, keeper, filters, counters };
+            Sources { health: health_of, cluster, statuses, policies, sweep, keeper, filters, counters, ledgers };
         let probes = Probes { health, metrics: Rc::new(move || sources.collect()) };
         probes::start(address, Rc::new(probes), log).await?;
     }
@@ -187,7 +192,12 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
 }
 
 /// Creates the service of cluster ledgers: the cluster's own, and those in etcd that networks name.
-fn claims(state: &Path, node: Option<&str>, cluster: Option<&Rc<Cluster>>, log: Log) -> anyhow::Result<Rc<Claims>> {
+fn claims(
+    state: &Path,
+    node: Option<&str>,
+    (cluster, events): (Option<&Rc<Cluster>>, Option<Events>),
+    log: Log,
+) -> anyhow::Result<Rc<Claims>> {
     let node = match node {
         Some(node) => node.to_owned(),
         // Without Kubernetes the name is only informational; the machine's id counts.
@@ -200,6 +210,9 @@ fn claims(state: &Path, node: Option<&str>, cluster: Option<&Rc<Cluster>>, log: 
         Rc::new(move || cluster.client().map_err(|error| error.to_string()))
     });
     let claims = Claims::open(state, &node, client, log)?;
+    if let Some(events) = events {
+        claims.report_to(events);
+    }
     tokio::task::spawn_local(Rc::clone(&claims).work());
     Ok(claims)
 }

@@ -4,7 +4,7 @@
 //! of each. The create decides who has the address. After a lost answer, a quorum read determines the outcome, which is
 //! never guessed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -86,6 +86,10 @@ pub struct Grant<'a, B> {
     pub deadline: Instant,
     /// Set if the domain is in block mode: only addresses in a shared cell may be claimed.
     pub(in crate::claim) sharing: Option<CellSharing<'a>>,
+    /// The AddressPool that the addresses are drawn from; empty if there is none.
+    pub(in crate::claim) pool: &'a str,
+    /// Counts creates that others were faster with.
+    pub(in crate::claim) lost: &'a Cell<u64>,
 }
 
 impl<B: Backend> Grant<'_, B> {
@@ -138,7 +142,10 @@ impl<B: Backend> Grant<'_, B> {
             }
             match self.candidate(row, candidate).await? {
                 Tried::Granted => return Ok(true),
-                Tried::Lost(by) => taken.push((candidate.address.addr(), by)),
+                Tried::Lost(by) => {
+                    self.lost.set(self.lost.get() + 1);
+                    taken.push((candidate.address.addr(), by));
+                }
             }
         }
         Ok(false)
@@ -148,6 +155,7 @@ impl<B: Backend> Grant<'_, B> {
     async fn candidate(&self, row: &RemoteRow, candidate: &RemoteAddress) -> Result<Tried, GrantError> {
         let address = candidate.address.addr();
         let spec = ClaimSpec::new(row, address, self.identity).ok_or(GrantError::Withdrawn)?;
+        let spec = ClaimSpec { pool: self.pool.to_owned(), ..spec };
         if let Some(sharing) = &self.sharing
             && let Verdict::Others(by) = sharing.ensure(self.backend, (&row.domain, address), None).await?
         {
@@ -312,6 +320,9 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
         Sharing::Exclusive => claim.spec.without(|_holder| true),
         Sharing::Shared => claim.spec.without(same_pod),
     };
+    if !spec.pool.is_empty() {
+        adopted.pool.clone_from(&spec.pool);
+    }
     adopted.prefix = spec.prefix;
     adopted.rest_seconds = spec.rest_seconds;
     adopted.state = ClaimState::Active;

@@ -18,6 +18,10 @@ pub struct ClaimSpec {
     pub address: IpAddr,
     /// Its owner. Never changes.
     pub owner: ClaimOwner,
+    /// The AddressPool that the address was drawn from; informational. Empty if the network has its own ranges, and if
+    /// the claim was written again after it was lost.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pool: String,
     /// Prefix length of the network.
     pub prefix: u8,
     /// Its use.
@@ -236,6 +240,7 @@ impl ClaimSpec {
                 interface: if persistent { String::new() } else { attachment.ifname.clone() },
                 slot: wanted.want,
             },
+            pool: String::new(),
             prefix: wanted.address.prefix_len(),
             state: ClaimState::Active,
             sharing: sharing(row),

@@ -67,6 +67,7 @@ impl Remembered {
                 interface: String::new(),
                 slot,
             },
+            pool: String::new(),
             prefix: net.prefix_len(),
             state: ClaimState::Kept,
             sharing: self.claimed.sharing,

@@ -1,7 +1,7 @@
 //! Tests the protocol with a ledger in memory that loses, delays and duplicates requests. Each test names the rule that
 //! it would break.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -103,9 +103,19 @@ impl Machine {
 
     pub(super) async fn grant(&self, nonce: &str) -> Result<Granted, GrantError> {
         let deadline = Instant::now() + Duration::from_millis(300);
-        Grant { backend: &self.server, store: &self.store, identity: &self.identity, deadline, sharing: None }
-            .run(nonce)
-            .await
+        self.grant_from("", deadline, nonce).await.0
+    }
+
+    /// Also returns how many creates were lost to others.
+    pub(super) async fn grant_from(
+        &self,
+        pool: &str,
+        deadline: Instant,
+        nonce: &str,
+    ) -> (Result<Granted, GrantError>, u64) {
+        let (backend, store, identity, lost) = (&self.server, &self.store, &self.identity, Cell::default());
+        let granted = Grant { backend, store, identity, deadline, sharing: None, pool, lost: &lost }.run(nonce).await;
+        (granted, lost.get())
     }
 
     pub(super) fn commit(
@@ -172,6 +182,38 @@ impl Memory {
         let claim = server.claims.get(&claim_name("default", address()))?;
         claim.spec.holders.first().map(|holder| holder.nonce.clone())
     }
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_for_a_finalizer_is_not_taken_over() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    a.del(&WEB);
+    let deletes = |deleting| {
+        server.0.borrow_mut().claims.values_mut().for_each(|claim| claim.deleting = deleting);
+    };
+    deletes(true);
+    assert!(a.add(&WEB_AGAIN).await.is_err());
+    deletes(false);
+    a.add(&WEB_AGAIN).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_names_its_pool_and_lost_creates_are_counted() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let soon = || Instant::now() + Duration::from_millis(300);
+    let pool =
+        |address: &str| server.0.borrow().claims[&claim_name("default", address.parse().unwrap())].spec.pool.clone();
+    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    assert!(matches!(a.grant_from("storage", soon(), &nonce).await, (Ok(Granted::All), 0)));
+    assert_eq!(pool("10.0.0.1"), "storage");
+    // The second candidate is granted, and the first one counts as lost.
+    let both = wants(&[&["10.0.0.1/24", "10.0.0.2/24"]]);
+    let nonce = b.intend(&OTHER, &both, &ReleaseRule::Free);
+    assert!(matches!(b.grant_from("", soon(), &nonce).await, (Ok(Granted::All), 1)));
+    assert_eq!(pool("10.0.0.2"), "");
 }
 
 #[tokio::test]

@@ -30,6 +30,9 @@ pub enum ClaimRequest {
         /// How many addresses a cell of the domain has, according to the network; 0 if it does not say.
         #[serde(default)]
         cell_size: u32,
+        /// The AddressPool that the addresses are drawn from; empty if the network has its own ranges.
+        #[serde(default)]
+        pool: String,
     },
     /// Reads an IPAMClaim live from the cluster.
     Persistent {

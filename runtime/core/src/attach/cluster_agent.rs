@@ -130,13 +130,14 @@ impl<'a> Cluster<'a> {
     /// the intent is then dropped.
     pub(super) fn grant(&self, store: &mut NodeStore, nonce: &str) -> Result<Option<(usize, Taken)>, AttachError> {
         let cell_size = self.conf.blocks.map_or(0, |blocks| blocks.size);
-        let lost = match self.ask(ClaimRequest::Grant { nonce: nonce.to_owned(), cell_size }) {
+        let (nonce, pool) = (nonce.to_owned(), self.conf.drawn_on.clone());
+        let lost = match self.ask(ClaimRequest::Grant { nonce: nonce.clone(), cell_size, pool }) {
             Ok(ClaimReply::Granted) => return Ok(None),
             Ok(ClaimReply::Lost { want, taken }) => Ok(Some((want, taken))),
             Ok(_other) => return Err(AttachError::NoPlan),
             Err(error) => Err(error.into()),
         };
-        store.give_up_intent(nonce, facts::now()?)?;
+        store.give_up_intent(&nonce, facts::now()?)?;
         lost
     }
 

@@ -26,6 +26,7 @@ pub(super) async fn until_it_holds(backend: &Kubernetes) -> Result<(), WriteErro
         domain: "weft-freeze-probe".to_owned(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         owner: ClaimOwner { owner, network: String::new(), interface: String::new(), slot: 0 },
+        pool: String::new(),
         prefix: 32,
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,

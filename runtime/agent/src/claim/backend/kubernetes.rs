@@ -36,6 +36,11 @@ const PERSISTENT: &str = "IPAMClaim";
 /// Label of a claim in conflict with a host on the wire, and its value.
 const STATE_LABEL: &str = "ipam.weft.dev/state";
 const CONFLICT: &str = "Conflict";
+/// Label of a claim: the pool that it was drawn from.
+const POOL_LABEL: &str = "ipam.weft.dev/pool";
+const LONGEST_LABEL: usize = 63;
+/// Label of a claim: the number of its holders, which a column of `kubectl get` cannot count.
+const HOLDERS_LABEL: &str = "ipam.weft.dev/holders";
 /// Label of a claim: its domain.
 pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 /// Annotation of a re-assertion: its epoch. In a freeze, the admission policy in `deploy/crds` admits only these.
@@ -176,6 +181,11 @@ fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> Clai
     if spec.state == ClaimState::Conflict {
         labels.push((STATE_LABEL.to_owned(), CONFLICT.to_owned()));
     }
+    // A label's value has at most 63 characters. Longer names are in `spec` only.
+    if !spec.pool.is_empty() && spec.pool.len() <= LONGEST_LABEL {
+        labels.push((POOL_LABEL.to_owned(), spec.pool.clone()));
+    }
+    labels.push((HOLDERS_LABEL.to_owned(), spec.holders.len().to_string()));
     labels.extend(spec.holders.iter().map(|holder| (node_label(&holder.node), String::new())));
     let resource = resource("AddressClaim", "addressclaims");
     let mut object = Object::new(&spec.name(), &resource, spec.clone());
@@ -392,6 +402,10 @@ impl Backend for Kubernetes {
         self.remembered_claims().await
     }
 
+    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
+        self.keeping_claims().await
+    }
+
     async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {
         self.names(&format!("{OWNER_LABEL}={PERSISTENT}")).await
     }
@@ -402,10 +416,6 @@ impl Backend for Kubernetes {
         }
         let pods: Api<Pod> = Api::namespaced(self.client()?, namespace);
         let Some(pod) = read(pods.get_opt(name)).await? else { return Ok(false) };
-    async fn keepers(&self) -> Result<Option<Keepers>, ReadError> {
-        self.keeping_claims().await
-    }
-
         let config_hash = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
         Ok(pod.metadata.uid.as_deref() == Some(uid) || config_hash.is_some_and(|hash| hash == uid))
     }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{self, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::Error;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
+use weft_core::agent::status::{Event, EventKind};
 use weft_core::ledger::remote::{Runs, Span, is_in};
 
 use super::answers::{read, written};
 use super::contract::{ReadError, WriteError};
 use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, resource};
+use crate::Log;
 use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
+use crate::events::{self, Subject};
 
 /// Maximum names in one answer.
 const NAMES: u32 = 2000;
@@ -50,6 +54,22 @@ impl Kubernetes {
         object.metadata.resource_version = Some(of.version.clone());
         object.status = Some(status.clone());
         written(self.pools_api()?.replace_status(&of.name, &PostParams::default(), &object)).await.map(drop)
+    }
+
+    /// Sends an event about a pool. It is only a hint, so a failure is logged once, and that is all.
+    pub(in crate::claim) async fn tell_of_pool(&self, of: &Pool, (reason, text): (&str, &str), now: Timestamp) {
+        // An object without a namespace has its events in this one.
+        let namespace = "default".to_owned();
+        let subject = Subject { kind: "AddressPool", namespace, name: of.name.clone(), uid: of.uid.clone() };
+        let event = Event { kind: EventKind::Warning, reason: reason.to_owned(), message: text.to_owned() };
+        let object = events::object("", format!("{}.{:x}", of.name, now.as_nanosecond()), &subject, event, now);
+        let sent = async {
+            let events: Api<v1::Event> = Api::namespaced(self.client()?, &subject.namespace);
+            written(events.create(&PostParams::default(), &object)).await
+        };
+        if let Err(error) = sent.await {
+            Log.info(&format!("the event {reason} about AddressPool {} cannot be sent: {error}", of.name));
+        }
     }
 
     /// Returns the uids of all pods; for static pods, also those that their nodes use.
@@ -123,6 +143,7 @@ pub(super) fn next(page: &ListMeta) -> Option<String> {
 fn pool(object: PoolObject) -> Pool {
     Pool {
         name: object.metadata.name.unwrap_or_default(),
+        uid: object.metadata.uid.unwrap_or_default(),
         version: object.metadata.resource_version.unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         spec: object.spec,

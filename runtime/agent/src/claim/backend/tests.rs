@@ -29,6 +29,7 @@ fn spec(address: &str, nonce: &str) -> ClaimSpec {
         domain: "default".into(),
         address: address.parse().unwrap(),
         owner: ClaimOwner { owner, network: "storage".into(), interface: "net1".into(), slot: 0 },
+        pool: String::new(),
         prefix: 24,
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
@@ -89,8 +90,8 @@ async fn keeps_its_promises(backend: &impl Backend) {
     backend.delete(&name, &again).await.unwrap();
     backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
     backend.create(&one, None).await.unwrap();
-
     names_alone_say_what_is_taken(backend).await;
+
     assert_eq!(backend.fence("node-a", ("machine-a", "boot")).await.unwrap(), Fence::None);
     backend.change_node("node-a", |node| node.machine = "machine-a".into()).await.unwrap();
     backend.change_node("node-a", |node| node.fenced_machines.push("machine-a".into())).await.unwrap();
@@ -100,7 +101,6 @@ async fn keeps_its_promises(backend: &impl Backend) {
     assert_eq!((nodes.len(), nodes[0].machine.as_str()), (1, "machine-a"));
 }
 
-fn block(first: &str, nonce: &str) -> BlockSpec {
 /// 10.0.0.1, 10.0.0.2 and 2001:db8::7 are taken.
 async fn names_alone_say_what_is_taken(backend: &impl Backend) {
     let at = |text: &str| -> IpAddr { text.parse().unwrap() };
@@ -126,6 +126,7 @@ async fn names_alone_say_what_is_taken(backend: &impl Backend) {
     assert_eq!(backend.list(Listing::Domain("default")).await.unwrap().len(), 8);
 }
 
+fn block(first: &str, nonce: &str) -> BlockSpec {
     let holder = BlockHolder {
         node: "node-a".into(),
         machine: "machine-a".into(),

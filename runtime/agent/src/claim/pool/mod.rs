@@ -77,6 +77,8 @@ pub struct PoolRange {
 pub struct Pool {
     /// Its name.
     pub name: String,
+    /// Its uid.
+    pub uid: String,
     /// The version that was read.
     pub version: String,
     /// Incremented by every change of `spec`.

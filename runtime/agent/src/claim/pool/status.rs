@@ -27,6 +27,8 @@ const EVERYTHING: [Span; 2] = [
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PoolStatus {
+    /// `Claims`, or `Blocks` in block mode.
+    pub mode: String,
     /// Usable addresses.
     pub capacity: i64,
     /// How many of these are taken.
@@ -85,18 +87,32 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
     }
     for pool in &pools {
         let taken = domains.get(pool.spec.domain.as_str()).cloned().unwrap_or_default();
-        let status = status(pool, &pools, &taken, Timestamp::now());
+        let now = Timestamp::now();
+        let status = status(pool, &pools, &taken, now);
         counts.push(PoolCount { name: pool.name.clone(), used: status.used, free: status.free });
         if status == pool.status {
             continue;
         }
         match backend.set_pool_status(pool, &status).await {
+            Ok(()) => {
+                if let Some(text) = newly_exhausted(&pool.status, &status) {
+                    backend.tell_of_pool(pool, ("PoolExhausted", text), now).await;
+                }
+            }
             // Somebody has changed the pool meanwhile: the next round counts it.
-            Ok(()) | Err(WriteError::Conflict) => {}
+            Err(WriteError::Conflict) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(counts)
+}
+
+/// Returns the message of the condition `Exhausted`, if it has just become true.
+fn newly_exhausted<'a>(before: &PoolStatus, after: &'a PoolStatus) -> Option<&'a str> {
+    fn full(status: &PoolStatus) -> Option<&Condition> {
+        status.conditions.iter().find(|condition| condition.type_ == "Exhausted" && condition.status == "True")
+    }
+    full(after).filter(|_full| full(before).is_none()).map(|full| full.message.as_str())
 }
 
 /// Returns the status of a pool.
@@ -137,6 +153,7 @@ fn status(pool: &Pool, all: &[Pool], taken: &Runs, now: Timestamp) -> PoolStatus
         }
     };
     PoolStatus {
+        mode: if pool.spec.blocks.is_some() { "Blocks" } else { "Claims" }.to_owned(),
         capacity: signed(usage.capacity),
         used: signed(usage.taken),
         free: signed(usage.free),
@@ -216,5 +233,8 @@ mod tests {
             changed.conditions.iter().find(|condition| condition.type_ == kind).unwrap().last_transition_time.0
         };
         assert_eq!((time("Ready"), time("Exhausted")), (before, later));
+        // An event is sent once.
+        assert_eq!(newly_exhausted(&one.status, &changed), Some("all 5 addresses are taken"));
+        assert_eq!((newly_exhausted(&changed, &changed), newly_exhausted(&changed, &one.status)), (None, None));
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: this node's cells of a ledger change only under its lock, so that two ADDs do not each take a cell if one
 //! suffices, and nothing is confirmed while a freeze suspends cells.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use tokio::time::Instant;
@@ -73,14 +74,18 @@ impl Claims {
         row: &RemoteRow,
         ledger: &Ledger,
         (wanted, deadline): (u32, Instant),
+        pool: &str,
     ) -> Result<Granted, GrantError> {
         let size = self.cell_size((&row.ledger, ledger), &row.domain, (wanted, deadline)).await?;
         if wanted > 0 && wanted != size {
             return Err(CellError::Domain(other_size(&row.domain, wanted, size)).into());
         }
         let sharing = (size > 0).then_some(Sharing { size, known: &ledger.known.shared });
-        let (backend, store) = (&ledger.backend, &self.store);
-        Grant { backend, store, identity: &self.identity, deadline, sharing }.run(&row.nonce).await
+        let (backend, store, identity, lost) = (&ledger.backend, &self.store, &self.identity, Cell::default());
+        let granted = Grant { backend, store, identity, deadline, sharing, pool, lost: &lost }.run(&row.nonce).await;
+        let drawn_on = if pool.is_empty() { row.key.attachment.network.as_str() } else { pool };
+        self.counts.lost(drawn_on, lost.get());
+        granted
     }
 
     /// Gets one more cell for an ADD.

@@ -1,9 +1,11 @@
 //! The service `claim`, and its background work: drain and sweep. `state` handles a ledger that was frozen or restored.
 
 mod cells;
+mod counts;
 mod state;
+mod tell;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -17,6 +19,7 @@ use weft_core::attach::{NetnsState, netns_state};
 use weft_core::ledger::remote::{Runs, Seen};
 use weft_core::store::NodeStore;
 
+use self::counts::Counts;
 use crate::Log;
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::kept::Keeper;
@@ -27,10 +30,11 @@ use crate::claim::grant::{GrantError, Granted};
 use crate::claim::object::{Identity, LedgerState, Persistent};
 use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
+use crate::claim::taken::Lists;
 use crate::claim::{Conflict, DrainError, drain, machine_id, now, reverse_sweep};
+use crate::events::Events;
 use crate::server::{Deadline, Handler};
 
-use crate::claim::taken::Lists;
 /// The ledger of the agent's own cluster.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
 /// An older ADD has ended, or fails at its compare-and-set. Longer than the longest deadline of an ADD.
@@ -58,6 +62,9 @@ pub struct Claims {
     kubernetes: Option<ClientSource>,
     ledgers: RefCell<BTreeMap<String, Rc<Ledger>>>,
     pools: KnownPools,
+    counts: Counts,
+    /// Where to send events about pods, if the agent serves Kubernetes.
+    events: OnceCell<Events>,
     log: Log,
 }
 
@@ -71,6 +78,8 @@ struct Ledger {
     known: KnownCells,
     /// Held while changing this node's cells.
     cells: Mutex<()>,
+    /// Lists of taken addresses.
+    lists: Lists,
 }
 
 /// What was done for a ledger since the agent started.
@@ -78,8 +87,6 @@ struct Ledger {
 struct Progress {
     started: bool,
     state: LedgerState,
-    /// Lists of taken addresses.
-    lists: Lists,
     confirmed: u64,
     /// The epoch for which older intents and versions were dropped.
     cleared: Option<u64>,
@@ -98,6 +105,8 @@ struct Progress {
     outlives_taint: bool,
     /// The last logged error, so that each is logged once.
     trouble: Option<String>,
+    /// Holders of another store of this machine that the last sweep left alone.
+    foreign: usize,
 }
 
 /// The outcome of one round for a ledger.
@@ -139,8 +148,16 @@ impl Claims {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
         }
         store.resume_cells(now())?;
-        let (ledgers, pools) = (RefCell::default(), KnownPools::default());
-        Ok(Rc::new(Self { store: RefCell::new(store), identity, kubernetes, ledgers, pools, log }))
+        Ok(Rc::new(Self {
+            store: RefCell::new(store),
+            identity,
+            kubernetes,
+            ledgers: RefCell::default(),
+            pools: KnownPools::default(),
+            counts: Counts::default(),
+            events: OnceCell::new(),
+            log,
+        }))
     }
 
     fn ledger(&self, text: &str) -> Result<Rc<Ledger>, Refusal> {
@@ -157,6 +174,7 @@ impl Claims {
             looking: Mutex::default(),
             known: KnownCells::default(),
             cells: Mutex::default(),
+            lists: Lists::default(),
         });
         self.ledgers.borrow_mut().insert(text.to_owned(), Rc::clone(&ledger));
         Ok(ledger)
@@ -172,9 +190,9 @@ impl Claims {
             }
             for text in self.known() {
                 let Ok(ledger) = self.ledger(&text) else { continue };
+                ledger.lists.forget();
                 let outcome = self.turn(&text, &ledger).await;
                 self.report(&text, &ledger, outcome);
-            lists: Lists::default(),
             }
         }
     }
@@ -190,7 +208,6 @@ impl Claims {
         known.sort();
         known.dedup();
         known
-                ledger.lists.forget();
     }
 
     fn report(&self, text: &str, ledger: &Ledger, outcome: Result<Round, DrainError>) {
@@ -256,12 +273,19 @@ impl Claims {
                 ));
             }
             let pause = SWEEP.mul_f64(0.75 + fastrand::f64() / 2.0);
-            ledger.progress.borrow_mut().next_sweep = Some(Instant::now() + pause);
+            let mut progress = ledger.progress.borrow_mut();
+            progress.foreign = swept.foreign;
+            progress.next_sweep = Some(Instant::now() + pause);
         }
         Ok(Round::Answered)
     }
 
-    async fn grant(&self, nonce: &str, cell_size: u32, deadline: Deadline) -> Result<ClaimReply, Refusal> {
+    async fn grant(
+        &self,
+        nonce: &str,
+        (cell_size, pool): (u32, &str),
+        deadline: Deadline,
+    ) -> Result<ClaimReply, Refusal> {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
@@ -270,7 +294,7 @@ impl Claims {
         if ledger.progress.borrow().state.frozen {
             return Err(refuse(&WriteError::Frozen.into()));
         }
-        match self.run(&row, &ledger, (cell_size, deadline)).await {
+        match self.run(&row, &ledger, (cell_size, deadline), pool).await {
             Ok(Granted::All) => {
                 // A connection that broke meanwhile may lead to another history.
                 self.begin(&row.ledger, &ledger, deadline).await?;
@@ -334,7 +358,12 @@ impl Handler for Claims {
 
     async fn handle(&self, request: ClaimRequest, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         match request {
-            ClaimRequest::Grant { nonce, cell_size } => self.grant(&nonce, cell_size, deadline).await,
+            ClaimRequest::Grant { nonce, cell_size, pool } => {
+                let begin = Instant::now();
+                let granted = self.grant(&nonce, (cell_size, &pool), deadline).await;
+                self.counts.took(begin.elapsed());
+                granted
+            }
             ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,
             ClaimRequest::Pool { ledger, name } => self.pools.declared(&self.ledger(&ledger)?.backend, &name).await,
             ClaimRequest::Keep { ledger, namespace, pod, uid, network, interface } => {

@@ -51,7 +51,9 @@ impl Claims {
                 .info(&format!("{} claims and cells that were missing in the cluster are written again", done.written));
         }
         let strict = done.conflicts.is_empty();
-        self.warn_of(ledger, state, done.conflicts);
+        for conflict in self.warn_of(ledger, state, done.conflicts) {
+            self.tell(ledger, &conflict).await;
+        }
         let outlives_taint = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
         let mut progress = ledger.progress.borrow_mut();
         progress.outlives_taint = outlives_taint;
@@ -116,9 +118,10 @@ impl Claims {
         Ok(state)
     }
 
-    /// Logs each conflict once. In a frozen ledger only in the second round: other nodes give back what they got before
+    /// Logs each conflict once, and returns those logged. In a frozen ledger only in the second round: other nodes give back what they got before
     /// they noticed the restore.
-    fn warn_of(&self, ledger: &Ledger, state: LedgerState, conflicts: Vec<Conflict>) {
+    fn warn_of(&self, ledger: &Ledger, state: LedgerState, conflicts: Vec<Conflict>) -> Vec<Conflict> {
+        let mut logged = Vec::new();
         let mut progress = ledger.progress.borrow_mut();
         let before = std::mem::take(&mut progress.conflicts);
         for conflict in conflicts {
@@ -128,9 +131,11 @@ impl Claims {
                     "address {} of container {} is held in the cluster by {}: two pods have it; delete one of them",
                     conflict.address, conflict.container_id, conflict.holder
                 ));
+                logged.push(conflict.clone());
             }
             progress.conflicts.push((conflict, looks));
         }
+        logged
     }
 
     /// Returns whether a frozen ledger has lost this node's confirmation: a second restore from the same backup results

@@ -135,6 +135,7 @@ fn claim(given: &Given, source: &str, domain: &str, pod: Option<&(String, String
         domain: domain.to_owned(),
         address: given.address.addr(),
         owner: ClaimOwner { owner, network: given.object.clone(), interface: allocation.ifname.clone(), slot: 0 },
+        pool: String::new(),
         prefix: given.address.prefix_len(),
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
