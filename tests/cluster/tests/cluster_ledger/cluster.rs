@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_cluster::api_server::{self, ADMIN};
+use weft_cluster::api_server::{self, ADMIN, User};
 use weft_cluster::control_plane::{AGENT, CONTROLLER, ControlPlane};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
@@ -294,12 +294,17 @@ impl Cluster {
 
     /// Starts a proxy in front of it, with the agent's rights.
     pub(crate) fn proxy(&self) -> Result<Proxy> {
+        self.proxy_of(&AGENT)
+    }
+
+    /// Starts a proxy in front of it, with a user's rights.
+    pub(crate) fn proxy_of(&self, user: &User) -> Result<Proxy> {
         let (upstream, kubectl) = match &self.server {
             Server::Etcd(_) => (Upstream::Tcp(api_server::ETCD), None),
             Server::Kubernetes(plane) => {
                 let socket = sandbox::scratch().join(format!("proxy-{}", self.netns.name()));
                 drop(std::fs::remove_file(&socket));
-                let kubectl = plane.proxy(&AGENT, &socket)?;
+                let kubectl = plane.proxy(user, &socket)?;
                 (Upstream::Unix(socket), Some(kubectl))
             }
         };
@@ -349,6 +354,14 @@ impl Cluster {
         let answer = self.post("range", &json!({"key": first, "range_end": end}))?;
         let pairs = answer["kvs"].as_array().into_iter().flatten();
         Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
+    }
+
+    /// Returns the number of claims in etcd, without reading them.
+    pub(crate) fn count(&self) -> Result<usize> {
+        let (first, end) = self.keys();
+        let answer = self.post("range", &json!({"key": first, "range_end": end, "count_only": true}))?;
+        // Zero values are absent.
+        Ok(answer["count"].as_str().unwrap_or("0").parse()?)
     }
 
     fn range_of_cells(&self) -> Value {

@@ -1,18 +1,32 @@
 //! The controller: two replicas, one of which works, with the rights of `deploy/kubernetes/controller.yaml`.
 
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use weft_cluster::control_plane::CONTROLLER;
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::{programs, sandbox};
 
 use super::cluster::Cluster;
+use super::proxy::{Fault, Kind, Proxy};
 use super::world::{Node, PATIENCE, Pod};
 
 /// Starts a replica, with the rights that it has in a cluster.
 pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
+    replica(cluster, name, &cluster.plane()?.kubeconfig(&CONTROLLER), "3s")
+}
+
+/// Starts a replica that reaches the API server through a proxy.
+pub(crate) fn behind(cluster: &Cluster, name: &str, proxy: &Proxy, lease: &str) -> Result<Daemon> {
+    replica(cluster, name, &cluster.plane()?.kubeconfig_of(&proxy.url())?, lease)
+}
+
+fn replica(cluster: &Cluster, name: &str, kubeconfig: &Path, lease: &str) -> Result<Daemon> {
     let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
-    let kubeconfig = cluster.plane()?.kubeconfig(&CONTROLLER).display().to_string();
-    let flags = ["controller", "--identity", name, "--interval", "1s", "--lease", "3s", "--kubeconfig", &kubeconfig];
+    let kubeconfig = kubeconfig.display().to_string();
+    let flags = ["controller", "--identity", name, "--interval", "1s", "--lease", lease, "--kubeconfig", &kubeconfig];
     let argv: Vec<String> = [weftctl.as_str()].into_iter().chain(flags).map(str::to_owned).collect();
     let log = tempfile::Builder::new().prefix(name).tempfile_in(sandbox::scratch())?.keep()?.1;
     Daemon::start(&cluster.netns.place(), &argv, &log)
@@ -47,4 +61,24 @@ pub(crate) fn one_of_two_leads(cluster: &mut Cluster) -> Result<()> {
     ensure!(!other.log().contains("warning"), "{}", other.log());
     alive.del(&pod)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// A round may take longer than the Lease lasts: its replica renews it meanwhile, and the other one does not begin.
+pub(crate) fn leads_through_a_long_round(cluster: &mut Cluster) -> Result<()> {
+    let proxy = cluster.proxy_of(&CONTROLLER)?;
+    let done = (|| {
+        let held = proxy.next(Kind::List, Fault::HoldAnswer);
+        let leader = behind(cluster, "slow", &proxy, "3s")?;
+        held.wait_until_caught().with_context(|| leader.log())?;
+        let other = start(cluster, "second")?;
+        // Shorter than the longest time that a request may take.
+        sleep(Duration::from_secs(7));
+        let leads = other.log().contains("this replica leads");
+        held.release();
+        ensure!(!leads, "two lead: {}", other.log());
+        ensure!(leader.log().contains("this replica leads") && !leader.log().contains("any more"), "{}", leader.log());
+        Ok(())
+    })();
+    proxy.end(&cluster.netns)?;
+    done
 }

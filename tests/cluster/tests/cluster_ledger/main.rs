@@ -15,12 +15,17 @@ mod gateway;
 mod history;
 mod ipam_claim;
 mod keep;
+mod machines;
+mod many;
 mod objects;
 mod pools;
 mod proxy;
 mod requests;
 mod restore;
+mod retries;
 mod scale;
+mod told;
+mod traps;
 mod whereabouts;
 mod world;
 
@@ -63,6 +68,12 @@ const TRIALS: &[(&str, Trial)] = &[
     ("requests-that-are-lost-or-doubled", requests::lost_and_doubled),
     ("an-add-within-a-sweep-keeps-its-claim", requests::add_within_a_sweep),
     ("an-add-that-is-stopped-after-its-grant", requests::stopped_after_the_grant),
+    ("a-pod-that-is-retried-a-hundred-times-has-one-address", retries::hundred),
+    ("a-create-that-is-delivered-late-takes-nothing-from-a-retry", retries::beside_a_held_create),
+    ("a-store-that-is-moved-away-frees-nothing", machines::store_moved_away),
+    ("another-machine-of-the-same-name-frees-nothing", machines::of_one_name),
+    ("an-add-that-loses-rounds-among-many-claims", many::lost_rounds),
+    ("a-clock-that-is-moved-leaks-nothing", machines::moved_clock),
     ("a-random-history-is-that-of-the-model", history::of_a_cluster),
     ("blocks-cost-one-write-for-a-cell", blocks::one_write),
     ("blocks-are-confirmed-after-a-boot", blocks::rebooted),
@@ -107,6 +118,12 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
+    ("a-controller-leads-through-a-long-round", controller::leads_through_a_long_round),
+    ("a-delete-of-the-controller-that-is-delivered-late", traps::held_delete_of_the_controller),
+    ("traps-of-kubernetes", traps::of_kubernetes),
+    ("claims-are-shown-with-their-pods", traps::table),
+    ("a-conflict-is-told-to-both-pods", told::conflict),
+    ("a-pool-that-is-full-is-told-once", told::exhausted),
     ("blocks-keep-their-rules", blocks::rules),
     ("pools-keep-their-rules", pools::rules),
     ("whereabouts-moves-in-and-out", whereabouts::both_ways),

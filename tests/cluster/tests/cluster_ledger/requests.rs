@@ -170,8 +170,9 @@ pub(crate) fn stopped_after_the_grant(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// `add_lock`, `del_mark`: an ADD is stopped at each of its requests to the kernel in turn, and deleted while it is
-/// stopped. DEL succeeds at once, and when the ADD continues it leaves nothing.
+/// `add_lock`, `del_mark`, `supersede_waits`, `send_row`: an ADD is stopped at each of its requests to the kernel in turn,
+/// and deleted while it is stopped, and its pod gets a second sandbox. DEL succeeds at once. When the first ADD continues
+/// it leaves nothing, and takes nothing from the second sandbox.
 pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let scratch = TempDir::new_in(sandbox::scratch())?;
@@ -189,11 +190,22 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
                 return node.wait_for_nothing_left();
             }
         };
+        let at = || format!("stopped at request {number}");
         let deleted = node.del(&pod);
+        // The same pod, by name and uid.
+        let (second, of) = (Pod::new("again")?, ("one", "uid-one"));
+        let added = node.run_call(&node.call_of("ADD", &second, of, &node.conf()));
         let reply = stopped.end(Signal::SIGCONT)?;
-        deleted.with_context(|| format!("stopped at request {number}"))?;
-        ended_without_a_link(&node, &pod, &reply).with_context(|| format!("stopped at request {number}"))?;
-        gone(cluster, &node).with_context(|| format!("stopped at request {number}"))?;
+        deleted.with_context(at)?;
+        added?.result().with_context(at)?;
+        let error = reply.error().with_context(at)?;
+        ensure!(error.code == 11 && pod.addresses()?.is_empty(), "{}: {error:?}, {:?}", at(), pod.addresses()?);
+        wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(at)?;
+        owns(cluster, &[(&node, &second)]).with_context(at)?;
+        node.run_call(&node.call_of("DEL", &second, of, &node.conf()))?.quiet()?;
+        gone(cluster, &node).with_context(at)?;
+        node.age()?;
+        node.wait_for_nothing_left().with_context(at)?;
     }
     bail!("an ADD with {REQUESTS} requests to the kernel")
 }
@@ -280,7 +292,7 @@ fn holders(cluster: &Cluster) -> Result<usize> {
 }
 
 /// Checks that the claims are those of these pods' addresses, each held by its node, and that the addresses differ.
-fn owns(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
+pub(crate) fn owns(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
     let claims = read(cluster)?;
     let mut claimed = BTreeSet::new();
     for claim in &claims {

@@ -27,7 +27,7 @@ const TENTH: Size = Size { agents: 10, each: 10, range: "10.50.0.0/23" };
 const WHOLE: Size = Size { agents: 100, each: 10, range: "10.50.0.0/20" };
 
 /// Returns how many requests about claims the API server has answered, by verb.
-fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
+pub(crate) fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
     requests_about(cluster, &["addressclaims"])
 }
 
@@ -53,7 +53,7 @@ fn creates(cluster: &Cluster) -> Result<u64> {
     Ok(requests(cluster)?.get("POST").copied().unwrap_or_default())
 }
 
-fn is_whole() -> bool {
+pub(crate) fn is_whole() -> bool {
     std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole")
 }
 
@@ -73,11 +73,14 @@ pub(crate) fn one_create_each(cluster: &mut Cluster) -> Result<()> {
     let pods =
         (0..usize::from(agents) * each).map(|index| Pod::new(&format!("pod-{index}"))).collect::<Result<Vec<_>>>()?;
     let before = creates(cluster)?;
+    // The whole number starts at one instant. A tenth of it runs one ADD per agent at a time.
+    let together = if is_whole() { 1 } else { each };
     let added: Vec<Result<Vec<String>>> = thread::scope(|scope| {
-        let adds: Vec<_> = nodes
-            .iter()
-            .zip(pods.chunks(each))
-            .map(|(node, pods)| {
+        let adds: Vec<_> = pods
+            .chunks(together)
+            .enumerate()
+            .map(|(index, pods)| {
+                let node = &nodes[index * together / each];
                 scope.spawn(move || pods.iter().map(|pod| node.ipam_add(pod, &conf(node, range))).collect())
             })
             .collect();
@@ -98,20 +101,27 @@ pub(crate) fn one_create_each(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// One ADD takes one write and no read, however many claims others have.
+/// One ADD takes one write and no read for each free address that it meets, however many claims others have in its own
+/// range.
 #[expect(clippy::print_stdout, reason = "figures for the documentation")]
 pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
-    const ADDS: usize = 20;
-    let many = if is_whole() { 50_000 } else { 2_000 };
+    const ADDS: u64 = 20;
+    let many: u32 = if is_whole() { 50_000 } else { 5_000 };
     let node = Node::new(cluster, 1)?;
-    let conf = conf(&node, "10.50.0.0/16");
+    let conf = conf(&node, "10.50.0.0/15");
     let pods = (0..ADDS).map(|index| Pod::new(&format!("pod-{index}"))).collect::<Result<Vec<_>>>()?;
     let mut seeded = 0;
     let mut medians = Vec::new();
     for count in [50, many] {
-        seed(cluster, &node, &conf, seeded..count)?;
+        // Scattered: an odd factor visits every address of the range once.
+        let scattered = |number: u32| {
+            let offset = number.wrapping_add(1).wrapping_mul(40_503) % (1 << 17);
+            Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 50, 0, 0)) + offset)
+        };
+        seed(cluster, &node, &conf, (seeded..count).map(scattered))?;
         seeded = count;
-        wait(PATIENCE, "the sample given back", || Ok(cluster.claims()?.len() == count))?;
+        let all = usize::try_from(count)?;
+        wait(PATIENCE, "the sample given back", || Ok(cluster.count()? == all))?;
         let before = requests(cluster)?;
         let mut times = Vec::new();
         for pod in &pods {
@@ -120,16 +130,21 @@ pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
             times.push(start.elapsed());
         }
         let sent = sent_since(&before, &requests(cluster)?);
+        let of = |verb: &str| sent.get(verb).copied().unwrap_or_default();
         let reads = sent.iter().filter(|(verb, _)| *verb != "POST").map(|(_, count)| count).sum::<u64>();
-        let creates = sent.get("POST").copied().unwrap_or_default();
-        // A taken candidate takes one more create and one read.
-        let lost = creates.saturating_sub(u64::try_from(ADDS)?);
-        ensure!(reads <= lost, "{ADDS} ADDs among {count} claims: {sent:?}");
-        // All other claims are in another range of the same domain, so a search that starts at a hash meets few.
-        ensure!(creates * 10 <= u64::try_from(ADDS)? * 13, "{ADDS} ADDs among {count} claims: {sent:?}");
+        // A taken candidate takes one more create and one read, and there are as many as the range is full.
+        let lost = of("POST").saturating_sub(ADDS);
+        ensure!(reads <= lost && of("LIST") == 0, "{ADDS} ADDs among {count} claims: {sent:?}");
+        let fill = f64::from(count) / f64::from(1 << 17);
+        let expected = fill / (1.0 - fill) * 20.0;
+        let most = 4.0 + 3.0 * expected;
+        ensure!(
+            f64::from(u32::try_from(lost)?) <= most,
+            "{ADDS} ADDs among {count} claims, at most {most:.0} lost: {sent:?}"
+        );
         medians.push(median(&mut times));
         pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf))?;
-        wait(PATIENCE, "the claims given back", || Ok(cluster.claims()?.len() == count))?;
+        wait(PATIENCE, "the claims given back", || Ok(cluster.count()? == all))?;
     }
     let claim = cluster.claims()?.into_iter().next().context("a claim")?;
     let size = |part: &str| Ok::<_, anyhow::Error>(STANDARD.decode(claim[part].as_str().context("base64")?)?.len());
@@ -152,8 +167,13 @@ fn median(times: &mut [Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Writes claims of another machine directly into etcd: copies of a weft claim. Their addresses are in 10.49.0.0/16.
-fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<usize>) -> Result<()> {
+/// Writes claims of another machine directly into etcd: copies of a weft claim, with these addresses.
+pub(crate) fn seed(
+    cluster: &Cluster,
+    node: &Node,
+    conf: &Value,
+    addresses: impl Iterator<Item = Ipv4Addr>,
+) -> Result<()> {
     let pod = Pod::new("sample")?;
     let address = node.ipam_add(&pod, conf)?;
     let claims = cluster.claims()?;
@@ -171,19 +191,23 @@ fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<u
     let (key, value) = sample.context("the claim of the sample")?;
     let hex = key.rsplit('-').next().context("a name that ends with the address")?.to_owned();
     let machine = node.machine()?;
-    let copies = numbers.map(|number| -> Result<Value> {
-        let copy = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 49, 0, 0)) + u32::try_from(number)?);
+    let copies = addresses.map(|copy| -> Result<Value> {
+        let number = u32::from(copy);
         let of_copy = |text: &str| {
-            text.replace(&hex, &format!("{:08x}", u32::from(copy)))
+            text.replace(&hex, &format!("{number:08x}"))
                 .replace(&format!("\"{address}\""), &format!("\"{copy}\""))
                 .replace(&machine, "another-machine")
                 .replace(&format!("\"{}\"", node.name()), "\"another-node\"")
         };
         let mut object: Value = serde_json::from_str(&of_copy(&value))?;
-        let uid = format!("00000000-0000-4000-8000-{number:012}");
-        object["metadata"]["uid"] = json!(uid);
-        if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
-            labels.values_mut().for_each(|label| *label = json!("another"));
+        let is_object = object.get("metadata").is_some();
+        let spec = if is_object { &mut object["spec"] } else { &mut object };
+        spec["holders"][0]["nonce"] = json!(format!("{number:032x}"));
+        spec["owner"]["uid"] = json!(format!("uid-{number}"));
+        if is_object {
+            object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{number:012}"));
+            let labels = object["metadata"]["labels"].as_object_mut().context("labels")?;
+            labels.retain(|label, _value| !label.starts_with("ipam.weft.dev/node-"));
         }
         Ok(json!({"key": STANDARD.encode(of_copy(&key)), "value": STANDARD.encode(object.to_string())}))
     });

@@ -24,6 +24,9 @@ use super::proxy::Proxy;
 
 /// How long programs may take to start, or to finish background work.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// The arguments of an agent that serves metrics.
+pub(crate) const METRICS: [&str; 2] = ["--http", "127.0.0.1:9123"];
+
 /// A node.
 pub(crate) struct Node {
     netns: NetNs,
@@ -225,13 +228,41 @@ impl Node {
 
     /// Returns the agent's memory in KiB: its own, and of its program's file.
     pub(crate) fn agent_memory(&self) -> Result<(u64, u64)> {
+        Ok((self.agent_size("RssAnon:")?, self.agent_size("RssFile:")?))
+    }
+
+    /// Forgets the agent's peak of memory. Returns its present memory in KiB.
+    pub(crate) fn forget_peak(&self) -> Result<u64> {
+        let agent = self.agent.as_ref().context("the agent does not run")?;
+        // proc_pid_clear_refs(5)
+        fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5")?;
+        self.agent_size("VmRSS:")
+    }
+
+    /// Returns the agent's peak of memory in KiB.
+    pub(crate) fn peak(&self) -> Result<u64> {
+        self.agent_size("VmHWM:")
+    }
+
+    fn agent_size(&self, key: &str) -> Result<u64> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
-        let kib = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)).context("a size")?;
-            line.trim().trim_end_matches(" kB").parse::<u64>().with_context(|| line.to_owned())
-        };
-        Ok((kib("RssAnon:")?, kib("RssFile:")?))
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).context("a size")?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().with_context(|| line.to_owned())
+    }
+
+    /// Returns the sum of the samples of a metric of its agent, which has to run with [`METRICS`].
+    pub(crate) fn metric(&self, start: &str) -> Result<f64> {
+        let text = self.line(&format!("busybox wget -qO- http://{}/metrics", METRICS[1]))?;
+        let samples = text.lines().filter(|line| line.starts_with(start)).filter_map(|line| line.rsplit(' ').next());
+        samples.map(|sample| sample.parse::<f64>().with_context(|| sample.to_owned())).sum()
+    }
+
+    /// Makes it another machine of the same name. The agent must not run.
+    pub(crate) fn become_machine(&self, id: &str) -> Result<()> {
+        ["machine-id", "product_uuid"]
+            .iter()
+            .try_for_each(|file| Ok(fs::write(self.machine.join(file), format!("{id}\n"))?))
     }
 
     /// Runs a line of words on this node and returns its output.
@@ -281,6 +312,18 @@ impl Node {
         self.caller().call(verb, (&pod.container, &uid), pod.netns.path(), conf)
     }
 
+    /// Returns a call for a sandbox of a pod with this name and uid.
+    pub(crate) fn call_of(&self, verb: &str, sandbox: &Pod, (name, uid): (&str, &str), conf: &Value) -> Call {
+        let mut call = self.call(verb, sandbox, conf);
+        call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={name};K8S_POD_UID={uid}"));
+        call
+    }
+
+    /// Runs an ADD for a sandbox of a pod that must succeed, and returns the address.
+    pub(crate) fn add_of(&self, sandbox: &Pod, of: (&str, &str), conf: &Value) -> Result<String> {
+        one_address(&self.succeed(|| self.run_call(&self.call_of("ADD", sandbox, of, conf)))?, sandbox)
+    }
+
     /// Runs one verb of weft, on the cluster ledger.
     pub(crate) fn run(&self, verb: &str, pod: &Pod) -> Result<Reply> {
         self.run_call(&self.call(verb, pod, &self.conf()))
@@ -312,7 +355,7 @@ impl Node {
 
     /// Runs an ADD like a runtime: repeats it while the answer is code 11. On a busy machine an API server may take
     /// longer than an ADD waits.
-    fn succeed(&self, add: impl Fn() -> Result<Reply>) -> Result<Value> {
+    pub(crate) fn succeed(&self, add: impl Fn() -> Result<Reply>) -> Result<Value> {
         let end = Instant::now() + PATIENCE;
         loop {
             let reply = add()?;
@@ -395,8 +438,13 @@ impl Node {
 
     /// Makes every intent, tombstone and cell look an hour old.
     pub(crate) fn age(&self) -> Result<()> {
+        self.move_clock(3600)
+    }
+
+    /// Makes every intent, tombstone and cell look as if the clock had been moved by so many seconds, ahead or back.
+    pub(crate) fn move_clock(&self, seconds: i64) -> Result<()> {
         let tables = [("remote", "created"), ("remote_addresses", "since"), ("cells", "since")];
-        let older = tables.map(|(table, column)| format!("UPDATE {table} SET {column} = {column} - 3600"));
+        let older = tables.map(|(table, column)| format!("UPDATE {table} SET {column} = {column} - ({seconds})"));
         self.sql(&older.join("; ")).map(drop)
     }
 
@@ -428,7 +476,8 @@ impl Node {
     }
 }
 
-fn one_address(result: &Value, pod: &Pod) -> Result<String> {
+/// Returns the address of a result, on which the kernel agrees.
+pub(crate) fn one_address(result: &Value, pod: &Pod) -> Result<String> {
     let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
     let address = address.split('/').next().unwrap_or_default().to_owned();
     let kernel = pod.addresses()?;

@@ -5,7 +5,8 @@
 //! What must always hold: no address is on two pods; a pod keeps its addresses, with their claims or in cells of its
 //! node, until it is deleted; every DEL that may complete succeeds; and at the end nothing is left anywhere.
 //!
-//! Half of the networks use claims; the other half are in block mode, in their own domain.
+//! Some networks use claims, one of them with two families and one with a cooldown; others are in block mode, in their
+//! own domain.
 //!
 //! `WEFT_CHAOS_PODS=2000 cargo test --release -p weft-cluster --test cluster_ledger -- chaos --nocapture` for a long run,
 //! `WEFT_CHAOS_SEED` to repeat a run's choices.
@@ -43,6 +44,11 @@ const SEED: u64 = 20_261_128;
 const POOL: &str = "10.77.0.0/26";
 /// How long an ADD waits for the cluster, in milliseconds.
 const DEADLINE: u64 = 3000;
+/// Minimum number of pods of every run, and of ADDs that succeed.
+const PODS: usize = 200;
+const ADDS: u64 = 120;
+/// The cooldown of one of the networks, in seconds.
+const REST: u32 = 2;
 
 /// A way to break weft's guarantees, which the oracles must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +99,8 @@ struct Chaos<'a> {
 /// The trial that weft must pass.
 #[allow(clippy::print_stderr, reason = "what a long run saw goes with its test")]
 pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
-    let pods = number("WEFT_CHAOS_PODS").unwrap_or(0);
-    let nodes = if pods > 0 { 10 } else { 4 };
+    let long = number("WEFT_CHAOS_PODS");
+    let (nodes, pods) = (if long.is_some() { 10 } else { 4 }, long.unwrap_or(0).max(PODS));
     let plan = Plan { nodes, lives: 2, pods, fault: None, patience: Duration::from_secs(180) };
     let chaos = Chaos::new(cluster, plan)?;
     chaos.run()?;
@@ -106,6 +112,7 @@ pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
     for what in chaos.needed() {
         ensure!(chaos.tally.counted(what) > 0, "a run without this is no chaos: {what}\n{report}");
     }
+    ensure!(chaos.tally.counted("ADD done") >= ADDS, "fewer than {ADDS} ADDs succeeded\n{report}");
     Ok(())
 }
 
@@ -296,6 +303,11 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
         conf
     };
     let mut confs = vec![with("host-local"), with("cluster-wide")];
+    let mut both = with("cluster-wide");
+    both["ipam"]["ranges"] = json!([[{"subnet": POOL}], [{"subnet": "fd00:77::/64"}]]);
+    let mut resting = with("host-local");
+    resting["ipam"]["release"] = json!({"cooldown": REST});
+    confs.extend([both, resting]);
     confs.extend(liar.map(|file| {
         let mut conf = with("wasm");
         conf.as_object_mut().and_then(|conf| conf.remove("bridge"));

@@ -27,6 +27,8 @@ impl Chaos<'_> {
         }
         let end = Instant::now() + self.plan.patience;
         let mut left = self.left_after(SWEEP)?;
+        // Without a restart, an agent would find these hours later.
+        self.tally.count(&format!("things left until a sweep: {}", left.len()));
         while !left.is_empty() && Instant::now() < end {
             // An agent that starts searches for leftovers of late requests.
             for node in &self.nodes {

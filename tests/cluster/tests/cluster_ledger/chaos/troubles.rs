@@ -121,10 +121,10 @@ fn stop_agent(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     lock(&chaos.nodes[index]).signal_agent(Signal::SIGCONT)
 }
 
-/// Moves a node's clock an hour ahead: every intent and tombstone becomes old.
+/// Moves a node's clock by an hour, ahead or back: every intent and tombstone becomes old, or begins in the future.
 fn move_clock(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     let index = chaos.node(random);
-    lock(&chaos.nodes[index]).age()
+    lock(&chaos.nodes[index]).move_clock(if random.bool() { 3600 } else { -3600 })
 }
 
 /// Drops a node's packets to or from the cluster. TCP retransmits them, so they arrive later, possibly when nobody
