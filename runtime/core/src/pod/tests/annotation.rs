@@ -66,7 +66,7 @@ fn r7_json_must_be_a_list_of_objects() {
     assert!(error("{\"name\": \"a\"}").contains("it is JSON, but not a list"));
     assert!(error("[{\"name\": ").contains("not JSON"));
     assert!(error("[null, {\"name\": \"a\"}]").contains("element 1: null is not an object"));
-    assert!(error("[\"a\"]").contains("element 1: \"a\" is no object"));
+    assert!(error("[\"a\"]").contains("element 1: \"a\" is not an object"));
     assert!(error("[{\"name\": 1}]").contains("cannot unmarshal number 1 into field name of type string"));
     assert!(read("[]").is_empty());
 }
