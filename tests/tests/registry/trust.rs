@@ -62,7 +62,7 @@ pub(super) fn minisign() -> Result<()> {
     // A signature over other content, by the right key.
     let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1.0.0"), &[])?;
     node.does(&["sign", &bad, "--signature", &signature])?;
-    node.refuses(&["pull", &bad], &["a signature by team", "is not valid", "were changed"])?;
+    node.refuses(&["pull", &bad], &["by team", "is not valid", "were changed"])?;
     // The right manifest, with a comment for another repository: the signature was made for that one.
     let moved = node.push("host-local", &format!("{REGISTRY}/net/moved:1.0.0"), &[])?;
     ensure!(digest_of(&moved)? == digest_of(&reference)?, "the same bytes have the same digest");
@@ -133,7 +133,7 @@ pub(super) fn cosign() -> Result<()> {
     trust_file(&node, &json!({ "ci": { "cosign": fs::read_to_string(&public)? } }), &rules)?;
     node.refuses(&["pull", &reference], &["is signed by 0 of the keys ci (cosign key"])?;
     sign(&format!("sha256:{}", "c".repeat(64)))?;
-    node.refuses(&["pull", &reference], &["a signature by ci", "it is of the manifest sha256:cccc"])?;
+    node.refuses(&["pull", &reference], &["by ci", "it is of the manifest sha256:cccc"])?;
     sign(digest_of(&reference)?)?;
     node.does(&["pull", &reference])?;
     node.does(&["verify", &reference, "--key", &public])?;
@@ -157,6 +157,7 @@ pub(super) fn ungranted() -> Result<()> {
     let rule = |grants: Value| json!([{ "prefix": REGISTRY, "unsigned": true, "minVersion": null, "grants": grants }]);
     trust_file(&node, &json!({}), &rule(json!(["wasi:clocks"])))?;
     node.refuses(&["pull", &to], &["imports wasi:cli/stdout@0.2.6", "does not grant", "\"grants\""])?;
+    node.refuses(&["lock", &to], &["imports wasi:cli/stdout@0.2.6", "does not grant"])?;
     // With the grant it is pulled, and turns out to be no policy.
     trust_file(&node, &json!({}), &rule(json!(["wasi:cli"])))?;
     node.refuses(&["pull", &to], &["cannot be packed"])?;

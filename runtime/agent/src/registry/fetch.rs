@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use weft_core::facts;
-use weft_core::policy::{Digest, PolicyError, PolicyRef, add_pinned};
+use weft_core::policy::{Digest, Pin, PolicyError, PolicyRef, add_pinned};
 
 use super::error::RegistryError;
 use super::http::is_near_registry;
@@ -12,7 +12,7 @@ use super::remote::{Access, Remote};
 use super::signatures::signatures;
 use super::source::Source;
 use crate::artifact::{COMPONENT_MAX, DOCUMENT_MAX, Descriptor, Image, Manifest, Packed, Reach, version_of};
-use crate::trust::{Record, Signature, Signed, Trust, Verdict};
+use crate::trust::{Record, Signature, Signed, Trust, TrustError, Verdict};
 
 /// What is known about a policy before its component is pulled.
 #[derive(Debug, Clone, Serialize)]
@@ -56,6 +56,19 @@ impl Looked {
     #[must_use]
     pub fn component(&self) -> &str {
         &self.layer.digest
+    }
+
+    /// Checks signatures, version and, as far as they are known before the component is pulled, imports.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError`]: what exactly is missing.
+    pub fn judge(&self, trust: &Trust) -> Result<Verdict, TrustError> {
+        let verdict = trust.judge(&self.signed(), self.version.as_deref(), &self.signatures)?;
+        if let Some(reach) = &self.reach {
+            trust.judge_imports(&self.image, reach)?;
+        }
+        Ok(verdict)
     }
 }
 
@@ -122,13 +135,7 @@ pub async fn fetch(source: Source<'_>, image: &Image, trust: Option<&Trust>) -> 
     }
     let looked = look(source, image).await?;
     let image = &looked.image;
-    let mut verdict = None;
-    if let Some(trust) = trust {
-        verdict = Some(trust.judge(&looked.signed(), looked.version.as_deref(), &looked.signatures)?);
-        if let Some(reach) = &looked.reach {
-            trust.judge_imports(image, reach)?;
-        }
-    }
+    let verdict = trust.map(|trust| looked.judge(trust)).transpose()?;
     let component = source.blob(image, &looked.layer, "the layer", COMPONENT_MAX).await?;
     let reach = match &looked.reach {
         Some(reach) => {
@@ -172,7 +179,10 @@ pub fn add(
     let recorded = |path: &Path| {
         compile(path)?;
         // Write the record before the rename, so that a policy in use always has one.
-        record.write(state_dir, &looked.digest)
+        match Pin::of(&policy) {
+            Some(pin) => record.write(state_dir, &pin),
+            None => Err(PolicyError::NotPinned { policy: policy.to_string() }),
+        }
     };
     add_pinned(state_dir, &policy, component, Digest::parse(&looked.layer.digest).as_ref(), &recorded)?;
     Ok(())
@@ -228,6 +238,6 @@ mod tests {
         admit(&Image::parse("registry.example/net/rack:1").unwrap(), &access, None, false).unwrap();
         // Without a rule nobody's policy is asked for.
         let refused = admit(&near, &named, Some(&trust("registry.example")), true).unwrap_err().to_string();
-        assert!(refused.contains("no rule of"), "{refused}");
+        assert!(refused.contains("no rule in"), "{refused}");
     }
 }

@@ -61,7 +61,7 @@ fn check(file: &LockFile, path: &Path, entry: &Entry<'_>, allow_downgrade: bool)
     }
 }
 
-/// Records the digest of a tag.
+/// Records the digest of a tag whose policy is on this node, or in the lock file of a project.
 ///
 /// # Errors
 ///
@@ -71,6 +71,26 @@ pub fn lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Cha
         let change = check(file, path, entry, allow_downgrade)?;
         if change != Change::Same {
             entry.put(file);
+        } else if let Some(locked) = file.policies.get_mut(&entry.image.without_digest().to_string()) {
+            locked.before = None;
+        }
+        Ok(change)
+    })
+}
+
+/// Records the digest of a tag in the node's lock file, before the policy is on this node. Until it is, networks use the
+/// policy that they use now.
+///
+/// # Errors
+///
+/// As [`check_lock`].
+pub fn lock_ahead(state_dir: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
+    let path = LockFile::path(state_dir);
+    LockFile::change(&path, |file| {
+        let change = check(file, &path, entry, allow_downgrade)?;
+        if change != Change::Same {
+            let Locked { digest, version, .. } = entry.locked();
+            file.put_ahead(state_dir, &entry.image.without_digest().to_string(), &digest, version)?;
         }
         Ok(change)
     })
@@ -83,7 +103,7 @@ impl Entry<'_> {
     }
 
     fn locked(&self) -> Locked {
-        Locked { digest: self.digest.to_string(), version: self.version.map(str::to_owned) }
+        Locked { digest: self.digest.to_string(), version: self.version.map(str::to_owned), before: None }
     }
 }
 
@@ -100,7 +120,32 @@ fn is_downgrade(had: &Locked, now: &Locked) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use weft_core::policy::{PolicyRef, add_pinned, resolve_tag};
+
     use super::*;
+
+    #[test]
+    fn a_tag_locked_ahead_resolves_to_the_version_before() {
+        let state = tempfile::tempdir().unwrap();
+        let (state, path) = (state.path(), LockFile::path(state.path()));
+        let image = Image::parse("registry.example/net/rack:stable").unwrap();
+        let tagged = PolicyRef::parse(&image.to_string()).unwrap();
+        let (old, new) = (Digest::new(b"old"), Digest::new(b"new"));
+        let entry = |digest, version| Entry { image: &image, digest, version: Some(version) };
+        let used = || resolve_tag(state, &tagged).unwrap().to_string();
+        let policy = PolicyRef::parse(&image.with_digest(old).to_string()).unwrap();
+        add_pinned(state, &policy, b"component", None, &|_path| Ok(())).unwrap();
+        lock(&path, &entry(&old, "1.9.0"), false).unwrap();
+        assert_eq!(lock_ahead(state, &entry(&new, "1.10.0"), false).unwrap(), Change::From(old.to_string()));
+        assert_eq!(lock_ahead(state, &entry(&new, "1.10.0"), false).unwrap(), Change::Same);
+        assert!(used().ends_with(&old.to_string()), "{}", used());
+        // It is compared with the version that was locked last.
+        let error = lock_ahead(state, &entry(&old, "1.9.0"), false).unwrap_err().to_string();
+        assert!(error.contains("is a downgrade") && error.contains("1.10.0"), "{error}");
+        // `pull` has added it.
+        assert_eq!(lock(&path, &entry(&new, "1.10.0"), false).unwrap(), Change::Same);
+        assert!(used().ends_with(&new.to_string()), "{}", used());
+    }
 
     #[test]
     fn a_tag_goes_back_only_where_that_is_said() {

@@ -27,7 +27,7 @@ pub use self::error::RegistryError;
 pub(crate) use self::error::chain;
 pub use self::fetch::{Fetched, Looked, add, admit, fetch, look, push};
 pub use self::layout::Layout;
-pub use self::lock::{Change, Entry, check_lock, lock};
+pub use self::lock::{Change, Entry, check_lock, lock, lock_ahead};
 pub use self::remote::{Access, Remote};
 pub use self::roots::stand_in_for_system_roots;
 pub use self::save::{Loaded, Saved, load, save};

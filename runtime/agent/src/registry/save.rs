@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use weft_core::policy::{Digest, LockFile, PolicyError};
+use weft_core::policy::{Digest, LockFile, PolicyError, PolicyRef, keep_pinned};
 
 use super::error::RegistryError;
 use super::fetch;
@@ -111,6 +111,8 @@ pub async fn load(
             check_lock(&lock_file, &entry, allow_downgrade)?;
         }
         fetch::add(state_dir, &fetched, &|path| compile(&pinned, path))?;
+        // It stays although no network may name it for long.
+        keep_pinned(state_dir, &PolicyRef::parse(&pinned)?)?;
         let change = if is_locked { Some(lock(&lock_file, &entry, allow_downgrade)?) } else { None };
         loaded.push(Loaded { reference: pinned, lock: change });
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use weft_core::policy::{
-    Digest, PolicyError, PolicyRef, is_added, is_in_use, manifest_record, manifests, record_manifest, withdraw,
+    Digest, Pin, PolicyError, PolicyRef, is_in_use, manifest_record, manifests, record_manifest, withdraw,
 };
 
 use super::{Signature, Signed, Trust, TrustError, Verdict};
@@ -50,8 +50,8 @@ pub struct Withdrawn {
 impl Record {
     /// Returns the record of a manifest on this node.
     #[must_use]
-    pub fn read(state_dir: &Path, manifest: &Digest) -> Option<Self> {
-        serde_json::from_slice(&fs::read(manifest_record(state_dir, manifest)).ok()?).ok()
+    pub fn read(state_dir: &Path, pin: &Pin) -> Option<Self> {
+        serde_json::from_slice(&fs::read(manifest_record(state_dir, pin)).ok()?).ok()
     }
 
     /// Writes it, flushed to the disk.
@@ -59,22 +59,27 @@ impl Record {
     /// # Errors
     ///
     /// [`PolicyError::Store`] if the disk refuses.
-    pub fn write(&self, state_dir: &Path, manifest: &Digest) -> Result<(), PolicyError> {
+    pub fn write(&self, state_dir: &Path, pin: &Pin) -> Result<(), PolicyError> {
         let stored = |error: serde_json::Error| PolicyError::Store {
-            path: manifest_record(state_dir, manifest),
+            path: manifest_record(state_dir, pin),
             source: error.into(),
         };
-        record_manifest(state_dir, manifest, &serde_json::to_vec_pretty(self).map_err(stored)?)
+        record_manifest(state_dir, pin, &serde_json::to_vec_pretty(self).map_err(stored)?)
     }
 
     /// Verifies it again.
-    fn judge(&self, trust: &Trust, digest: &Digest) -> Result<Verdict, TrustError> {
+    fn judge(&self, trust: &Trust, pin: &Pin) -> Result<Verdict, TrustError> {
+        let digest = pin.digest();
         let damaged = |reason: &str| TrustError::BadSignature {
             image: self.reference.clone(),
             key: "nobody".to_owned(),
             reason: reason.to_owned(),
         };
         let image = Image::parse(&self.reference).map_err(|error| damaged(&error.to_string()))?;
+        // Its rule is that of the repository under which networks find it.
+        if PolicyRef::parse(&self.reference).ok().as_ref().and_then(Pin::of).as_ref() != Some(pin) {
+            return Err(damaged("the record kept on this node is of another policy"));
+        }
         if Digest::new(self.manifest.as_bytes()) != *digest {
             return Err(damaged("the manifest kept on this node was changed"));
         }
@@ -94,26 +99,26 @@ impl Record {
 /// [`PolicyError::Store`] if the disk refuses.
 pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, PolicyError> {
     let mut withdrawn = Vec::new();
-    for digest in manifests(state_dir)? {
-        let Some(mut record) = Record::read(state_dir, &digest) else {
-            if is_in_use(state_dir, &digest) {
-                withdraw(state_dir, &digest, LOST)?;
-                withdrawn.push(Withdrawn { reference: digest.to_string(), reason: LOST.to_owned() });
+    for pin in manifests(state_dir)? {
+        let Some(mut record) = Record::read(state_dir, &pin) else {
+            if is_in_use(state_dir, &pin) {
+                withdraw(state_dir, &pin, LOST)?;
+                withdrawn.push(Withdrawn { reference: pin.digest().to_string(), reason: LOST.to_owned() });
             }
             continue;
         };
-        match record.judge(trust, &digest) {
+        match record.judge(trust, &pin) {
             Ok(verdict) => {
                 let (verdict, file) = (Some(verdict), Some(trust.digest().to_owned()));
                 if record.verdict != verdict || record.trust != file {
                     (record.verdict, record.trust) = (verdict, file);
-                    record.write(state_dir, &digest)?;
+                    record.write(state_dir, &pin)?;
                 }
             }
             Err(error) => {
                 let reason = error.to_string();
-                let was_used = PolicyRef::parse(&record.reference).is_ok_and(|policy| is_added(state_dir, &policy));
-                withdraw(state_dir, &digest, &reason)?;
+                let was_used = is_in_use(state_dir, &pin);
+                withdraw(state_dir, &pin, &reason)?;
                 if was_used {
                     withdrawn.push(Withdrawn { reference: record.reference, reason });
                 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use weft_core::policy::{Digest, PolicyRef, add_pinned, is_added, manifest_record};
+use weft_core::policy::{Digest, Pin, PolicyRef, add_pinned, is_added, manifest_record};
 
 use super::*;
 
@@ -265,10 +265,10 @@ fn a_file_that_could_trust_too_much_is_refused() {
 /// Makes another record of the right one, as text; `None` leaves none.
 type Change = dyn Fn(Value) -> Option<String>;
 
-/// Puts a policy on a node, signed by `team`, and with the record that `change` makes of the right one.
-fn added(state: &Path, team: &Minisign, change: &Change) -> PolicyRef {
-    let digest = Digest::new(MANIFEST);
-    let policy = PolicyRef::parse(&format!("oci://{IMAGE}@{digest}")).unwrap();
+/// Puts a policy on a node under an image's name, signed by `team` for `net/rack`, and with the record that `change`
+/// makes of the right one.
+fn added_as(state: &Path, image: &str, team: &Minisign, change: &Change) -> PolicyRef {
+    let policy = PolicyRef::parse(&format!("oci://{image}@{}", Digest::new(MANIFEST))).unwrap();
     let record = Record {
         reference: policy.to_string(),
         version: Some("1.2.0".to_owned()),
@@ -280,13 +280,75 @@ fn added(state: &Path, team: &Minisign, change: &Change) -> PolicyRef {
         added: 1,
     };
     add_pinned(state, &policy, b"component", None, &|_path| Ok(())).unwrap();
-    record.write(state, &digest).unwrap();
-    let path = manifest_record(state, &digest);
+    let pin = Pin::of(&policy).unwrap();
+    record.write(state, &pin).unwrap();
+    let path = manifest_record(state, &pin);
     match change(serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()) {
         Some(text) => fs::write(&path, text).unwrap(),
         None => fs::remove_file(&path).unwrap(),
     }
     policy
+}
+
+fn added(state: &Path, team: &Minisign, change: &Change) -> PolicyRef {
+    added_as(state, IMAGE, team, change)
+}
+
+fn as_it_was(record: Value) -> Option<String> {
+    Some(record.to_string())
+}
+
+#[test]
+fn each_repository_is_judged_by_its_own_rule_although_the_manifest_is_the_same() {
+    let team = Minisign::new(1);
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path();
+    let rules = |revoked: Option<&str>, lab: bool| {
+        let mut rules = vec![json!({"prefix": "registry.example/net", "allOf": ["team"]})];
+        if lab {
+            rules.push(json!({"prefix": "registry.example/lab", "unsigned": true}));
+        }
+        let keys = json!({"team": {"minisign": team.public(), "revoked": revoked}});
+        trust(&json!({"version": 1, "keys": keys, "registries": rules})).unwrap()
+    };
+    let lab = added_as(state, "registry.example/lab/x:1", &team, &as_it_was);
+    let net = PolicyRef::parse(&format!("oci://{IMAGE}@{}", Digest::new(MANIFEST))).unwrap();
+    assert!(recheck(state, &rules(None, true)).unwrap().is_empty());
+    assert!(is_added(state, &lab) && !is_added(state, &net), "the rule of net was never asked");
+    // A copy in another repository does not keep a policy in use whose key is revoked.
+    added_as(state, IMAGE, &team, &as_it_was);
+    added_as(state, "registry.example/lab/x:1", &team, &as_it_was);
+    let withdrawn = recheck(state, &rules(Some("laptop lost"), true)).unwrap();
+    assert!(withdrawn.len() == 1 && withdrawn[0].reference == net.to_string(), "{withdrawn:?}");
+    assert!(withdrawn[0].reason.contains("laptop lost"), "{withdrawn:?}");
+    assert!(is_added(state, &lab) && !is_added(state, &net));
+    // The end of the copy's rule does not end the policy.
+    added_as(state, IMAGE, &team, &as_it_was);
+    let withdrawn = recheck(state, &rules(None, false)).unwrap();
+    assert!(withdrawn.len() == 1 && withdrawn[0].reference == lab.to_string(), "{withdrawn:?}");
+    assert!(!is_added(state, &lab) && is_added(state, &net));
+    // A record that was put under another name does not count there.
+    let pin = |policy: &PolicyRef| Pin::of(policy).unwrap();
+    added_as(state, "registry.example/lab/x:1", &team, &as_it_was);
+    fs::copy(manifest_record(state, &pin(&net)), manifest_record(state, &pin(&lab))).unwrap();
+    let withdrawn = recheck(state, &rules(None, true)).unwrap();
+    assert!(withdrawn.len() == 1 && withdrawn[0].reason.contains("of another policy"), "{withdrawn:?}");
+    assert!(!is_added(state, &lab) && is_added(state, &net));
+}
+
+#[test]
+fn an_image_and_a_reference_name_the_same_repository() {
+    let hex = "ab".repeat(32);
+    for name in
+        ["registry.example/net/rack", "localhost/rack", "127.0.0.1:5000/a/b/c", "docker.io/p", "index.docker.io/p"]
+    {
+        for rest in [format!(":1@sha256:{hex}"), format!("@sha256:{hex}")] {
+            let image = Image::parse(&format!("{name}{rest}")).unwrap();
+            let named = PolicyRef::parse(&format!("oci://{name}{rest}")).unwrap();
+            assert_eq!(named.repository(), Some(image.name()), "{name}");
+            assert_eq!(Pin::of(&named), Pin::of(&PolicyRef::parse(&image.to_string()).unwrap()), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -325,7 +387,7 @@ fn a_policy_is_in_use_only_with_a_record_that_verifies() {
         assert_eq!(is_added(state.path(), &policy), reason.is_none(), "{case}");
         match (withdrawn.as_slice(), reason) {
             ([], None) => {
-                let record = Record::read(state.path(), &Digest::new(MANIFEST)).unwrap();
+                let record = Record::read(state.path(), &Pin::of(&policy).unwrap()).unwrap();
                 assert_eq!(record.verdict.unwrap().keys, ["k"], "{case}");
                 assert_eq!(record.signatures.len(), if case == "as it was" { 1 } else { 2 }, "{case}");
             }

@@ -6,6 +6,9 @@
 //! ```json
 //! {"version": 1, "policies": {"oci://registry.example/net/rack:1.2": {"digest": "sha256:...", "version": "1.2.0"}}}
 //! ```
+//!
+//! `lock` changes an entry before the new component is here. Then the entry also has `before`, the digest in use so far,
+//! and the tag means that until the new one is added. A withdrawn policy never leads back to it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,6 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::places::{is_here, is_refused};
 use super::source::policies_dir;
 use super::{PolicyError, PolicyRef};
 
@@ -44,6 +48,9 @@ pub struct Locked {
     /// The version that the manifest claims, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// `sha256:...` of the manifest that is used until the component of `digest` is on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// The digests of tags.
@@ -135,6 +142,31 @@ impl LockFile {
         Ok(changed)
     }
 
+    /// Locks a tag of this node to a digest whose component need not be here yet. Until it is, the tag means what it
+    /// means now.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::LockFile`]: the entry so far has no digest.
+    pub fn put_ahead(
+        &mut self,
+        state_dir: &Path,
+        reference: &str,
+        digest: &str,
+        version: Option<String>,
+    ) -> Result<(), PolicyError> {
+        let before = match self.policies.get(reference) {
+            None => None,
+            Some(had) => {
+                let used = in_use(state_dir, reference, had)?;
+                let used = is_here(state_dir, &used).then(|| digest_of(&used)).flatten();
+                used.filter(|used| used != digest)
+            }
+        };
+        self.policies.insert(reference.to_owned(), Locked { digest: digest.to_owned(), version, before });
+        Ok(())
+    }
+
     /// Writes the file atomically, by rename.
     ///
     /// # Errors
@@ -182,22 +214,94 @@ fn hold(path: &Path, patience: Duration) -> Result<Flock<File>, PolicyError> {
     }
 }
 
-/// Resolves a network's policy: replaces a tag by its digest in the node's lock file.
+/// Resolves a network's policy for an ADD: replaces a tag by its digest in the node's lock file. While the component of
+/// a newly locked digest is not on this node, that is the digest before.
 ///
 /// # Errors
 ///
 /// [`PolicyError::Unlocked`], [`PolicyError::LockFile`].
 pub fn resolve_tag<'a>(state_dir: &Path, policy: &'a PolicyRef) -> Result<Cow<'a, PolicyRef>, PolicyError> {
     let PolicyRef::Tagged(reference) = policy else { return Ok(Cow::Borrowed(policy)) };
-    let path = LockFile::path(state_dir);
-    let Some(locked) = LockFile::read(&path)?.policies.remove(reference) else {
-        return Err(PolicyError::Unlocked { reference: reference.clone(), lock: path });
+    Ok(Cow::Owned(in_use(state_dir, reference, &entry(state_dir, reference)?)?))
+}
+
+/// Resolves a network's policy for a fetch: replaces a tag by its digest in the node's lock file, whether or not the
+/// component is here.
+///
+/// # Errors
+///
+/// As [`resolve_tag`].
+pub fn locked_to<'a>(state_dir: &Path, policy: &'a PolicyRef) -> Result<Cow<'a, PolicyRef>, PolicyError> {
+    let PolicyRef::Tagged(reference) = policy else { return Ok(Cow::Borrowed(policy)) };
+    Ok(Cow::Owned(pinned(state_dir, reference, &entry(state_dir, reference)?.digest)?))
+}
+
+/// Returns every policy that the node's lock file names, also those that are in use until others are here.
+///
+/// # Errors
+///
+/// [`PolicyError::LockFile`].
+pub fn locked_policies(state_dir: &Path) -> Result<Vec<PolicyRef>, PolicyError> {
+    let file = LockFile::read(&LockFile::path(state_dir))?;
+    let digests = file.policies.iter().flat_map(|(reference, locked)| {
+        std::iter::once(&locked.digest).chain(&locked.before).map(move |digest| (reference, digest))
+    });
+    digests.map(|(reference, digest)| pinned(state_dir, reference, digest)).collect()
+}
+
+/// Forgets the digest that a tag had before, if the component of the new one is here.
+///
+/// # Errors
+///
+/// [`PolicyError::LockFile`], [`PolicyError::Store`].
+pub fn settle_lock(state_dir: &Path, policy: &PolicyRef) -> Result<(), PolicyError> {
+    let PolicyRef::Tagged(reference) = policy else { return Ok(()) };
+    let is_settled = |locked: &Locked| -> Result<bool, PolicyError> {
+        Ok(locked.before.is_none() || !is_here(state_dir, &pinned(state_dir, reference, &locked.digest)?))
     };
-    let pinned = PolicyRef::parse(&format!("{reference}@{}", locked.digest))?;
-    match pinned {
-        PolicyRef::Pinned { .. } => Ok(Cow::Owned(pinned)),
-        _ => Err(PolicyError::LockFile { path, reason: format!("{reference} has the digest {:?}", locked.digest) }),
+    if is_settled(&entry(state_dir, reference)?)? {
+        return Ok(());
     }
+    LockFile::change(&LockFile::path(state_dir), |file| {
+        if let Some(locked) = file.policies.get_mut(reference)
+            && !is_settled(locked)?
+        {
+            locked.before = None;
+        }
+        Ok(())
+    })
+}
+
+/// Returns the entry of a tag in the node's lock file.
+fn entry(state_dir: &Path, reference: &str) -> Result<Locked, PolicyError> {
+    let lock = LockFile::path(state_dir);
+    let unlocked = || PolicyError::Unlocked { reference: reference.to_owned(), lock: lock.clone() };
+    LockFile::read(&lock)?.policies.remove(reference).ok_or_else(unlocked)
+}
+
+/// Returns the policy that an ADD uses for a tag.
+fn in_use(state_dir: &Path, reference: &str, locked: &Locked) -> Result<PolicyRef, PolicyError> {
+    let new = pinned(state_dir, reference, &locked.digest)?;
+    let Some(before) = &locked.before else { return Ok(new) };
+    let before = pinned(state_dir, reference, before)?;
+    let waits = !is_here(state_dir, &new) && !is_refused(state_dir, &new) && is_here(state_dir, &before);
+    Ok(if waits { before } else { new })
+}
+
+fn pinned(state_dir: &Path, reference: &str, digest: &str) -> Result<PolicyRef, PolicyError> {
+    let policy = PolicyRef::parse(&format!("{reference}@{digest}"))?;
+    match policy {
+        PolicyRef::Pinned { .. } => Ok(policy),
+        _ => Err(PolicyError::LockFile {
+            path: LockFile::path(state_dir),
+            reason: format!("{reference} has the digest {digest:?}"),
+        }),
+    }
+}
+
+fn digest_of(policy: &PolicyRef) -> Option<String> {
+    let PolicyRef::Pinned { digest, .. } = policy else { return None };
+    Some(digest.to_string())
 }
 
 #[cfg(test)]
@@ -215,10 +319,51 @@ mod tests {
         assert!(unlocked.to_string().contains("has no digest"), "{unlocked}");
         let mut file = LockFile::default();
         let digest = format!("sha256:{}", "a".repeat(64));
-        file.policies.insert(reference.to_owned(), Locked { digest: digest.clone(), version: None });
+        file.policies.insert(reference.to_owned(), Locked { digest: digest.clone(), version: None, before: None });
         file.write(&LockFile::path(state.path())).unwrap();
         assert_eq!(resolve_tag(state.path(), &tagged).unwrap().to_string(), format!("{reference}@{digest}"));
         assert_eq!(LockFile::read(&LockFile::path(state.path())).unwrap(), file);
+    }
+
+    /// Puts a component on a node under a reference with a digest.
+    fn add(state: &Path, reference: &str, digest: &str) {
+        let policy = PolicyRef::parse(&format!("{reference}@{digest}")).unwrap();
+        crate::policy::add_pinned(state, &policy, digest.as_bytes(), None, &|_path| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_tag_resolves_to_the_version_before_until_the_new_one_is_here() {
+        let state = tempfile::tempdir().unwrap();
+        let (state, path) = (state.path(), LockFile::path(state.path()));
+        let reference = "oci://registry.example/net/rack:stable";
+        let tagged = PolicyRef::parse(reference).unwrap();
+        let [first, second, third] = ["1", "2", "3"].map(|text| super::super::Digest::new(text.as_bytes()).to_string());
+        let lock = |digest: &str| {
+            LockFile::change(&path, |file| file.put_ahead(state, reference, digest, Some("1.0.0".to_owned()))).unwrap();
+        };
+        let used = || resolve_tag(state, &tagged).unwrap().to_string();
+        let wanted = || locked_to(state, &tagged).unwrap().to_string();
+        lock(&first);
+        assert!(used().ends_with(&first), "nothing was in use before: {}", used());
+        add(state, reference, &first);
+        // What was in use stays in use, also over a version that never came.
+        for digest in [&second, &third] {
+            lock(digest);
+            assert!(used().ends_with(&first) && wanted().ends_with(digest.as_str()), "{} {}", used(), wanted());
+        }
+        settle_lock(state, &tagged).unwrap();
+        assert!(used().ends_with(&first), "the new one is not here yet: {}", used());
+        let named: Vec<_> = locked_policies(state).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(named, [format!("{reference}@{third}"), format!("{reference}@{first}")]);
+        add(state, reference, &third);
+        assert!(used().ends_with(&third), "{}", used());
+        // A withdrawn policy does not lead back.
+        let new = PolicyRef::parse(&format!("{reference}@{third}")).unwrap();
+        crate::policy::withdraw(state, &crate::policy::Pin::of(&new).unwrap(), "the key is revoked").unwrap();
+        assert!(used().ends_with(&third), "{}", used());
+        add(state, reference, &third);
+        settle_lock(state, &tagged).unwrap();
+        assert_eq!(LockFile::read(&path).unwrap().policies[reference].before, None);
     }
 
     #[test]
@@ -231,7 +376,7 @@ mod tests {
                 let (path, digest) = (&path, &digest);
                 scope.spawn(move || {
                     for turn in 0..4 {
-                        let entry = Locked { digest: digest.clone(), version: None };
+                        let entry = Locked { digest: digest.clone(), version: None, before: None };
                         LockFile::change(path, |file| {
                             file.policies.insert(format!("oci://registry.example/p{thread}:{turn}"), entry);
                             Ok::<_, PolicyError>(())

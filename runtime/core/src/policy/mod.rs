@@ -19,21 +19,23 @@ mod confine;
 mod error;
 mod error_class;
 mod locked;
+mod places;
 mod run;
 mod schema;
 mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, is_in_use, manifest_record,
-    manifests, note_missed, record_manifest, remove_pinned, withdraw,
+    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, Standing, add_pinned, is_added, is_in_use,
+    keep_pinned, manifests, note_missed, record_manifest, remove_pinned, withdraw,
 };
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};
 pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, PolicyError};
 pub use error_class::Class;
-pub use locked::{LockFile, Locked, resolve_tag};
+pub use locked::{LockFile, Locked, locked_policies, locked_to, resolve_tag, settle_lock};
+pub use places::{Pin, manifest_record};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
 pub use schema::{Schema, UnknownKey};
 pub use source::{Artifact, PolicyRef};

@@ -113,6 +113,22 @@ impl PolicyRef {
         }
     }
 
+    /// Returns `REGISTRY/REPOSITORY` of a policy in a registry, without tag and digest.
+    #[must_use]
+    pub fn repository(&self) -> Option<String> {
+        let reference = match self {
+            Self::Pinned { reference, artifact: Artifact::Manifest, .. } | Self::Tagged(reference) => reference,
+            Self::Pinned { .. } | Self::Shipped(_) | Self::File(_) => return None,
+        };
+        let image = reference.strip_prefix("oci://")?;
+        let image = image.split_once('@').map_or(image, |(image, _digest)| image);
+        let (registry, path) = image.split_once('/')?;
+        let last = path.rfind('/').map_or(0, |slash| slash + 1);
+        let tag = path.get(last..)?.find(':').map_or(path.len(), |colon| last + colon);
+        let repository = path.get(..tag)?;
+        Some(format!("{registry}/{repository}"))
+    }
+
     /// Returns the component's file. A pinned component is instead found by its digest; for it, this is the source, if
     /// that is a file.
     #[must_use]

@@ -153,6 +153,7 @@ pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Resul
         })
     };
     let file = policy::add_pinned(state, &reference, &read(&args.component)?, None, &compile)?;
+    policy::keep_pinned(state, &reference)?;
     output.lines(&json!({ "policy": name, "path": file }), &[format!("added {name}: {}", file.display())])?;
     Ok(ExitCode::SUCCESS)
 }

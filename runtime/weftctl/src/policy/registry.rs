@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 use weft_agent::artifact::Image;
-use weft_agent::registry::{self, Access, Change, Entry, Fetched, Remote, Source, check_lock, lock};
+use weft_agent::registry::{self, Access, Change, Entry, Fetched, Remote, Source, check_lock, lock, lock_ahead};
 use weft_agent::trust::Trust;
-use weft_core::policy::{self, CompileAsk, LockFile, PolicyError, PolicyRef, resolve_tag};
+use weft_core::policy::{self, CompileAsk, LockFile, PolicyError, PolicyRef, locked_to, resolve_tag};
 
 use super::push::said_of_version;
 use crate::output::Output;
@@ -126,6 +126,7 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
         lines.push(format!("written to {}", file.display()));
     } else {
         registry::add(state, &fetched, &|path| compile(state, &pinned, path))?;
+        policy::keep_pinned(state, &PolicyRef::parse(&pinned)?)?;
         lines.push("it is compiled on this node; networks may name it".to_owned());
         if let Some(path) = &lock_file {
             let changed = lock(path, &entry, args.allow_downgrade)?;
@@ -144,7 +145,8 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
 
 pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let trust = args.trust.read(state)?;
-    let path = args.lock.clone().unwrap_or_else(|| LockFile::path(state));
+    let own = LockFile::path(state);
+    let path = args.lock.as_ref().unwrap_or(&own);
     let (mut lines, mut documents) = (Vec::new(), Vec::new());
     for reference in &args.references {
         let image = tagged(reference)?;
@@ -154,11 +156,21 @@ pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow
         let remote = args.reach.remote(&image)?;
         let looked = registry::wait(registry::look(Source::Remote(&remote), &image))?;
         if let Some(trust) = &trust {
-            trust.judge(&looked.signed(), looked.version.as_deref(), &looked.signatures)?;
+            looked.judge(trust)?;
         }
         let entry = Entry { image: &image, digest: &looked.digest, version: looked.version.as_deref() };
-        let change = lock(&path, &entry, args.allow_downgrade)?;
-        lines.push(format!("{}: {}", looked.image, said_of_lock(&change, &path)));
+        let change = if *path == own {
+            lock_ahead(state, &entry, args.allow_downgrade)?
+        } else {
+            lock(path, &entry, args.allow_downgrade)?
+        };
+        lines.push(format!("{}: {}", looked.image, said_of_lock(&change, path)));
+        let (tag, wanted) = (PolicyRef::parse(&image.to_string())?, PolicyRef::parse(&looked.image.to_string())?);
+        if *path == own && *resolve_tag(state, &tag)? != wanted {
+            lines.push(
+                "networks use the version before until the agent, or `weftctl policy pull`, has added it".to_owned(),
+            );
+        }
         lines.extend(said_of_version(looked.version.as_deref(), &image));
         documents.push(json!({ "reference": looked.image.to_string(), "lock": change }));
     }
@@ -173,8 +185,10 @@ pub(super) fn rm(args: &RmArgs, state: &Path, output: Output) -> anyhow::Result<
         Image::parse(&args.reference)?.to_string()
     };
     let named = PolicyRef::parse(&text)?;
-    let pinned = resolve_tag(state, &named)?;
-    let mut removed = policy::remove_pinned(state, &pinned)?;
+    let mut removed = false;
+    for pinned in [locked_to(state, &named)?, resolve_tag(state, &named)?] {
+        removed |= policy::remove_pinned(state, &pinned)?;
+    }
     if let PolicyRef::Tagged(reference) = &named {
         let path = LockFile::path(state);
         removed |= LockFile::change(&path, |file| Ok::<_, PolicyError>(file.policies.remove(reference).is_some()))?;

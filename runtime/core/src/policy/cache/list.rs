@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::engine;
 
 use super::digest::{ComponentFile, Digest};
-use super::places::{component_file, component_of, manifest_record, manifest_refusal};
 use super::secure::SecureDir;
 use super::status::{Phase, Status};
 use super::withdrawn::manifests;
 use super::{PolicyStore, entry_name};
+use crate::policy::places::{component_file, component_of, manifest_record, manifest_refusal};
 use crate::policy::{PolicyError, PolicyRef};
 
 /// A file of the cache, for `weftctl doctor`.

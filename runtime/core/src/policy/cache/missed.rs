@@ -1,8 +1,6 @@
-//! Records why the agent could not fetch a policy yet, for the error of an ADD that needs it.
+//! Records why the agent could not fetch a policy yet, for the error of an ADD that needs it (`places` has the file's
+//! name).
 //!
-//! ```text
-//!  pin-sha256-<digest of the reference>.missed   the reason
-//! ```
 //! Invariants: the text is for people, and no decision depends on it; it is deleted when the policy is added
 //! (`pinned`).
 
@@ -10,9 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use super::PolicyStore;
-use super::digest::Digest;
 use super::pinned::replace;
-use super::places::miss;
+use crate::policy::places::miss;
 use crate::policy::{PolicyError, PolicyRef, locked};
 use crate::text::clean;
 
@@ -26,9 +23,9 @@ const REASON_MAX: usize = 2048;
 ///
 /// [`PolicyError::Store`] if the disk refuses.
 pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Result<(), PolicyError> {
-    match &*locked::resolve_tag(state_dir, reference)? {
-        PolicyRef::Pinned { digest, .. } => replace(&miss(state_dir, digest), clean(reason, REASON_MAX).as_bytes()),
-        PolicyRef::Shipped(_) | PolicyRef::File(_) | PolicyRef::Tagged(_) => Ok(()),
+    match miss(state_dir, &*locked::locked_to(state_dir, reference)?) {
+        Some(file) => replace(&file, clean(reason, REASON_MAX).as_bytes()),
+        None => Ok(()),
     }
 }
 
@@ -36,8 +33,8 @@ pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Res
 
 impl PolicyStore {
     /// Returns why the component of a pinned reference is not here yet.
-    pub(super) fn missed(&self, pin: &Digest) -> Option<String> {
-        fs::read_to_string(miss(&self.state_dir, pin)).ok().filter(|reason| !reason.is_empty())
+    pub(super) fn missed(&self, policy: &PolicyRef) -> Option<String> {
+        fs::read_to_string(miss(&self.state_dir, policy)?).ok().filter(|reason| !reason.is_empty())
     }
 }
 
@@ -46,7 +43,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::policy::add_pinned;
+    use crate::policy::{Digest, add_pinned};
 
     #[test]
     fn the_reason_is_said_until_the_policy_is_here() {
@@ -60,7 +57,7 @@ mod tests {
         assert!(!said.contains('\n'), "{said}");
         assert!(!store.hint(&reference(&two)).contains("the layer was"));
         add_pinned(state.path(), &reference(&one), b"component", None, &|_path| Ok(())).unwrap();
-        assert!(store.missed(&one).is_none());
+        assert!(store.missed(&reference(&one)).is_none());
         let tag = PolicyRef::parse("oci://registry.example/p:1").unwrap();
         note_missed(state.path(), &tag, "it has no digest").unwrap_err();
     }

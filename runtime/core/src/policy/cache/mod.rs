@@ -17,12 +17,12 @@ mod lock;
 mod missed;
 mod note;
 mod pinned;
-mod places;
 #[cfg(feature = "compile")]
 mod prune;
 mod seal;
 mod secure;
 mod stamp;
+mod standing;
 mod status;
 mod withdrawn;
 
@@ -40,10 +40,10 @@ pub use compile::{Compiled, Compiler, Waiting};
 pub use digest::Digest;
 pub use list::{CacheEntry, PolicyRow, PolicyState};
 pub use missed::note_missed;
-pub use pinned::{add_pinned, is_added};
-pub use places::manifest_record;
+pub use pinned::{add_pinned, is_added, keep_pinned};
 #[cfg(feature = "compile")]
 pub use prune::Pruned;
+pub use standing::Standing;
 pub use withdrawn::{is_in_use, manifests, record_manifest, remove_pinned, withdraw};
 
 use super::compiler::NO_MEMORY;
@@ -173,14 +173,14 @@ impl PolicyStore {
                 names => format!("installed are {}", names.join(", ")),
             },
             PolicyRef::File { .. } => "put the component there or change the network's configuration".to_owned(),
-            PolicyRef::Pinned { digest, artifact, .. } => self.refusal(digest).unwrap_or_else(|| {
+            PolicyRef::Pinned { artifact, .. } => self.refusal(policy).unwrap_or_else(|| {
                 let by_hand = match artifact {
                     Artifact::Manifest => format!("`weftctl policy pull {policy}` does it by hand"),
                     Artifact::File(_) | Artifact::ConfigMap => {
                         format!("add a file with `weftctl policy add {policy} FILE`")
                     }
                 };
-                let agent = match self.missed(digest) {
+                let agent = match self.missed(policy) {
                     Some(reason) => format!("the node's agent could not ({reason})"),
                     None => "the node's agent does (`weftctl agent`)".to_owned(),
                 };

@@ -1,15 +1,8 @@
-//! Components that were fetched by digest: `<state>/policies/pinned/`.
-//!
-//! ```text
-//!  sha256-<component digest>.wasm   a component
-//!  oci-sha256-<manifest digest>     the digest of the component that this OCI manifest names
-//!  oci-sha256-<manifest digest>.json   where it came from, and what was found when it was verified (the agent's)
-//! ```
-//! `places` has all names. Withdrawn components, and those that could not be fetched yet, have files of their own
-//! (`withdrawn`, `missed`).
+//! Components that were fetched by digest: `<state>/policies/pinned/` (`places` has the names of all files).
 //!
 //! An ADD looks only here. The agent (or `weftctl policy add`) fetches, verifies and compiles the component, and
-//! finally puts it here by one rename: until then the network keeps its previous component.
+//! finally puts it here by one rename: until then the network keeps its previous component. A component belongs to every
+//! manifest that names it, but each manifest is verified under its own repository before it names it here.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,23 +10,21 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::PolicyStore;
-use super::digest::Digest;
-use super::places::{
-    component_file, component_of, component_refusal, manifest_file, manifest_refusal, miss, pinned_dir,
+use super::digest::{ComponentFile, Digest};
+use crate::policy::places::{
+    Pin, component_digest, component_file, is_here, kept_file, manifest_file, manifest_refusal, miss, pinned_dir,
 };
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef, locked};
+use crate::random::octets;
+
+/// The prefix of a file that is being written.
+pub(super) const INCOMING: &str = ".incoming-";
 
 /// Returns whether the component that a reference pins, by itself or through the lock file, is on this node.
 #[must_use]
 pub fn is_added(state_dir: &Path, reference: &PolicyRef) -> bool {
-    let Ok(reference) = locked::resolve_tag(state_dir, reference) else { return false };
-    let PolicyRef::Pinned { digest, artifact, .. } = &*reference else { return false };
-    let component = match artifact {
-        Artifact::Manifest => component_of(state_dir, digest),
-        Artifact::File(_) | Artifact::ConfigMap => Some(*digest),
-    };
-    component.is_some_and(|component| component_file(state_dir, &component).is_file())
+    locked::locked_to(state_dir, reference).is_ok_and(|policy| is_here(state_dir, &policy))
 }
 
 /// Adds a fetched component. It is verified, compiled by `compile` (which gets the component's file), and only then
@@ -66,45 +57,68 @@ pub fn add_pinned(
         let (wanted, found) = (wanted.to_string(), found.to_string());
         return Err(PolicyError::WrongDigest { policy, place: "what was fetched".to_owned(), wanted, found });
     }
+    let file = put(state_dir, &found, component, compile)?;
+    // Adding a policy revokes its withdrawal. If a file cannot be removed, the policy is still refused, which is the
+    // safe side.
+    if let Some(pin) = Pin::of(reference) {
+        fs::remove_file(manifest_refusal(state_dir, &pin)).ok();
+        replace(&manifest_file(state_dir, &pin), found.to_string().as_bytes())?;
+    }
+    if let Some(miss) = miss(state_dir, reference) {
+        fs::remove_file(miss).ok();
+    }
+    Ok(file)
+}
+
+/// Keeps a policy that a person added: it stays although no network names it yet.
+///
+/// # Errors
+///
+/// [`PolicyError::NotPinned`] if the reference has no digest, [`PolicyError::Store`] if the disk refuses.
+pub fn keep_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<(), PolicyError> {
+    let file = kept_file(state_dir, reference);
+    replace(&file.ok_or_else(|| PolicyError::NotPinned { policy: reference.to_string() })?, b"")
+}
+
+/// Puts a component on this node after it was compiled. A damaged file is replaced.
+fn put(
+    state_dir: &Path,
+    digest: &Digest,
+    component: &[u8],
+    compile: &dyn Fn(&Path) -> Result<(), PolicyError>,
+) -> Result<PathBuf, PolicyError> {
+    let file = component_file(state_dir, digest);
+    if is_whole(&file, digest) {
+        compile(&file)?;
+        return Ok(file);
+    }
     let dir = pinned_dir(state_dir);
     let stored = |path: &Path| {
         let path = path.to_owned();
         move |source| PolicyError::Store { path, source }
     };
     DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(&dir).map_err(stored(&dir))?;
-    let file = component_file(state_dir, &found);
-    if !file.is_file() {
-        let incoming = dir.join(format!(".incoming-{}-{}.wasm", found.hex(), std::process::id()));
-        let added = write(&incoming, component)
-            .map_err(stored(&incoming))
-            .and_then(|()| compile(&incoming))
-            .and_then(|()| rename(&incoming, &file).map_err(stored(&file)));
-        if added.is_err() {
-            fs::remove_file(&incoming).ok();
-        }
-        added?;
-    } else {
-        compile(&file)?;
+    let incoming = incoming(&dir, &digest.hex());
+    let added = write(&incoming, component)
+        .map_err(stored(&incoming))
+        .and_then(|()| compile(&incoming))
+        .and_then(|()| rename(&incoming, &file).map_err(stored(&file)));
+    if added.is_err() {
+        fs::remove_file(&incoming).ok();
     }
-    // Adding a policy revokes its withdrawal. If a file cannot be removed, the policy is still refused, which is the
-    // safe side.
-    fs::remove_file(manifest_refusal(state_dir, pin)).ok();
-    fs::remove_file(component_refusal(state_dir, &found)).ok();
-    fs::remove_file(miss(state_dir, pin)).ok();
-    if *artifact == Artifact::Manifest {
-        let pointer = manifest_file(state_dir, pin);
-        let incoming = dir.join(format!(".incoming-{}-{}", pin.hex(), std::process::id()));
-        write(&incoming, found.to_string().as_bytes())
-            .and_then(|()| rename(&incoming, &pointer))
-            .map_err(stored(&pointer))?;
-    }
-    Ok(file)
+    added.map(|()| file)
+}
+
+/// Returns whether a file is a component with this digest, and safe to use.
+fn is_whole(file: &Path, digest: &Digest) -> bool {
+    let hashed = ComponentFile::open("", file, String::new).and_then(|mut open| open.hash("", file));
+    hashed.is_ok_and(|(found, _unchanged)| found == *digest)
 }
 
 /// Stores a component under its digest.
 pub(super) fn keep(state_dir: &Path, digest: &Digest, component: &[u8]) -> Result<(), PolicyError> {
     let file = component_file(state_dir, digest);
-    if file.is_file() { Ok(()) } else { replace(&file, component) }
+    if is_whole(&file, digest) { Ok(()) } else { replace(&file, component) }
 }
 
 /// Writes a file atomically, by rename, in a directory that is created if missing.
@@ -113,7 +127,7 @@ pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
     let dir = file.parent().unwrap_or(file);
     DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(dir).map_err(stored)?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let incoming = dir.join(format!(".incoming-{name}-{}", std::process::id()));
+    let incoming = incoming(dir, &name);
     let written = write(&incoming, bytes).and_then(|()| rename(&incoming, file));
     if written.is_err() {
         fs::remove_file(&incoming).ok();
@@ -121,8 +135,14 @@ pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
     written.map_err(stored)
 }
 
+/// Returns a new name for a file that is being written: several threads and programs may write the same one.
+fn incoming(dir: &Path, name: &str) -> PathBuf {
+    let random: String = octets::<8>().iter().map(|octet| format!("{octet:02x}")).collect();
+    dir.join(format!("{INCOMING}{name}-{random}"))
+}
+
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(crate::private::FILE).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(crate::private::FILE).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -144,11 +164,10 @@ impl PolicyStore {
         match artifact {
             Artifact::ConfigMap => component_file(&self.state_dir, digest),
             Artifact::Manifest => {
-                let named = component_of(&self.state_dir, digest);
-                named.map_or_else(
-                    || manifest_file(&self.state_dir, digest),
-                    |component| component_file(&self.state_dir, &component),
-                )
+                let named = component_digest(&self.state_dir, policy);
+                let file = named.map(|component| component_file(&self.state_dir, &component));
+                let file = file.or_else(|| Some(manifest_file(&self.state_dir, &Pin::of(policy)?)));
+                file.unwrap_or_else(|| pinned_dir(&self.state_dir))
             }
             Artifact::File(path) => {
                 let pinned = component_file(&self.state_dir, digest);
@@ -187,5 +206,92 @@ impl PolicyStore {
             .collect();
         pinned.sort();
         pinned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::super::Standing;
+    use super::*;
+
+    fn reference(image: &str, manifest: &Digest) -> PolicyRef {
+        PolicyRef::parse(&format!("oci://{image}@{manifest}")).unwrap()
+    }
+
+    #[test]
+    fn a_manifest_is_here_only_under_the_repository_for_which_it_was_added() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let manifest = Digest::new(b"manifest");
+        let lab = reference("registry.example/lab/x:1", &manifest);
+        add_pinned(state.path(), &lab, b"component", None, &|_path| Ok(())).unwrap();
+        for (image, here) in [
+            ("registry.example/lab/x:1", true),
+            ("registry.example/lab/x:2", true),
+            ("registry.example/lab/x", true),
+            ("registry.example/net/x:1", false),
+            ("evil.example/y", false),
+        ] {
+            let policy = reference(image, &manifest);
+            assert_eq!(is_added(state.path(), &policy), here, "{image}");
+            assert_eq!(store.locate(&policy).is_file(), here, "{image}");
+            let expected = if here { "NotCompiled" } else { "Absent" };
+            assert!(format!("{:?}", store.standing(&policy)).starts_with(expected), "{image}");
+        }
+    }
+
+    #[test]
+    fn files_of_older_versions_count_as_not_added() {
+        let state = tempfile::tempdir().unwrap();
+        let (manifest, component) = (Digest::new(b"manifest"), Digest::new(b"component"));
+        let policy = reference("registry.example/net/x:1", &manifest);
+        keep(state.path(), &component, b"component").unwrap();
+        let old = pinned_dir(state.path()).join(format!("oci-sha256-{}", manifest.hex()));
+        fs::write(old, component.to_string()).unwrap();
+        assert!(!is_added(state.path(), &policy));
+    }
+
+    #[test]
+    fn a_damaged_component_is_written_anew() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let policy = reference("registry.example/net/x:1", &Digest::new(b"manifest"));
+        let file = add_pinned(state.path(), &policy, b"component", None, &|_path| Ok(())).unwrap();
+        for damaged in [&b"compo"[..], b"componenT", b""] {
+            fs::write(&file, damaged).unwrap();
+            assert!(matches!(store.standing(&policy), Standing::Absent), "{damaged:?}");
+            // It is compiled before it is in place.
+            let compile = |path: &Path| {
+                assert_eq!(fs::read(path).unwrap(), b"component");
+                assert_ne!(fs::read(&file).unwrap(), b"component");
+                Ok(())
+            };
+            add_pinned(state.path(), &policy, b"component", None, &compile).unwrap();
+            assert_eq!(fs::read(&file).unwrap(), b"component");
+        }
+        let left = fs::read_dir(pinned_dir(state.path())).unwrap().count();
+        assert_eq!(left, 2, "a component and what names it");
+    }
+
+    #[test]
+    fn threads_can_add_the_same_component_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        let component = vec![7; 1 << 20];
+        std::thread::scope(|scope| {
+            for turn in 0..4 {
+                let (state, component) = (state.path(), &component);
+                scope.spawn(move || {
+                    let policy = reference(&format!("registry.example/{turn}"), &Digest::new(b"manifest"));
+                    let whole = |path: &Path| {
+                        assert_eq!(fs::read(path).unwrap(), *component);
+                        Ok(())
+                    };
+                    add_pinned(state, &policy, component, None, &whole).unwrap();
+                });
+            }
+        });
+        assert_eq!(fs::read(component_file(state.path(), &Digest::new(&component))).unwrap(), component);
     }
 }

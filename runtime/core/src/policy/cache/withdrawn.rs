@@ -1,10 +1,6 @@
 //! Withdraws policies that may not be used any more, and removes policies that are no longer wanted.
 //!
-//! ```text
-//!  oci-sha256-<manifest digest>.refused   why; an ADD of a network that names it says so
-//!  sha256-<component digest>.refused      the same for its component, so that it is no network's last good one
-//! ```
-//! Invariants: only networks that name that manifest are affected. A component that another manifest or a ConfigMap
+//! Invariants: only networks that name that manifest in that repository are affected: a component that another manifest
 //! names is kept. Adding a policy again revokes its withdrawal.
 
 use std::collections::BTreeSet;
@@ -15,10 +11,10 @@ use std::path::Path;
 use super::PolicyStore;
 use super::digest::Digest;
 use super::pinned::replace;
-use super::places::{
-    component_file, component_of, component_refusal, manifest_file, manifest_record, manifest_refusal, pinned_dir,
+use crate::policy::places::{
+    Pin, component_digest, component_file, component_of, kept_file, manifest_file, manifest_record, manifest_refusal,
+    pinned_dir,
 };
-use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef};
 
 /// Writes the record of a manifest's verification, flushed to the disk: a policy whose record is lost is withdrawn.
@@ -26,7 +22,7 @@ use crate::policy::{PolicyError, PolicyRef};
 /// # Errors
 ///
 /// [`PolicyError::Store`] if the disk refuses.
-pub fn record_manifest(state_dir: &Path, manifest: &Digest, record: &[u8]) -> Result<(), PolicyError> {
+pub fn record_manifest(state_dir: &Path, manifest: &Pin, record: &[u8]) -> Result<(), PolicyError> {
     replace(&manifest_record(state_dir, manifest), record)
 }
 
@@ -35,7 +31,7 @@ pub fn record_manifest(state_dir: &Path, manifest: &Digest, record: &[u8]) -> Re
 /// # Errors
 ///
 /// [`PolicyError::Store`]: the directory cannot be read.
-pub fn manifests(state_dir: &Path) -> Result<BTreeSet<Digest>, PolicyError> {
+pub fn manifests(state_dir: &Path) -> Result<BTreeSet<Pin>, PolicyError> {
     let dir = pinned_dir(state_dir);
     let stored = |source| PolicyError::Store { path: dir.clone(), source };
     let files = match fs::read_dir(&dir) {
@@ -46,15 +42,14 @@ pub fn manifests(state_dir: &Path) -> Result<BTreeSet<Digest>, PolicyError> {
     let mut found = BTreeSet::new();
     for file in files {
         let name = file.map_err(stored)?.file_name();
-        let hex = name.to_str().and_then(|name| name.strip_prefix("oci-sha256-"));
-        found.extend(hex.and_then(|hex| Digest::from_hex(hex.strip_suffix(".json").unwrap_or(hex))));
+        found.extend(name.to_str().and_then(|name| Pin::from_name(name.strip_suffix(".json").unwrap_or(name))));
     }
     Ok(found)
 }
 
 /// Returns whether a manifest may be used: a file here names its component.
 #[must_use]
-pub fn is_in_use(state_dir: &Path, manifest: &Digest) -> bool {
+pub fn is_in_use(state_dir: &Path, manifest: &Pin) -> bool {
     manifest_file(state_dir, manifest).exists()
 }
 
@@ -63,17 +58,9 @@ pub fn is_in_use(state_dir: &Path, manifest: &Digest) -> bool {
 /// # Errors
 ///
 /// [`PolicyError::Store`] if the disk refuses.
-pub fn withdraw(state_dir: &Path, manifest: &Digest, reason: &str) -> Result<(), PolicyError> {
-    let component = component_of(state_dir, manifest);
+pub fn withdraw(state_dir: &Path, manifest: &Pin, reason: &str) -> Result<(), PolicyError> {
     replace(&manifest_refusal(state_dir, manifest), reason.as_bytes())?;
-    remove(&manifest_file(state_dir, manifest))?;
-    // Another valid manifest may name the same component.
-    match component {
-        Some(component) if !is_named(state_dir, &component) => {
-            replace(&component_refusal(state_dir, &component), reason.as_bytes())
-        }
-        _ => Ok(()),
-    }
+    remove(&manifest_file(state_dir, manifest)).map(drop)
 }
 
 /// Removes what was added under a reference. Returns whether there was anything.
@@ -82,37 +69,36 @@ pub fn withdraw(state_dir: &Path, manifest: &Digest, reason: &str) -> Result<(),
 ///
 /// [`PolicyError::NotPinned`] if the reference has no digest, [`PolicyError::Store`] if the disk refuses.
 pub fn remove_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<bool, PolicyError> {
-    let PolicyRef::Pinned { digest, artifact, .. } = reference else {
+    if !matches!(reference, PolicyRef::Pinned { .. }) {
         return Err(PolicyError::NotPinned { policy: reference.to_string() });
+    }
+    let component = component_digest(state_dir, reference);
+    if let Some(kept) = kept_file(state_dir, reference) {
+        remove(&kept)?;
+    }
+    let mut removed = match Pin::of(reference) {
+        Some(pin) => remove_manifest(state_dir, &pin)?,
+        None => false,
     };
-    let (component, mut removed) = match artifact {
-        Artifact::Manifest => {
-            let component = component_of(state_dir, digest);
-            let files = [
-                manifest_file(state_dir, digest),
-                manifest_record(state_dir, digest),
-                manifest_refusal(state_dir, digest),
-            ];
-            let removed = files.iter().try_fold(false, |any, file| Ok(remove(file)? || any))?;
-            (component, removed)
-        }
-        Artifact::File(_) | Artifact::ConfigMap => (Some(*digest), false),
-    };
-    if let Some(component) = component.filter(|component| !is_named(state_dir, component)) {
+    if let Some(component) = component.filter(|component| !named_components(state_dir).contains(component)) {
         removed |= remove(&component_file(state_dir, &component))?;
     }
     Ok(removed)
 }
 
-/// Returns whether a manifest on this node names a component.
-fn is_named(state_dir: &Path, component: &Digest) -> bool {
-    let files = fs::read_dir(pinned_dir(state_dir)).into_iter().flatten().flatten();
-    files
-        .filter_map(|file| Digest::from_hex(file.file_name().to_str()?.strip_prefix("oci-sha256-")?))
-        .any(|manifest| component_of(state_dir, &manifest) == Some(*component))
+/// Removes a manifest, its record and the reason of its withdrawal.
+pub(super) fn remove_manifest(state_dir: &Path, pin: &Pin) -> Result<bool, PolicyError> {
+    let files = [manifest_file(state_dir, pin), manifest_record(state_dir, pin), manifest_refusal(state_dir, pin)];
+    files.iter().try_fold(false, |any, file| Ok(remove(file)? || any))
 }
 
-fn remove(file: &Path) -> Result<bool, PolicyError> {
+/// Returns the components that manifests on this node name.
+pub(super) fn named_components(state_dir: &Path) -> BTreeSet<Digest> {
+    let files = fs::read_dir(pinned_dir(state_dir)).into_iter().flatten().flatten();
+    files.filter_map(|file| component_of(state_dir, &Pin::from_name(file.file_name().to_str()?)?)).collect()
+}
+
+pub(super) fn remove(file: &Path) -> Result<bool, PolicyError> {
     match fs::remove_file(file) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -123,15 +109,10 @@ fn remove(file: &Path) -> Result<bool, PolicyError> {
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// Returns why the component of a manifest was withdrawn.
-    pub(super) fn refusal(&self, manifest: &Digest) -> Option<String> {
-        let reason = fs::read_to_string(manifest_refusal(&self.state_dir, manifest));
+    /// Returns why a policy was withdrawn.
+    pub(super) fn refusal(&self, policy: &PolicyRef) -> Option<String> {
+        let reason = fs::read_to_string(manifest_refusal(&self.state_dir, &Pin::of(policy)?));
         reason.ok().map(|reason| format!("it was refused: {reason}"))
-    }
-
-    /// Returns whether a component was withdrawn with the last manifest that named it.
-    pub(super) fn is_withdrawn(&self, component: &Digest) -> bool {
-        component_refusal(&self.state_dir, component).exists()
     }
 }
 
@@ -142,29 +123,66 @@ mod tests {
     use super::*;
     use crate::policy::{add_pinned, is_added};
 
-    fn reference(manifest: &Digest) -> PolicyRef {
-        PolicyRef::parse(&format!("oci://registry.example/p:1@{manifest}")).unwrap()
+    fn reference(repository: &str, manifest: &Digest) -> PolicyRef {
+        PolicyRef::parse(&format!("oci://registry.example/{repository}:1@{manifest}")).unwrap()
+    }
+
+    /// Adds a policy with the same component as all others here.
+    fn add(state: &Path, policy: &PolicyRef) {
+        add_pinned(state, policy, b"component", None, &|_path| Ok(())).unwrap();
+        assert!(is_added(state, policy));
+    }
+
+    fn revoke(state: &Path, policy: &PolicyRef) {
+        withdraw(state, &Pin::of(policy).unwrap(), "the key is revoked").unwrap();
+        assert!(!is_added(state, policy));
     }
 
     #[test]
     fn a_component_stays_for_the_other_manifest_that_names_it() {
         let state = tempfile::tempdir().unwrap();
         let store = PolicyStore::new(state.path()).unwrap();
-        let (one, two, component) = (Digest::new(b"one"), Digest::new(b"two"), Digest::new(b"component"));
-        for manifest in [&one, &two] {
-            add_pinned(state.path(), &reference(manifest), b"component", None, &|_path| Ok(())).unwrap();
-            assert!(is_added(state.path(), &reference(manifest)));
+        let (manifest, component) = (Digest::new(b"one"), Digest::new(b"component"));
+        // Another manifest with the same layer, and the same manifest in another repository.
+        for other in [reference("p", &Digest::new(b"two")), reference("lab/p", &manifest)] {
+            let one = reference("p", &manifest);
+            add(state.path(), &one);
+            add(state.path(), &other);
+            revoke(state.path(), &one);
+            assert!(is_added(state.path(), &other), "{other}");
+            assert!(store.refusal(&one).unwrap().contains("revoked") && store.refusal(&other).is_none(), "{other}");
+            add(state.path(), &one);
+            assert!(store.refusal(&one).is_none(), "{other}");
+            assert!(remove_pinned(state.path(), &one).unwrap());
+            assert!(!remove_pinned(state.path(), &one).unwrap());
+            assert!(is_added(state.path(), &other), "{other}");
+            assert!(remove_pinned(state.path(), &other).unwrap());
+            assert!(!component_file(state.path(), &component).exists());
         }
-        withdraw(state.path(), &one, "the key is revoked").unwrap();
-        assert!(!is_added(state.path(), &reference(&one)) && is_added(state.path(), &reference(&two)));
-        assert!(store.refusal(&one).unwrap().contains("revoked") && store.refusal(&two).is_none());
-        assert!(!store.is_withdrawn(&component));
-        withdraw(state.path(), &two, "the key is revoked").unwrap();
-        assert!(store.is_withdrawn(&component));
-        add_pinned(state.path(), &reference(&one), b"component", None, &|_path| Ok(())).unwrap();
-        assert!(store.refusal(&one).is_none() && !store.is_withdrawn(&component));
-        assert!(remove_pinned(state.path(), &reference(&one)).unwrap());
-        assert!(!remove_pinned(state.path(), &reference(&one)).unwrap());
-        assert!(!component_file(state.path(), &component).exists());
+    }
+
+    #[test]
+    fn a_revoked_policy_is_not_last_good_even_if_another_names_its_component() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let component = Digest::new(b"component").to_string();
+        let (one, two) = (reference("net/p", &Digest::new(b"one")), reference("lab/copy", &Digest::new(b"two")));
+        add(state.path(), &one);
+        store.remember_good("net", &one, &component).unwrap();
+        assert!(store.last_good("net").is_some());
+        add(state.path(), &two);
+        revoke(state.path(), &one);
+        assert_eq!(store.last_good("net"), None, "the other manifest names the same component");
+        add(state.path(), &two);
+        assert_eq!(store.last_good("net"), None, "and is added again");
+        // It is not the last good one again because the reason of the withdrawal is removed.
+        remove_pinned(state.path(), &one).unwrap();
+        assert_eq!(store.last_good("net"), None);
+        add(state.path(), &one);
+        assert!(store.last_good("net").is_some());
+        // A network that named the other one keeps it.
+        store.remember_good("lab", &two, &component).unwrap();
+        revoke(state.path(), &one);
+        assert!(store.last_good("lab").is_some() && store.last_good("net").is_none());
     }
 }

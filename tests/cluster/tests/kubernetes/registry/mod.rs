@@ -88,7 +88,7 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
         start(&[("good-1", "good"), ("lost-1", "lost"), ("stable-1", "stable")])?;
         start(&[("layer-1", "layer"), ("signature-1", "signature")])?;
         says(cluster, "layer-1", &["the layer of", "digest mismatch"])?;
-        says(cluster, "signature-1", &["a signature by team", "is not valid"])?;
+        says(cluster, "signature-1", &["by team", "is not valid"])?;
         let before = running(cluster, 3)?;
         for pod in &before {
             let network = format!("default/{}", pod.name.trim_end_matches("-1"));
