@@ -3,10 +3,11 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use weft_kit::registry::Minisign;
 
-use super::node::{Node, REGISTRY};
+use super::node::{Node, REGISTRY, digest_of, text};
 use super::trust::trust_file;
 
 /// Two networks: the registry has one's policy, and gets the other's later.
@@ -26,7 +27,7 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     node.adds("a", &first)?;
     node.add_fails("b", &second, &["an ADD never fetches"])?;
 
-    // A network that changes to another version uses it as soon as it has arrived, and the fallback until then.
+    // A tag is used as soon as it is locked and its policy has arrived.
     let stable = format!("oci://{REGISTRY}/net/stable:1");
     let third = node.conf("stable", &stable);
     node.write_network("stable", &third)?;
@@ -35,6 +36,137 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     node.does(&["lock", &stable])?;
     node.until(&agent, &stable, "ready")?;
     node.adds("c", &third)?;
+    agent.stop()
+}
+
+/// A tag that is locked to another version while the registry is dead means the version before until the other one is
+/// here.
+pub(super) fn locked_again() -> Result<()> {
+    let mut node = Node::new()?;
+    let stable = format!("oci://{REGISTRY}/net/stable:1");
+    node.push("host-local", &stable, &["--version", "1.0.0"])?;
+    let conf = node.conf("stable", &stable);
+    node.write_network("stable", &conf)?;
+    node.does(&["lock", &stable])?;
+    let agent = node.start_agent()?;
+    node.until(&agent, &stable, "ready")?;
+    let (first, second) = (node.component("host-local")?, node.component("cluster-wide")?);
+    ensure!(node.decided_by("a", &conf)? == first, "another policy decided");
+    agent.stop()?;
+
+    node.push("cluster-wide", &stable, &["--version", "1.1.0"])?;
+    let locked = node.does(&["lock", &stable])?;
+    ensure!(locked.contains("use the version before until"), "{locked}");
+    node.stop_registry();
+    ensure!(node.decided_by("b", &conf)? == first, "without an agent");
+    let agent = node.start_agent()?;
+    node.until(&agent, &stable, "cannot be reached")?;
+    ensure!(node.decided_by("c", &conf)? == first, "with an agent");
+    node.start_registry(REGISTRY, "")?;
+    node.until(&agent, &stable, "ready")?;
+    ensure!(node.decided_by("d", &conf)? == second, "the new version is here");
+    let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;
+    ensure!(lock.contains("1.1.0") && !lock.contains("before"), "{lock}");
+    agent.stop()
+}
+
+/// As after an upgrade, all compiled forms are missing. The agent compiles what is here, without the registry.
+pub(super) fn compiles_again() -> Result<()> {
+    let mut node = Node::new()?;
+    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
+    let conf = node.conf("rack", &reference);
+    node.write_network("rack", &conf)?;
+    let agent = node.start_agent()?;
+    node.until(&agent, &reference, "ready")?;
+    agent.stop()?;
+    node.stop_registry();
+    fs::remove_dir_all(node.world.state().join("cache"))?;
+    let state = |node: &Node| -> Result<String> {
+        let listed = node.world.weftctl(&["policy", "ls"])?;
+        let rows = listed.as_array().context("a list")?;
+        let row = rows.iter().find(|row| row.to_string().contains("/pinned/")).context("a fetched policy")?;
+        text(row, "/state")
+    };
+    ensure!(state(&node)? == "not-compiled", "{}", state(&node)?);
+    let agent = node.start_agent()?;
+    node.until(&agent, &reference, "ready")?;
+    ensure!(state(&node)? == "ready", "{}", state(&node)?);
+    node.adds("a", &conf)?;
+    agent.stop()
+}
+
+/// A component that was damaged on the disk is fetched again.
+pub(super) fn damaged() -> Result<()> {
+    let mut node = Node::new()?;
+    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
+    let conf = node.conf("rack", &reference);
+    node.write_network("rack", &conf)?;
+    let agent = node.start_agent()?;
+    node.until(&agent, &reference, "ready")?;
+    node.adds("a", &conf)?;
+    agent.stop()?;
+    let hex = node.component("host-local")?.replace("sha256:", "sha256-");
+    let file = node.world.state().join("policies/pinned").join(format!("{hex}.wasm"));
+    let whole = fs::read(&file)?;
+    fs::write(&file, whole.get(..1000).context("a component")?)?;
+    node.add_fails("b", &conf, &["digest mismatch for policy"])?;
+    let agent = node.start_agent()?;
+    node.until(&agent, &reference, "ready")?;
+    node.adds("c", &conf)?;
+    ensure!(fs::read(&file)? == whole, "another component");
+    // A person heals it, too.
+    agent.stop()?;
+    fs::write(&file, "")?;
+    node.does(&["pull", &reference])?;
+    node.adds("d", &conf)
+}
+
+/// The same manifest in three repositories: one without a rule, one that needs no signature, one that needs one. What
+/// was fetched from one of them is not there for the others.
+pub(super) fn same_manifest_elsewhere() -> Result<()> {
+    let mut node = Node::new()?;
+    let team = Minisign::new(node.world.scratch(), "team")?;
+    let rules = |node: &Node, revoked: Option<&str>, lab: bool| {
+        let mut rules = vec![json!({ "prefix": format!("{REGISTRY}/net"), "allOf": ["team"] })];
+        if lab {
+            rules.push(json!({ "prefix": format!("{REGISTRY}/lab"), "unsigned": true }));
+        }
+        trust_file(node, &json!({ "team": { "minisign": team.public, "revoked": revoked } }), &json!(rules))
+    };
+    rules(&node, None, true)?;
+    let mut networks = Vec::new();
+    for name in ["lab", "net", "evil"] {
+        let reference = node.push("host-local", &format!("{REGISTRY}/{name}/x:1"), &[])?;
+        let conf = node.conf(name, &reference);
+        node.write_network(name, &conf)?;
+        networks.push((reference, conf));
+    }
+    let [(lab, in_lab), (net, in_net), (evil, in_evil)] = &networks[..] else { bail!("three networks") };
+    ensure!(digest_of(lab)? == digest_of(net)? && digest_of(lab)? == digest_of(evil)?, "the same bytes");
+    let agent = node.start_agent()?;
+    node.until(&agent, lab, "ready")?;
+    node.until(&agent, net, "has no signature by team")?;
+    node.until(&agent, evil, "no rule in")?;
+    node.adds("a", in_lab)?;
+    node.add_fails("b", in_net, &["an ADD never fetches", "has no signature by team"])?;
+    node.add_fails("c", in_evil, &["an ADD never fetches", "no rule in"])?;
+
+    // A copy that needs no signature does not keep what is revoked, even if it was the last one that was added.
+    node.does(&["sign", net, "--key", &team.secret])?;
+    node.until(&agent, net, "ready")?;
+    node.adds("d", in_net)?;
+    node.does(&["pull", lab])?;
+    rules(&node, Some("laptop lost"), true)?;
+    node.until(&agent, net, "is revoked")?;
+    node.add_fails("e", in_net, &["it was refused", "laptop lost"])?;
+    node.adds("f", in_lab)?;
+    // The end of the copy's rule ends only the copy.
+    rules(&node, None, true)?;
+    node.until(&agent, net, "ready")?;
+    rules(&node, None, false)?;
+    node.until(&agent, lab, "no rule in")?;
+    node.add_fails("g", in_lab, &["it was refused", "no rule in"])?;
+    node.adds("h", in_net)?;
     agent.stop()
 }
 
@@ -82,6 +214,7 @@ pub(super) fn revoked_key() -> Result<()> {
             &serde_json::json!({ "lost": { "minisign": lost.public, "revoked": revoked }, "kept": { "minisign": kept.public } }),
             &serde_json::json!([
                 { "prefix": format!("{REGISTRY}/one"), "allOf": ["lost"] }, { "prefix": format!("{REGISTRY}/two"), "allOf": ["kept"] },
+                { "prefix": format!("{REGISTRY}/lab"), "unsigned": true },
             ]),
         )
     };
@@ -96,12 +229,18 @@ pub(super) fn revoked_key() -> Result<()> {
     node.until(&agent, &references[1], "ready")?;
     node.adds("a", &one)?;
     node.adds("b", &two)?;
+    // Another manifest with the same component, which needs no signature.
+    let copy = node.push("host-local", &format!("{REGISTRY}/lab/copy:1"), &["--annotation", "of=another"])?;
+    let copied = node.conf("copy", &copy);
+    node.write_network("copy", &copied)?;
+    node.until(&agent, &copy, "ready")?;
     rules(&node, Some("laptop lost"))?;
     node.until(&agent, &references[0], "is revoked")?;
     let listed = node.listed(&references[0])?;
     ensure!(super::node::text(&listed, "/state")? == "withdrawn", "{listed}");
     ensure!(super::node::text(&listed, "/why")?.contains("laptop lost"), "{listed}");
     ensure!(super::node::text(&node.listed(&references[1])?, "/state")? == "ready", "the other one stays");
+    node.adds("copied", &copied)?;
     // Its last good version is the revoked one.
     node.add_fails("c", &one, &["it was refused", "is revoked", "laptop lost"])?;
     node.adds("d", &two)?;

@@ -33,6 +33,10 @@ fn main() -> ExitCode {
     suite.test("imports-that-lie", &needs(&[]), ship::imports_that_lie);
     suite.test("agent/ahead-of-the-add", &needs(&[]), agent::ahead_of_the_add);
     suite.test("agent/registry-dead", &needs(&[]), agent::registry_dead);
+    suite.test("agent/locked-again", &needs(&[]), agent::locked_again);
+    suite.test("agent/compiles-again", &needs(&[]), agent::compiles_again);
+    suite.test("agent/damaged", &needs(&[]), agent::damaged);
+    suite.test("agent/same-manifest-elsewhere", &needs(&["minisign"]), agent::same_manifest_elsewhere);
     suite.test("agent/revoked-key", &needs(&["minisign"]), agent::revoked_key);
     suite.test("agent/asks-no-stranger", &needs(&["python3"]), agent::asks_no_stranger);
     suite.test("trust/minisign", &needs(&["minisign"]), trust::minisign);

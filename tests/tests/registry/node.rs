@@ -159,6 +159,19 @@ impl Node {
         self.call("DEL", container, conf)?.quiet()
     }
 
+    /// Runs ADD and DEL, and returns the digest of the component that decided.
+    pub(super) fn decided_by(&mut self, container: &str, conf: &Value) -> Result<String> {
+        self.call("ADD", container, conf)?.result().with_context(|| format!("ADD {container}"))?;
+        let why = self.world.weftctl(&["explain", &format!("cid-{container}")])?;
+        self.call("DEL", container, conf)?.quiet()?;
+        text(&why, "/0/decision/digest")
+    }
+
+    /// Returns the digest of a shipped policy's component.
+    pub(super) fn component(&self, policy: &str) -> Result<String> {
+        Ok(format!("sha256:{}", sha256(&self.shipped(policy))?))
+    }
+
     /// Runs an ADD that must fail with all of these words.
     pub(super) fn add_fails(&mut self, container: &str, conf: &Value, words: &[&str]) -> Result<()> {
         let error = self.call("ADD", container, conf)?.error()?;

@@ -2,44 +2,54 @@
 //! from ConfigMaps and OCI registries. The networks are the cluster's definitions and the node's own files.
 //!
 //! Invariants: an ADD never fetches. A new version is used only after it is verified and compiled, by one rename. A
-//! failed fetch is retried forever with jitter and only affects the networks that name that policy. A policy on the
-//! node is never fetched again, so a node with all policies starts without the API server and registries. When the
-//! trust file changes, all policies here are verified again at once.
+//! failed fetch is retried forever with jitter and only affects the networks that name that policy (`turns`). A policy
+//! on the node is never fetched again, unless it is damaged, so a node with all policies starts without the API server
+//! and registries. It is compiled again where its compiled form is missing, as after an upgrade. When the trust file
+//! changes, all policies here are verified again at once. Policies that no network names are removed after a while.
 
+mod bring;
+mod limits;
 mod references;
 mod seen;
+mod turns;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
-use weft_core::policy::compiler::{CompileAsk, compile_waiting};
-use weft_core::policy::{LockFile, PolicyError, PolicyRef, add_pinned, is_added, note_missed, resolve_tag};
+use weft_core::facts;
+use weft_core::policy::{LockFile, PolicyRef, PolicyStore, Standing, note_missed, settle_lock, sweep_pinned};
 
-use self::references::{Place, Wanted, collect};
+use self::bring::standing;
+use self::limits::Helpers;
+use self::references::{Wanted, collect, namespace};
 use self::seen::Seen;
+use self::turns::Turns;
 use crate::Log;
-use crate::artifact::Image;
 use crate::cluster::Cluster;
-use crate::pause::Pause;
-use crate::registry::{self, Access, RegistryError, Remote, Source, chain};
+use crate::registry::{Access, chain};
 use crate::server::{Deadline, Handler};
 use crate::trust::{self, Trust};
 
 /// How often to check for changed definitions and files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The maximum number of policies that are fetched at once.
-const FETCHES: usize = 4;
+/// How often to check without such a change whether everything is still here and compiled, and to remove what is not
+/// used.
+const CHECK: Duration = Duration::from_secs(60);
+
+/// The maximum number of policies that are fetched at once, in all and for the networks of one namespace.
+const FETCHES: (usize, usize) = (4, 2);
+
+/// The same for policies that are here and only compiled.
+const COMPILES: (usize, usize) = (2, 1);
 
 /// The maximum number of refused policies that are listed.
 const REFUSALS: usize = 64;
@@ -61,8 +71,11 @@ pub(crate) struct Policies {
     options: PolicyOptions,
     state: PathBuf,
     rows: RefCell<BTreeMap<String, Row>>,
-    /// Turns to fetch.
-    turns: Semaphore,
+    fetches: Rc<Turns>,
+    compiles: Rc<Turns>,
+    helpers: Helpers,
+    /// `None` if the engine does not start: then nothing is known about compiled forms.
+    store: Option<Arc<PolicyStore>>,
     log: Log,
 }
 
@@ -83,27 +96,40 @@ impl Drop for Row {
 
 impl Policies {
     pub(crate) fn start(cluster: Option<Rc<Cluster>>, options: &PolicyOptions, state: &Path, log: Log) -> Rc<Self> {
-        let (options, state) = (options.clone(), state.to_owned());
-        let policies =
-            Rc::new(Self { cluster, options, state, rows: RefCell::default(), turns: Semaphore::new(FETCHES), log });
-        let running = Rc::clone(&policies);
-        spawn_local(async move {
-            let (mut trust, mut rest) = (None, None);
-            loop {
-                let now = Some(Seen::of([running.trust_file()]));
-                if trust != now {
-                    running.recheck().await;
-                    trust = now;
-                }
-                let now = Some((running.nads_version(), running.files_seen(), trust.clone()));
-                if rest != now {
-                    running.look();
-                    rest = now;
-                }
-                sleep(LOOK).await;
-            }
+        let store = PolicyStore::new(state).map(Arc::new);
+        if let Err(error) = &store {
+            log.warn(&format!("whether policies are compiled is not checked: {}", chain(error)));
+        }
+        let policies = Rc::new(Self {
+            cluster,
+            options: options.clone(),
+            state: state.to_owned(),
+            rows: RefCell::default(),
+            fetches: Turns::new(FETCHES.0, FETCHES.1),
+            compiles: Turns::new(COMPILES.0, COMPILES.1),
+            helpers: Helpers::default(),
+            store: store.ok(),
+            log,
         });
+        spawn_local(Rc::clone(&policies).run());
         policies
+    }
+
+    async fn run(self: Rc<Self>) {
+        let (mut trust, mut rest, mut looked) = (None, None, Instant::now());
+        loop {
+            let now = Some(Seen::of([self.trust_file()]));
+            if trust != now {
+                self.recheck().await;
+                trust = now;
+            }
+            let now = Some((self.nads_version(), self.files_seen(), trust.clone()));
+            if rest != now || looked.elapsed() > CHECK {
+                self.look().await;
+                (rest, looked) = (now, Instant::now());
+            }
+            sleep(LOOK).await;
+        }
     }
 
     fn trust_file(&self) -> PathBuf {
@@ -151,18 +177,67 @@ impl Policies {
         }
     }
 
-    /// Adds newly named policies and drops those no longer named. A fetched file is kept: pods may use it.
-    fn look(self: &Rc<Self>) {
+    /// Returns the policies that networks name.
+    fn wanted(&self) -> Wanted {
         let nads = self.cluster.as_ref().map(|cluster| cluster.nads()).unwrap_or_default();
         let configs = nads.iter().filter_map(|((namespace, name), nad)| {
             nad.config.as_deref().map(|config| (format!("{namespace}/{name}"), config))
         });
         let files: Vec<_> = self.options.conf_dir.iter().flat_map(|dir| seen::texts(dir)).collect();
-        let Wanted { named, refused } =
-            collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))));
-        let mut rows = self.rows.borrow_mut();
-        rows.retain(|reference, _row| named.contains_key(reference));
-        if let Some((reference, networks)) = refused.first_key_value() {
+        collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))))
+    }
+
+    /// Adds newly named policies, drops those no longer named, and starts what is missing: a fetch, or a compiler.
+    async fn look(self: &Rc<Self>) {
+        // Before the networks are read: a first list that arrives meanwhile must not be missing from them.
+        let sees_all = self.sees_all();
+        let Wanted { named, refused, files } = self.wanted();
+        let used = named.keys().chain(refused.keys()).chain(&files).filter_map(|name| PolicyRef::parse(name).ok());
+        let used: Vec<PolicyRef> = used.collect();
+        let ready = self.ready(named.keys().cloned().collect()).await;
+        let namespaces = |networks: &BTreeSet<String>| -> BTreeSet<String> {
+            networks.iter().map(|name| namespace(name).to_owned()).collect()
+        };
+        let in_line: BTreeMap<_, _> =
+            named.iter().map(|(reference, networks)| (reference.clone(), namespaces(networks))).collect();
+        // A refused policy is reported once; whatever fetches it ends.
+        self.rows.borrow_mut().retain(|reference, row| {
+            named.contains_key(reference) || (refused.contains_key(reference) && row.task.is_none())
+        });
+        self.fetches.name(in_line.clone());
+        self.compiles.name(in_line);
+        self.refuse(refused);
+        for (reference, networks) in named {
+            self.set_row(reference.clone(), networks, ready.contains(&reference));
+        }
+        if sees_all {
+            self.sweep(used).await;
+        }
+    }
+
+    /// Returns which of these policies could run now.
+    async fn ready(&self, references: Vec<String>) -> BTreeSet<String> {
+        let (state, store) = (self.state.clone(), self.store.clone());
+        let checked = spawn_blocking(move || {
+            let is_ready = |reference: &String| {
+                let Ok(policy) = PolicyRef::parse(reference) else { return false };
+                let is_ready = standing(&state, store.as_deref(), &policy) == Standing::Ready;
+                if is_ready {
+                    // The next check tries again.
+                    settle_lock(&state, &policy).ok();
+                }
+                is_ready
+            };
+            references.into_iter().filter(is_ready).collect()
+        });
+        checked.await.unwrap_or_default()
+    }
+
+    /// Lists policies that are not fetched.
+    fn refuse(&self, refused: BTreeMap<String, BTreeSet<String>>) {
+        if let Some((reference, networks)) = refused.first_key_value()
+            && !self.rows.borrow().contains_key(reference)
+        {
             let network = networks.first().map_or("", String::as_str);
             let (count, why) = (refused.len(), Wanted::refusal());
             self.log.warn(&format!("{count} policies, such as {reference} of network {network}: {why}"));
@@ -170,51 +245,46 @@ impl Policies {
         for (reference, networks) in refused.into_iter().take(REFUSALS) {
             self.note_missed(&reference, &Wanted::refusal());
             let state = PolicyState::Failed { reason: Wanted::refusal() };
-            rows.insert(reference, Row { networks, state, task: None });
-        }
-        for (reference, networks) in named {
-            let is_here = PolicyRef::parse(&reference).is_ok_and(|policy| is_added(&self.state, &policy));
-            if let Some(row) = rows.get_mut(&reference) {
-                row.networks = networks.clone();
-                // A running fetch continues; a policy that was here may have been withdrawn, or its tag may have been
-                // locked again.
-                if row.task.as_ref().is_some_and(|task| !task.is_finished()) || is_here {
-                    continue;
-                }
-            }
-            let state = if is_here { PolicyState::Ready } else { PolicyState::Fetching };
-            let task = (!is_here).then(|| {
-                let (policies, reference) = (Rc::clone(self), reference.clone());
-                spawn_local(async move { policies.fetch_until_here(&reference).await })
-            });
-            rows.insert(reference, Row { networks, state, task });
+            self.rows.borrow_mut().insert(reference, Row { networks, state, task: None });
         }
     }
 
-    async fn fetch_until_here(&self, reference: &str) {
-        let mut pause = Pause::new(Duration::from_secs(1), Duration::from_secs(120));
-        let mut last = String::new();
-        loop {
-            let outcome = self.fetch_in_turn(reference).await;
-            let is_here = outcome.is_ok();
-            if let Some(row) = self.rows.borrow_mut().get_mut(reference) {
-                row.state = match outcome {
-                    Ok(()) => PolicyState::Ready,
-                    Err(reason) => {
-                        if reason != last {
-                            self.log.warn(&format!("policy {reference} is not here yet: {reason}"));
-                            self.note_missed(reference, &reason);
-                            last.clone_from(&reason);
-                        }
-                        PolicyState::Failed { reason }
-                    }
-                };
-            }
-            if is_here {
-                self.log.info(&format!("policy {reference} is ready"));
-                return;
-            }
-            sleep(pause.next()).await;
+    fn set_row(self: &Rc<Self>, reference: String, networks: BTreeSet<String>, is_ready: bool) {
+        let mut rows = self.rows.borrow_mut();
+        if let Some(row) = rows.get_mut(&reference)
+            && row.task.as_ref().is_some_and(|task| !task.is_finished())
+        {
+            row.networks = networks;
+            return;
+        }
+        let state = if is_ready { PolicyState::Ready } else { PolicyState::Fetching };
+        let task = (!is_ready).then(|| {
+            let (policies, reference) = (Rc::clone(self), reference.clone());
+            spawn_local(async move { policies.bring_until_ready(&reference).await })
+        });
+        rows.insert(reference, Row { networks, state, task });
+    }
+
+    /// Returns whether every network is known that can name a policy of this node.
+    fn sees_all(&self) -> bool {
+        let dir = self.options.conf_dir.as_ref().is_some_and(|dir| std::fs::read_dir(dir).is_ok());
+        dir && self.cluster.as_ref().is_none_or(|cluster| cluster.is_synced())
+    }
+
+    /// Removes policies that nobody uses.
+    async fn sweep(&self, used: Vec<PolicyRef>) {
+        let state = self.state.clone();
+        let swept = spawn_blocking(move || {
+            let now = facts::now().map_err(|error| chain(&error))?;
+            sweep_pinned(&state, &used, now).map_err(|error| chain(&error))
+        });
+        match swept.await.map_err(|error| error.to_string()).and_then(|swept| swept) {
+            Ok(swept) if swept.files == 0 => {}
+            Ok(swept) => self.log.info(&format!(
+                "removed {} files ({} bytes) of policies that no network has named for long",
+                swept.files, swept.bytes
+            )),
+            Err(reason) => self.log.warn(&format!("policies that no network names are not removed: {reason}")),
         }
     }
 
@@ -224,76 +294,6 @@ impl Policies {
             note_missed(&self.state, &policy, reason).ok();
         }
     }
-
-    async fn fetch_in_turn(&self, reference: &str) -> Result<(), String> {
-        let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
-        self.fetch(reference).await
-    }
-
-    /// Fetches, verifies and compiles.
-    async fn fetch(&self, reference: &str) -> Result<(), String> {
-        let named = PolicyRef::parse(reference).map_err(|error| error.to_string())?;
-        let policy = resolve_tag(&self.state, &named).map_err(|error| error.to_string())?.into_owned();
-        match Place::of(reference) {
-            Some(place) => self.fetch_config_map(policy, &place).await,
-            None => self.fetch_image(&policy, self.is_operators(reference)).await,
-        }
-    }
-
-    async fn fetch_config_map(&self, policy: PolicyRef, place: &Place) -> Result<(), String> {
-        let Place { namespace, name, key } = place;
-        let what = format!("read ConfigMap {namespace}/{name}");
-        let cluster =
-            self.cluster.as_ref().ok_or("ConfigMaps need a cluster: start \"weftctl agent\" with --node-name")?;
-        let client = cluster.client().map_err(|error| error.chain())?;
-        let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-        let found = cluster.bounded(&what, Deadline::after(None), api.get_opt(name)).await;
-        let found = found.map_err(|error| error.chain())?;
-        let map = found.ok_or_else(|| format!("there is no ConfigMap {namespace}/{name}"))?;
-        let binary = map.binary_data.and_then(|mut data| data.remove(key)).map(|data| data.0);
-        let component = binary.or_else(|| map.data.and_then(|mut data| data.remove(key)).map(String::into_bytes));
-        let component = component.ok_or_else(|| {
-            format!("ConfigMap {namespace}/{name} has no key {key:?}; put the component into binaryData")
-        })?;
-        let state = self.state.clone();
-        let added = spawn_blocking(move || {
-            let compile = |path: &Path| compile(&state, &policy.to_string(), path);
-            add_pinned(&state, &policy, &component, None, &compile).map(drop).map_err(|error| chain(&error))
-        });
-        added.await.map_err(|error| error.to_string())?
-    }
-
-    /// Returns whether a network of the node itself names a policy, and not only definitions, as `NAMESPACE/NAME`.
-    fn is_operators(&self, reference: &str) -> bool {
-        let rows = self.rows.borrow();
-        rows.get(reference).is_some_and(|row| row.networks.iter().any(|network| !network.contains('/')))
-    }
-
-    async fn fetch_image(&self, policy: &PolicyRef, is_operators: bool) -> Result<(), String> {
-        let image = Image::parse(&policy.to_string()).map_err(|error| error.to_string())?;
-        // Read it each time: a key may have been added since the last try.
-        let trust = Trust::of_node(self.options.trust.as_deref(), &self.state).map_err(|error| error.to_string())?;
-        let text = |error: RegistryError| chain(&error);
-        registry::admit(&image, &self.options.access, trust.as_ref(), is_operators).map_err(text)?;
-        let (access, place) = (self.options.access.clone(), image.clone());
-        // Docker's configuration may name a program with the credentials.
-        let remote = spawn_blocking(move || Remote::new(&place, &access)).await.map_err(|error| error.to_string())?;
-        let remote = remote.map_err(text)?;
-        let fetched = registry::fetch(Source::Remote(&remote), &image, trust.as_ref()).await.map_err(text)?;
-        let state = self.state.clone();
-        let added = spawn_blocking(move || {
-            let name = fetched.looked.image.to_string();
-            registry::add(&state, &fetched, &|path| compile(&state, &name, path)).map_err(text)
-        });
-        added.await.map_err(|error| error.to_string())?
-    }
-}
-
-/// Compiles a component. Runs on a thread; the compiler is a process with its own limits.
-fn compile(state: &Path, policy: &str, path: &Path) -> Result<(), PolicyError> {
-    let ask = CompileAsk { component: path, name: policy, failure: None };
-    compile_waiting(state, &ask)
-        .map_err(|error| PolicyError::Compiling { policy: policy.to_owned(), progress: error.to_string() })
 }
 
 impl Handler for Policies {

@@ -35,6 +35,16 @@ fn is_fetched(reference: &str) -> bool {
     }
 }
 
+/// Returns whether a reference is a file with a digest: the component may have been added to this node.
+fn is_pinned_file(reference: &str) -> bool {
+    matches!(PolicyRef::parse(reference), Ok(PolicyRef::Pinned { artifact: Artifact::File(_), .. }))
+}
+
+/// Returns the namespace of a network; that of the node's own files is empty.
+pub(super) fn namespace(network: &str) -> &str {
+    network.split_once('/').map_or("", |(namespace, _name)| namespace)
+}
+
 /// The maximum number of policies that are fetched for one network.
 const PER_NETWORK: usize = 16;
 /// The maximum number of policies that are fetched for the networks of one namespace. Everybody who may create a
@@ -48,6 +58,8 @@ pub(super) struct Wanted {
     pub(super) named: BTreeMap<String, BTreeSet<String>>,
     /// References that are not fetched because the network or its namespace names too many, and those networks.
     pub(super) refused: BTreeMap<String, BTreeSet<String>>,
+    /// Policies with a digest that need no fetch, but that may be on this node.
+    pub(super) files: BTreeSet<String>,
 }
 
 impl Wanted {
@@ -66,14 +78,15 @@ pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> 
     let mut of_namespace: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (network, config) in networks {
         // Most definitions have none, so they need not be parsed.
-        if !config.contains("configmap://") && !config.contains("oci://") {
+        if !["configmap://", "oci://", "@sha256:"].iter().any(|part| config.contains(part)) {
             continue;
         }
         let Ok(value) = serde_json::from_str::<Value>(config) else { continue };
         let mut references = BTreeSet::new();
         search(&value, &mut references);
-        let namespace = network.split_once('/').map_or("", |(namespace, _name)| namespace);
-        let known = of_namespace.entry(namespace.to_owned()).or_default();
+        let (references, files): (BTreeSet<_>, BTreeSet<_>) = references.into_iter().partition(|name| is_fetched(name));
+        wanted.files.extend(files);
+        let known = of_namespace.entry(namespace(&network).to_owned()).or_default();
         for (index, reference) in references.into_iter().enumerate() {
             let has_room = known.len() < PER_NAMESPACE || known.contains(&reference);
             let place = if index < PER_NETWORK && has_room {
@@ -95,7 +108,7 @@ fn search(value: &Value, found: &mut BTreeSet<String>) {
         Value::Object(object) => {
             for (key, value) in object {
                 match value {
-                    Value::String(text) if key == "policy" && is_fetched(text) => {
+                    Value::String(text) if key == "policy" && (is_fetched(text) || is_pinned_file(text)) => {
                         found.insert(text.clone());
                     }
                     other => search(other, found),
@@ -127,6 +140,10 @@ mod tests {
         let image = r#"{"ipam": {"policy": "oci://registry.example/rack:1"}, "select": {"policy": "oci://registry.example/rack"}}"#;
         let found = collect([("t/f".to_owned(), image)].into_iter()).named;
         assert_eq!(found.keys().collect::<Vec<_>>(), ["oci://registry.example/rack:1"]);
+        let file = format!("file:///x.wasm@sha256:{}", "a".repeat(64));
+        let found =
+            collect([("t/g".to_owned(), format!(r#"{{"ipam": {{"policy": "{file}"}}}}"#).as_str())].into_iter());
+        assert!(found.named.is_empty() && found.files.iter().eq([&file]), "{found:?}");
         let networks = [("t/a", list.as_str()), ("t/b", &plain), ("t/c", unpinned), ("t/d", &broken), ("t/e", "{}")];
         let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text))).named;
         assert_eq!(found.len(), 1);

@@ -26,8 +26,8 @@ mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, Standing, add_pinned, is_added, is_in_use,
-    keep_pinned, manifests, note_missed, record_manifest, remove_pinned, withdraw,
+    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, Standing, Swept, add_pinned, is_added, is_in_use,
+    keep_pinned, manifests, note_missed, record_manifest, remove_pinned, sweep_pinned, withdraw,
 };
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};

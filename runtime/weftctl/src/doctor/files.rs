@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use weft_core::conf::Persona;
+use weft_core::policy::{PolicyError, PolicyRow, PolicyState, PolicyStore};
 
 use super::{DoctorArgs, Finding};
 use crate::policy;
@@ -23,6 +24,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
         findings.push(private(&store, false));
     }
     findings.extend(policies(state));
+    findings.extend(fetched(state));
     findings.extend(configurations(args, state));
     findings.extend(clashes(&args.conf_dir));
     findings.extend(node_facts(state));
@@ -114,6 +116,48 @@ fn policies(state: &Path) -> Vec<Finding> {
     findings
 }
 
+/// Reports fetched policies that an ADD would have to wait for, or could not use.
+fn fetched(state: &Path) -> Vec<Finding> {
+    let dir = state.join("policies/pinned");
+    let listed = weft_core::facts::now().map_err(anyhow::Error::from).and_then(|now| {
+        let rows = PolicyStore::new(state).and_then(|store| store.policies(now))?;
+        Ok::<_, anyhow::Error>(rows.into_iter().filter(|row| row.path.starts_with(&dir)).map(fetched_one).collect())
+    });
+    listed.unwrap_or_else(|error| {
+        // Those of weft itself say what is wrong with the cache.
+        let is_said = matches!(error.downcast_ref(), Some(PolicyError::Cache { .. } | PolicyError::CacheUnsafe { .. }));
+        if is_said { Vec::new() } else { vec![Finding::fail("fetched policies", format!("{error:#}"), REINSTALL)] }
+    })
+}
+
+fn fetched_one(row: PolicyRow) -> Finding {
+    let again = "start `weftctl agent`, which fetches what networks name, or run `weftctl policy pull`";
+    let what = format!("policy {}", row.policy);
+    // The file's name has the digest.
+    let named = row.path.file_stem().and_then(|stem| stem.to_str()).map(|stem| stem.replacen('-', ":", 1));
+    if let Some(found) = row.digest.filter(|found| named.as_ref() != Some(found)) {
+        let detail = format!("{} is damaged: it has the digest {found}", row.path.display());
+        return Finding::fail(what, detail, again);
+    }
+    let compile = format!("start `weftctl agent`, or run `weftctl policy compile {}`", row.path.display());
+    match row.state {
+        PolicyState::Ready => Finding::ok(what, "compiled"),
+        PolicyState::Fetching => Finding::ok(what, "the agent fetches it"),
+        PolicyState::Compiling { seconds, of } => {
+            Finding::ok(what, format!("is being compiled for {seconds} s, at most {of} s"))
+        }
+        PolicyState::NotCompiled { why } => Finding::warn(
+            what,
+            format!("not compiled for this version ({why}); the agent compiles it, else the next ADD waits for that"),
+            compile,
+        ),
+        PolicyState::Failed { reason, ago } => Finding::fail(what, format!("failed {ago} s ago: {reason}"), compile),
+        PolicyState::Unusable { why } | PolicyState::Withdrawn { why } | PolicyState::Missing { why } => {
+            Finding::fail(what, why, again)
+        }
+    }
+}
+
 /// Checks network configurations that name weft, like `weftctl policy check`.
 fn configurations(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let Ok(entries) = fs::read_dir(&args.conf_dir) else { return Vec::new() };
@@ -152,4 +196,33 @@ fn clashes(dir: &Path) -> Vec<Finding> {
 fn node_facts(state: &Path) -> Option<Finding> {
     let error = anyhow::Error::from(weft_core::facts::node(state).err()?);
     Some(Finding::fail("node.json", format!("{error:#}"), "correct or remove the file in the state directory"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use weft_core::policy::{Digest, PolicyRef, add_pinned};
+
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn a_fetched_policy_that_is_not_compiled_or_damaged_is_found() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(fetched(state.path()).is_empty());
+        let manifest = Digest::new(b"manifest");
+        let policy = PolicyRef::parse(&format!("oci://registry.example/net/rack:1@{manifest}")).unwrap();
+        let file = add_pinned(state.path(), &policy, b"component", None, &|_path| Ok(())).unwrap();
+        let one = || {
+            let mut found = fetched(state.path());
+            assert_eq!(found.len(), 1, "{found:?}");
+            found.remove(0)
+        };
+        let found = one();
+        assert!(found.state == State::Warn && found.detail.contains("not compiled for this version"), "{found:?}");
+        fs::write(&file, "compo").unwrap();
+        let found = one();
+        assert!(found.state == State::Fail && found.detail.contains("is damaged"), "{found:?}");
+    }
 }
