@@ -266,7 +266,7 @@ pub(super) fn asks_no_stranger() -> Result<()> {
     let reference = format!("oci://{REGISTRY}/net/rack:1@sha256:{}", "a".repeat(64));
     node.write_network("rack", &node.conf("rack", &reference))?;
     let agent = node.start_agent()?;
-    node.until(&agent, &reference, "no rule of")?;
+    node.until(&agent, &reference, "no rule in")?;
     ensure!(stranger.asked()?.is_empty(), "{}", stranger.asked()?);
     // With one, the operator's own network may name a registry on this machine.
     rules(&node, &format!("{REGISTRY}/net"))?;

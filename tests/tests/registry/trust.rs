@@ -79,7 +79,7 @@ pub(super) fn minisign() -> Result<()> {
     node.does(&["pull", &bad])?;
 
     // Before the registry is asked: it has no such policy.
-    node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["no rule of"])?;
+    node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["no rule in"])?;
     let elsewhere = node.push("host-local", &format!("{REGISTRY}/network/rack:1"), &[])?;
     node.refuses(&["pull", &elsewhere], &["no rule in", "matches", "network/rack"])?;
     Ok(())

@@ -445,7 +445,7 @@ fn a_definition_does_not_make_the_agent_ask_servers_of_the_node() {
         let access = Access { plain_http: vec![registry.clone()], ..Access::default() };
         Place::with(PolicyOptions { access, trust: trust.map(Path::to_owned), conf_dir: None })
     };
-    refused(&named(Some(&trust)), "no rule of");
+    refused(&named(Some(&trust)), "no rule in");
     // The operator has named it: it is asked.
     let place = named(None);
     place.nad("racks", &conf, json!({}));
