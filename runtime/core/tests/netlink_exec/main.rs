@@ -7,6 +7,7 @@ mod addresses;
 mod bench;
 mod children;
 mod concurrency;
+mod conditions;
 mod devices;
 mod filters;
 mod filters_many;
@@ -54,6 +55,7 @@ fn main() {
         filters_many::tests(),
         forwarding::tests(),
         hostports::tests(),
+        conditions::tests(),
         whole::tests(),
         teardown::tests(),
         rollback::tests(),
