@@ -29,6 +29,10 @@ const KILLED: i32 = Signal::SIGKILL as i32;
 /// How long to wait for the end of a plugin that was killed.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// The variable that marks everything that weft runs for a call of a runtime. `weft-pod` refuses to run with it: only a
+/// runtime gives it a configuration that is the operator's.
+pub const INSIDE: &str = "WEFT_INSIDE";
+
 /// Killed plugins that had not ended when weft stopped waiting for them.
 static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
@@ -58,6 +62,17 @@ pub struct ExecCall<'a> {
     pub stderr: Stderr,
     /// Its time limit.
     pub limit: Duration,
+    /// Who calls it.
+    pub caller: Caller,
+}
+
+/// Who calls a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// weft, as a part of its own call. The plugin's environment then has [`INSIDE`].
+    Weft,
+    /// A person or a runtime, through `weftctl`.
+    Runtime,
 }
 
 /// The destination of a plugin's stderr.
@@ -211,6 +226,10 @@ pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError
             Stderr::Kept => Stdio::piped(),
         })
         .process_group(0);
+    match call.caller {
+        Caller::Weft => command.env(INSIDE, "1"),
+        Caller::Runtime => &mut command,
+    };
     reap();
     let deadline = Instant::now() + call.limit;
     let mut child = spawn(&mut command).map_err(failed)?;

@@ -15,7 +15,7 @@ use super::liveness;
 use super::record::{self, ExternalCall};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, Object};
-use crate::exec::{self, ExecCall, ExecError, Stderr};
+use crate::exec::{self, Caller, ExecCall, ExecError, Stderr};
 use crate::journal::{Entry, Record};
 use crate::netlink;
 
@@ -201,6 +201,7 @@ impl Env<'_> {
             stdin,
             stderr: Stderr::Ours,
             limit: if verb == "STATUS" { STATUS_LIMIT.min(self.limit) } else { self.limit },
+            caller: Caller::Weft,
         }
     }
 }

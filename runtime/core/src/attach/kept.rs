@@ -9,11 +9,8 @@ use super::call::Call;
 use super::error::AttachError;
 use super::external;
 use super::node::{Context, Node};
-use crate::conf::{Network, Persona};
+use crate::conf::{KEPT_SUFFIX, Network, Persona};
 use crate::store::{Key, Role};
-
-/// The suffix of a plugin that was moved aside for weft.
-pub const KEPT_SUFFIX: &str = ".before-weft";
 
 /// Calls DEL of the kept plugin with the same input and returns the problems. Returns `None` if no such plugin exists,
 /// or if it does not know the attachment either.

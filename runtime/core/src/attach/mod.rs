@@ -80,7 +80,7 @@ pub use evidence::no_attachments;
 pub use failures::{Failure, failures, keep_unread};
 pub use gc::gc;
 pub use ipam_keys::{ipam_problems, select_problems};
-pub use kept::{KEPT_SUFFIX, kept_file};
+pub use kept::kept_file;
 pub use lint::{Problems, Surroundings, check_conf};
 pub(crate) use liveness::recorded_netns;
 pub use liveness::{NetnsState, netns_state};

@@ -15,6 +15,7 @@ use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Environment, Invoked, Verb, code};
 use crate::conf::Persona;
+use crate::exec;
 use crate::facts::{self, Isolation};
 use crate::log::{Level, Logger, Settings, Subject, Target};
 use crate::pod::{self, PodCall};
@@ -212,6 +213,14 @@ fn answer<'c>(
     let began = Instant::now();
     let mut node = Node::new(context);
     node.logger().about(subject(persona, &environment));
+    if let Persona::Pod(program) = persona
+        && env(exec::INSIDE).is_some()
+    {
+        let refused = pod::called_by_weft(program, verb);
+        conclude(node.logger(), verb, &refused, began.elapsed());
+        log.push_str(&node.take_log());
+        return refused;
+    }
     // Some runtimes ask for the status every few seconds.
     let level = if verb == Verb::Status { Level::Debug } else { Level::Info };
     node.logger().first(level, &format!("{} begins", verb.name()));
@@ -349,6 +358,38 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn weft_pod_is_not_run_by_weft() {
+        let state = tempfile::tempdir().unwrap();
+        let context = Context::new(state.path().to_owned());
+        let conf = r#"{"cniVersion": "1.1.0", "name": "evil", "type": "weft-pod", "binDir": "/tenant", "delegates": [{"type": "p"}]}"#;
+        let call = |program: &str, verb: &str, inside: bool| {
+            let env = |name: &str| match name {
+                "CNI_COMMAND" => Some(verb.into()),
+                "CNI_CONTAINERID" => Some("c1".into()),
+                "CNI_NETNS" => Some("/nowhere/netns".into()),
+                "CNI_IFNAME" => Some("net1".into()),
+                "CNI_PATH" => Some("/nowhere/bin".into()),
+                exec::INSIDE => inside.then(|| "1".into()),
+                _ => None,
+            };
+            run(program.as_ref(), &env, &mut conf.as_bytes(), &context)
+        };
+        for program in ["/opt/cni/bin/weft-pod", "multus", "multus-shim"] {
+            for verb in ["ADD", "CHECK", "STATUS"] {
+                let answer = call(program, verb, true);
+                assert!(!answer.ok && answer.stdout.contains("\"code\": 7"), "{program} {verb}: {}", answer.stdout);
+                assert!(answer.stdout.contains("weft does not run it"), "{program} {verb}: {}", answer.stdout);
+            }
+            for verb in ["DEL", "GC", "VERSION"] {
+                let answer = call(program, verb, true);
+                assert!(answer.ok, "{program} {verb}: {}", answer.stdout);
+            }
+        }
+        let outside = call("weft-pod", "ADD", false);
+        assert!(!outside.ok && !outside.stdout.contains("weft does not run it"), "{}", outside.stdout);
+    }
 
     #[test]
     fn a_panic_becomes_one_document() {

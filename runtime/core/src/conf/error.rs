@@ -136,6 +136,14 @@ pub enum ConfError {
     /// A plugin name that would leave `CNI_PATH`.
     #[error("invalid plugin name: {0}")]
     PluginName(String),
+    /// `weft-pod` as the plugin of one network.
+    #[error(
+        "{name:?} attaches all networks of a pod, and cannot be the plugin of one of them; name the plugin that makes the interface"
+    )]
+    PodPlugin {
+        /// The name.
+        name: String,
+    },
     /// `ipam` for a delegate that uses no addresses.
     #[error("a {kind} takes no addresses: remove \"ipam\"")]
     NoIpamWanted {
@@ -258,6 +266,7 @@ impl ConfError {
             | Self::MissingIpam
             | Self::NoPlugin { .. }
             | Self::PluginName(_)
+            | Self::PodPlugin { .. }
             | Self::NoIpamWanted { .. }
             | Self::NoDetection { .. }
             | Self::UnknownPolicy { .. }

@@ -1,5 +1,6 @@
 //! The kind of IPAM: `ipam.type`.
 
+use super::persona::is_pod_plugin;
 use super::{ConfError, Object, Persona};
 
 /// The kind of IPAM.
@@ -95,10 +96,19 @@ fn policy(ipam: &Object) -> Result<&str, ConfError> {
     ipam.text("policy")?.ok_or(ConfError::Missing { key: "ipam.policy", hint })
 }
 
-/// Checks a name to look up in `CNI_PATH`: it must be a plain file name.
+/// Checks a name to look up in `CNI_PATH`: it must be a plain file name, and not `weft-pod`'s, which would take the
+/// network's configuration for its own.
 pub(super) fn plugin_name(name: &str) -> Result<String, ConfError> {
-    if name.contains(['/', '\0']) || name == "." || name == ".." {
+    if !is_file_name(name) {
         return Err(ConfError::PluginName(name.to_owned()));
     }
+    if is_pod_plugin(name) {
+        return Err(ConfError::PodPlugin { name: name.to_owned() });
+    }
     Ok(name.to_owned())
+}
+
+/// Returns whether a plugin's name stays inside `CNI_PATH`.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !name.contains(['/', '\0']) && name != "." && name != ".."
 }

@@ -13,6 +13,15 @@ const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 /// Names of the persona for all networks of a pod.
 pub const POD_NAMES: [&str; 3] = ["weft-pod", "multus", "multus-shim"];
 
+/// The suffix of a plugin that was moved aside for weft.
+pub const KEPT_SUFFIX: &str = ".before-weft";
+
+/// Returns whether a plugin attaches all networks of a pod: `weft-pod`, or the Multus that it replaced.
+#[must_use]
+pub fn is_pod_plugin(name: &str) -> bool {
+    POD_NAMES.contains(&name.strip_suffix(KEPT_SUFFIX).unwrap_or(name))
+}
+
 /// The plugin that the program stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persona {

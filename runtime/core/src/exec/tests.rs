@@ -8,6 +8,10 @@ use nix::sched::CloneFlags;
 use super::*;
 
 fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
+    run_by(Caller::Weft, script, stdin, limit)
+}
+
+fn run_by(caller: Caller, script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("plugin");
     fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -24,6 +28,7 @@ fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> 
         stdin: stdin.as_bytes(),
         stderr: Stderr::Kept,
         limit,
+        caller,
     })
 }
 
@@ -36,6 +41,14 @@ fn stdin_and_environment_reach_the_plugin() {
     let long = "x".repeat(300_000);
     assert_eq!(run("cat", &long, LONG).unwrap().stdout.len(), long.len());
     assert!(run("exit 0", &long, LONG).is_ok(), "a plugin need not read its stdin");
+}
+
+#[test]
+fn what_weft_runs_knows_that_it_is_inside() {
+    let said = run("echo \"${WEFT_INSIDE-}\"", "{}", LONG).unwrap();
+    assert_eq!(said.stdout, b"1\n");
+    let said = run_by(Caller::Runtime, "echo \"${WEFT_INSIDE-none}\"", "{}", LONG).unwrap();
+    assert_eq!(said.stdout, b"none\n");
 }
 
 #[test]

@@ -9,14 +9,13 @@ use super::attachment::{DeviceInfoFiles, PluginCall, PodAttachment, Progress};
 use super::device_info;
 use super::error::PodError;
 use super::files;
-use super::network::{NetworkConf, NetworkError, plugin_type};
+use super::network::{NetworkConf, plugin_type};
 use super::references::full_name;
 use super::request::{DefaultRoute, args, check_capabilities, plugin_conf, requested};
 use super::selection::{DEFAULT_NETWORK, NETWORKS, Selection, parse_selection};
 use super::settings::{NetworkRef, Networks, Settings};
 use super::trust;
 use crate::agent::pod::{Definition, PodInfo};
-use crate::conf::POD_NAMES;
 
 /// The annotation of a definition with the resource whose devices its attachments get.
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
@@ -73,24 +72,6 @@ pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<
         list.push(attachment);
     }
     Ok(list)
-}
-
-/// Returns the default network's configuration as far as it is known without a pod, for STATUS and GC.
-///
-/// # Errors
-/// It is missing or wrong.
-pub fn default_network(
-    settings: &Settings,
-    conf_name: &str,
-    definitions: &BTreeMap<String, Definition>,
-    warnings: &mut Vec<String>,
-) -> Result<NetworkConf, PodError> {
-    match &settings.networks {
-        Networks::Inline(delegates) => inline(settings, conf_name, delegates.first()),
-        Networks::Named { cluster, .. } => {
-            named(settings, cluster, definitions, warnings).map(|wanted| wanted.conf).map_err(not_ready)
-        }
-    }
 }
 
 struct Builder<'a, 'w> {
@@ -176,10 +157,7 @@ impl Builder<'_, '_> {
             Some(interface) => interface.clone(),
             None => format!("net{index}"),
         };
-        if let Some(own) = conf.types().find(|kind| POD_NAMES.contains(kind)) {
-            let why = format!("a network of a pod cannot be of type {own:?}, which attaches all networks of a pod");
-            return Err(NetworkError { place: format!("network {label}"), why }.into());
-        }
+        trust::refuse_pod_plugins(&label, &conf)?;
         check_capabilities(&label, &conf, &selection)?;
         let device = self.device(&label, resource.as_deref(), &selection)?;
         let device_info = device.as_deref().map(|device| DeviceInfoFiles {
@@ -211,8 +189,9 @@ impl Builder<'_, '_> {
         })
     }
 
-    /// Returns the next device of the resource, otherwise the device that the annotation names. As with Multus, a
-    /// resource without remaining devices provides none.
+    /// Returns the next device of the resource. As with Multus, a resource without remaining devices provides none. The
+    /// device that the annotation names counts only for a network without a resource: otherwise a pod could name a
+    /// device that kubelet gave to another one.
     fn device(
         &mut self,
         label: &str,
@@ -230,7 +209,14 @@ impl Builder<'_, '_> {
             devices.sort();
             devices.into_iter()
         });
-        Ok(left.next().or_else(|| selection.device_id.clone()))
+        let device = left.next();
+        if let Some(named) = selection.device_id.as_ref().filter(|_named| device.is_none()) {
+            self.warnings.push(format!(
+                "network {label}: deviceID {named:?} of the annotation is ignored, because the network's devices are those of \
+                 resource {resource:?}, and the pod has none left"
+            ));
+        }
+        Ok(device)
     }
 }
 

@@ -14,6 +14,23 @@ use crate::store::Key;
 /// Keys of `CNI_ARGS` that Kubernetes' runtimes set, or that request an address for the pod.
 const ARGS: &[&str] = &["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "IP", "MAC"];
 
+/// Answers a call that weft itself makes, directly or through another vendor's plugin. Then the configuration is that of
+/// a network, which somebody else than the operator may have written, and it would choose the directory of the plugins
+/// and the trusted namespaces.
+///
+/// # Errors
+/// Always, except for DEL and GC: such a call makes nothing, so nothing is left to remove.
+pub fn called_by_weft(program: &str, verb: Verb) -> Result<String, CniError> {
+    if matches!(verb, Verb::Del | Verb::Gc) {
+        return Ok(String::new());
+    }
+    let msg = format!(
+        "{program} attaches all networks of a pod, so weft does not run it as the plugin of one of them; name the plugin that \
+         makes the interface"
+    );
+    Err(CniError::new(code::INVALID_CONFIG, msg))
+}
+
 /// A call of the persona `weft-pod`.
 #[derive(Debug)]
 pub struct PodCall {

@@ -12,7 +12,7 @@ use super::call::PodCall;
 use crate::attach::{Node, kept_file};
 use crate::cni::{CniError, code};
 use crate::deadline;
-use crate::exec::{self, ExecCall, Stderr};
+use crate::exec::{self, Caller, ExecCall, Stderr};
 
 /// The default of `cniDir`.
 const CACHE: &str = "/var/lib/cni/multus";
@@ -60,6 +60,7 @@ fn exec_call(call: &PodCall) -> ExecCall<'_> {
         stdin: &call.stdin,
         stderr: Stderr::Ours,
         limit: call.sandbox().limit,
+        caller: Caller::Weft,
     }
 }
 

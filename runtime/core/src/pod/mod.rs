@@ -35,8 +35,8 @@ mod tests;
 
 pub use add::add;
 pub use attachment::{DeviceInfoFiles, PluginCall, PodAttachment, Progress};
-pub use attachments::{Input, RESOURCE_NAME, attachments, default_network};
-pub use call::PodCall;
+pub use attachments::{Input, RESOURCE_NAME, attachments};
+pub use call::{PodCall, called_by_weft};
 pub use check::check;
 pub use del::{del, remove_pod};
 pub use error::PodError;

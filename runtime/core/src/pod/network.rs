@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::cni::{Object, Version, check_name};
+use crate::conf::is_file_name;
 
 /// A network's configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,11 +83,6 @@ impl NetworkConf {
         })
     }
 
-    /// Returns the names of the plugins in order.
-    pub fn types(&self) -> impl Iterator<Item = &str> {
-        self.plugins.iter().map(plugin_type)
-    }
-
     /// Returns whether a plugin declares a capability.
     #[must_use]
     pub fn is_capable_of(&self, capability: &str) -> bool {
@@ -123,10 +119,13 @@ fn version(object: &Object, fallback: Version) -> Result<Version, String> {
 
 /// Returns a plugin's object with `name` and `cniVersion`; its keys keep their order.
 fn complete(plugin: &Object, name: &str, version: Version) -> Result<Map<String, Value>, String> {
-    if plugin.text("type").map_err(|error| error.to_string())?.is_none() {
-        return Err("a plugin has no \"type\"".to_owned());
+    let kind = plugin.text("type").map_err(|error| error.to_string())?.ok_or("a plugin has no \"type\"")?;
+    if !is_file_name(kind) {
+        return Err(format!("the plugin type {kind:?} is not the name of a file in binDir or CNI_PATH"));
     }
     let mut map = plugin.as_value().as_object().cloned().unwrap_or_default();
+    // Keys are found without regard to case, but the plugin to call is looked up by this one.
+    map.insert("type".to_owned(), Value::String(kind.to_owned()));
     map.insert("name".to_owned(), Value::String(name.to_owned()));
     map.insert("cniVersion".to_owned(), Value::String(version.to_string()));
     // A single plugin may carry this list key, but a plugin gets one version.

@@ -11,7 +11,7 @@ use super::versions;
 use crate::attach::{self, Call, Node};
 use crate::cni::{CniError, CniResult, Environment, Verb, Version, code};
 use crate::conf::Persona;
-use crate::exec::{self, ExecCall, ExecError, Stderr};
+use crate::exec::{self, Caller, ExecCall, ExecError, Stderr};
 use crate::facts::PodFacts;
 
 /// The sandbox that is attached.
@@ -264,6 +264,7 @@ fn external(
         stdin: stdin.as_bytes(),
         stderr: Stderr::Kept,
         limit: sandbox.limit(),
+        caller: Caller::Weft,
     })
     .map_err(ExecError::into_cni)?;
     for line in String::from_utf8_lossy(&answer.stderr).lines() {

@@ -1,4 +1,4 @@
-//! What a definition may not say unless it is the operator's. Pure.
+//! What a definition may not say unless it is the operator's, and what no network of a pod may say. Pure.
 //!
 //! Everybody who may create a NetworkAttachmentDefinition in a namespace chooses the links and addresses of its pods, as
 //! with Multus. Only weft can also read files of the node, show them to policies and send them to servers. That is left
@@ -7,19 +7,29 @@
 use serde_json::{Map, Value};
 
 use super::error::PodError;
-use super::network::NetworkConf;
+use super::network::{NetworkConf, NetworkError};
 use super::settings::Settings;
+use crate::agent;
+use crate::conf::is_pod_plugin;
 
 /// Types of ledgers that name neither servers nor files.
 const LEDGERS: [&str; 2] = ["node", "kubernetes"];
 /// Keys of ledgers that name a server, a file or a socket.
 const OF_LEDGER: [&str; 6] = ["endpoints", "caFile", "certFile", "keyFile", "passwordFile", "socket"];
-/// Files that `resolvConf` usually names. They contain nothing but the node's DNS.
-const RESOLVERS: [&str; 4] = [
-    "/etc/resolv.conf",
-    "/run/systemd/resolve/resolv.conf",
-    "/run/systemd/resolve/stub-resolv.conf",
-    "/run/NetworkManager/resolv.conf",
+/// Keys of stock plugins that name a file or a socket, each with its usual values.
+const PATHS: [(&str, &[&str]); 3] = [
+    // They contain nothing but the node's DNS.
+    (
+        "resolvConf",
+        &[
+            "/etc/resolv.conf",
+            "/run/systemd/resolve/resolv.conf",
+            "/run/systemd/resolve/stub-resolv.conf",
+            "/run/NetworkManager/resolv.conf",
+        ],
+    ),
+    ("subnetFile", &["/run/flannel/subnet.env"]),
+    ("daemonSocketPath", &[agent::SOCKET, "/run/cni/dhcp.sock"]),
 ];
 
 /// Refuses a definition of a namespace that the operator does not trust if it names files, directories or servers.
@@ -50,7 +60,39 @@ pub(super) fn check(
 pub fn check_definition(settings: &Settings, full: &str, config: &str) -> Result<(), PodError> {
     let (namespace, name) = full.split_once('/').unwrap_or((settings.namespace.as_str(), full));
     let conf = definition_conf(settings, full, name, config)?;
+    refuse_pod_plugins(full, &conf)?;
     check(settings, &conf, full, namespace)
+}
+
+/// Refuses `weft-pod` as a plugin of a network, at any depth and for every namespace: it would take the network's
+/// configuration for the operator's, with its own directory of plugins and its own trusted namespaces.
+pub(super) fn refuse_pod_plugins(network: &str, conf: &NetworkConf) -> Result<(), PodError> {
+    match conf.plugins.iter().find_map(pod_plugin) {
+        Some((key, kind)) => {
+            let why = format!("{key:?} cannot be {kind:?}, which attaches all networks of a pod");
+            Err(NetworkError { place: format!("network {network}"), why }.into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns the path and the value of the first `type` that is `weft-pod`.
+fn pod_plugin(object: &Map<String, Value>) -> Option<(String, String)> {
+    object.iter().find_map(|(key, value)| match value {
+        Value::String(kind) if is(key, "type") => {
+            let file = kind.rsplit('/').next().unwrap_or(kind);
+            is_pod_plugin(file).then(|| (key.clone(), kind.clone()))
+        }
+        other => pod_plugin_within(other).map(|(inner, kind)| (format!("{key}.{inner}"), kind)),
+    })
+}
+
+fn pod_plugin_within(value: &Value) -> Option<(String, String)> {
+    match value {
+        Value::Object(inner) => pod_plugin(inner),
+        Value::Array(list) => list.iter().find_map(pod_plugin_within),
+        _ => None,
+    }
 }
 
 /// Reads the configuration of a definition.
@@ -71,8 +113,9 @@ fn forbidden(object: &Map<String, Value>) -> Option<String> {
         let found = match value {
             Value::Object(inner) => of_object(key, inner).or_else(|| forbidden(inner)),
             Value::Array(list) => list.iter().find_map(in_list),
-            Value::String(path) if is(key, "resolvConf") && !path.is_empty() => {
-                (!RESOLVERS.contains(&path.as_str())).then(String::new)
+            Value::String(path) if !path.is_empty() => {
+                let usual = PATHS.iter().find(|(wanted, _usual)| is(key, wanted)).map(|(_key, usual)| usual);
+                usual.is_some_and(|usual| !usual.contains(&path.as_str())).then(String::new)
             }
             _ => None,
         };

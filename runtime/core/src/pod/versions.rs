@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::cni::Version;
-use crate::exec::{ExecCall, Stderr, exec, find};
+use crate::exec::{Caller, ExecCall, Stderr, exec, find};
 
 /// The stored answer of a binary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,7 @@ fn ask(plugin: &str, path: &[PathBuf], limit: Duration) -> Option<Vec<String>> {
         stdin: stdin.as_bytes(),
         stderr: Stderr::Kept,
         limit,
+        caller: Caller::Weft,
     };
     let answer = exec(&call).ok()?;
     serde_json::from_slice::<Document>(&answer.stdout).ok().map(|document| document.supported_versions)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 /// Suffix of a plugin that was moved aside. DEL of its attachments still calls it.
-pub(super) const SAVED: &str = weft_core::attach::KEPT_SUFFIX;
+pub(super) const SAVED: &str = weft_core::conf::KEPT_SUFFIX;
 
 /// A step with the reason why it is, or is not, necessary.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha512};
 use weft_core::cni::{CniResult, Verb, Version, check_container_id, check_ifname};
-use weft_core::exec::{self, ExecCall, ExecError, Stderr};
+use weft_core::exec::{self, Caller, ExecCall, ExecError, Stderr};
 
 use crate::installed;
 use crate::output::Output;
@@ -195,6 +195,7 @@ impl ByHand {
             stdin: text.as_bytes(),
             stderr: Stderr::Ours,
             limit: self.limit,
+            caller: Caller::Runtime,
         });
         answer.map(|answer| answer.stdout).map_err(|error| {
             let said = match error {

@@ -1,6 +1,7 @@
 //! `weft-pod` as a whole program, with a stand-in for the agent: real namespaces, our own delegates and another
 //! vendor's.
 
+mod nested;
 mod ours;
 mod theirs;
 
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
     suite.test("field-12-del-gets-what-add-got", &theirs, || bare(theirs::same_conf));
     suite.test("no-agent-is-code-11-naming-the-socket", &theirs, || bare(theirs::no_agent));
     suite.test("field-3-status-beside-a-silent-agent", &theirs, || bare(theirs::silent_agent));
+    suite.test("a-network-runs-no-weft-pod", &theirs, || bare(nested::refused));
+    suite.test("a-plugin-of-a-network-runs-no-weft-pod", &theirs, || bare(nested::relayed));
     suite.test("field-10-r29-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
     suite.test("field-14-status-and-gc-with-two-variables", &theirs, || bare(theirs::two_variables));
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));

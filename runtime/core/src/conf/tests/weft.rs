@@ -39,6 +39,28 @@ fn the_delegate_sees_what_its_stock_plugin_would() {
 }
 
 #[test]
+fn weft_pod_is_no_plugin_of_a_network() {
+    let ranges = json!([[{"subnet": "10.0.0.0/24"}]]);
+    for name in ["weft-pod", "multus", "multus-shim", "multus-shim.before-weft"] {
+        let delegate = err(json!({"delegate": {"type": name}}));
+        let ipam = err(json!({"delegate": {"type": "bridge"}, "ipam": {"type": name, "ranges": ranges}}));
+        let among = json!({"cniVersion": "1.1.0", "name": "net", "type": "weft", "select": {"policy": "by-label"},
+            "delegates": [{"name": "a", "type": name}]});
+        let chosen = parse(Persona::Weft, among).unwrap_err();
+        let stock = parse(Persona::Delegate("bridge"), json!({"name": "n", "type": "bridge", "ipam": {"type": name}}));
+        for error in [delegate, ipam, chosen, stock.unwrap_err()] {
+            assert!(
+                error.code() == 7 && error.to_string().contains("attaches all networks of a pod"),
+                "{name}: {error}"
+            );
+        }
+        // DEL needs the journal alone.
+        let conf = object(json!({"name": "n", "type": "bridge", "ipam": {"type": name}}));
+        assert_eq!(Network::parse_for_del(Persona::Delegate("bridge"), &conf, &is_shipped).name, "n");
+    }
+}
+
+#[test]
 fn unknown_keys_are_named_with_what_to_do() {
     let text = |more| {
         let error = err(more);

@@ -381,6 +381,8 @@ fn a_definition_names_no_files_or_servers_of_the_operator() {
         (ipam("ledger", &etcd), "ipam.ledger.endpoints"),
         (ipam("grants", &json!({"Data": "/etc/kubernetes"})), "ipam.grants.Data"),
         (ipam("resolvConf", &json!("/etc/secret")), "ipam.resolvConf"),
+        (ipam("daemonSocketPath", &json!("/run/containerd/containerd.sock")), "ipam.daemonSocketPath"),
+        (json!({"name": "a", "type": "flannel", "SubnetFile": "/etc/secret"}), "SubnetFile"),
         (json!({"name": "a", "plugins": [{"type": "calico"}, weft("grants", json!({"data": "/"}))]}), "grants.data"),
         (
             json!({"name": "a", "type": "weft", "delegates": [{"type": "theirs", "ipam": {"ledger": etcd}}]}),
@@ -406,6 +408,8 @@ fn a_definition_names_no_files_or_servers_of_the_operator() {
         weft("grants", json!({"wasi": true, "routes": ["10.0.0.0/8"]})),
         weft("ipam", json!({"type": "wasm", "policy": "file:///opt/policy.wasm", "resolvConf": "/etc/resolv.conf"})),
         json!({"name": "a", "type": "host-device", "device": "eth7", "ipam": {"type": "host-local", "dataDir": "/run/x"}}),
+        json!({"name": "a", "type": "flannel", "subnetFile": "/run/flannel/subnet.env"}),
+        json!({"name": "a", "type": "macvlan", "ipam": {"type": "dhcp", "daemonSocketPath": "/run/cni/dhcp.sock"}}),
     ];
     for conf in admitted {
         assert_eq!(Case::new("a").nad("default/a", conf).list().len(), 2);
@@ -489,6 +493,31 @@ fn r20_a_device_of_the_annotation_is_a_capability_only() {
 }
 
 #[test]
+fn a_device_of_the_annotation_does_not_stand_in_for_one_of_kubelet() {
+    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true, "CNIDeviceInfoFile": true}});
+    let case = Case::new(r#"[{"name": "a", "deviceID": "0000:03:02.1"}]"#).nad("default/a", conf).resource(
+        "default/a",
+        "vendor.com/nic",
+        &[],
+    );
+    let (list, warnings) = case.build().unwrap();
+    let conf = confs(&list[1]).remove(0);
+    for key in ["deviceID", "pciBusID", "runtimeConfig"] {
+        assert_eq!(conf.get(key), None, "{key}");
+    }
+    assert_eq!(list[1].device_info, None);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("\"0000:03:02.1\" of the annotation is ignored"),
+        "{warnings:?}"
+    );
+    // The device that kubelet gave wins, as with Multus.
+    let case = case.resource("default/a", "vendor.com/nic", &["0000:03:02.0"]);
+    let (list, warnings) = case.build().unwrap();
+    assert_eq!(confs(&list[1])[0]["deviceID"], "0000:03:02.0");
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
 fn plugins_of_a_name_of_ours_can_be_kept_external() {
     let case = Case::new("a").nad("default/a", plain("a")).conf("externalPlugins", json!(["bridge"]));
     assert!(case.list()[1].plugins[0].external);
@@ -526,9 +555,54 @@ fn r17_the_two_annotations_have_one_default_route_together() {
 }
 
 #[test]
-fn a_network_that_is_weft_pod_itself_is_refused() {
-    for kind in ["weft-pod", "multus"] {
-        let case = Case::new("a").nad("default/a", json!({"name": "a", "type": kind}));
-        assert!(case.error().contains("cannot be of type"), "{kind}");
+fn weft_pod_is_no_plugin_of_a_network_at_any_depth() {
+    let with = |kind: &str, more: Value| {
+        let mut conf = json!({"name": "a", "type": kind, "binDir": "/tenant", "trustedNamespaces": ["*"],
+            "delegates": [{"type": "p"}, {"type": "p"}]});
+        conf.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        conf
+    };
+    let refused = [
+        (with("weft-pod", json!({})), "\"type\" cannot be \"weft-pod\""),
+        (with("multus", json!({})), "\"type\" cannot be \"multus\""),
+        (with("multus-shim", json!({})), "\"type\" cannot be \"multus-shim\""),
+        (with("multus.before-weft", json!({})), "\"type\" cannot be \"multus.before-weft\""),
+        (with("bridge", json!({"ipam": {"type": "weft-pod"}})), "\"ipam.type\" cannot be \"weft-pod\""),
+        (with("theirs", json!({"IPAM": {"Type": "multus"}})), "\"IPAM.Type\" cannot be \"multus\""),
+        (
+            with("theirs", json!({"ipam": {"type": "/opt/cni/bin/multus"}})),
+            "\"ipam.type\" cannot be \"/opt/cni/bin/multus\"",
+        ),
+        (with("weft", json!({"delegate": {"type": "weft-pod"}})), "\"delegate.type\" cannot be \"weft-pod\""),
+        (
+            json!({"name": "a", "plugins": [{"type": "bridge"}, {"type": "theirs", "ipam": {"type": "multus"}}]}),
+            "\"ipam.type\" cannot be \"multus\"",
+        ),
+        (with("theirs", json!({"delegates": [[{"conf": {"type": "weft-pod"}}]]})), "\"delegates.conf.type\""),
+    ];
+    for (conf, text) in refused {
+        // The pod's first network keeps the names from clashing: without the check, the second level would attach all.
+        let case = || Case::new("a@q, a").nad("default/a", conf.clone());
+        for case in [case(), case().conf("trustedNamespaces", json!(["*"]))] {
+            let error = case.build().unwrap_err();
+            assert!(error.code() == 7 && error.to_string().contains(text), "{conf}: {error}");
+        }
+        let object = Object::from_value(json!({"clusterNetwork": "main"})).unwrap();
+        let settings = Settings::read(&object, Version::V1_0_0).unwrap();
+        crate::pod::check_definition(&settings, "default/a", &conf.to_string()).unwrap_err();
     }
+    let inline = Case::new("").conf("delegates", json!([{"type": "bridge", "ipam": {"type": "weft-pod"}}]));
+    assert!(inline.error().contains("\"ipam.type\" cannot be \"weft-pod\""));
+}
+
+#[test]
+fn a_type_is_the_name_of_a_file_in_the_directories_of_plugins() {
+    for kind in ["/tmp/weft-pod", "../bridge", "x/bridge", ".."] {
+        let case = Case::new("a").nad("default/a", json!({"name": "a", "type": kind}));
+        let error = case.build().unwrap_err();
+        assert!(error.code() == 7 && error.to_string().contains("is not the name of a file"), "{kind}: {error}");
+    }
+    // Keys count without regard to case, and the last one of a name.
+    let case = Case::new("a").nad("default/a", json!({"name": "a", "Type": "bridge"}));
+    assert_eq!(case.list()[1].plugins[0].kind, "bridge");
 }

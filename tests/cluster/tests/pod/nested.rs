@@ -1,0 +1,68 @@
+//! The author of a NetworkAttachmentDefinition tries to have `weft-pod` called with a configuration of his own, and with it
+//! a program of his own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::{Scene, calls, vendor};
+
+/// Writes a program.
+pub(crate) fn program(path: &Path, body: &str) -> Result<()> {
+    fs::create_dir_all(path.parent().context("parent")?)?;
+    fs::write(path, format!("#!/bin/sh\n{body}\n"))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Writes the author's program `p`, which notes that it ran. Returns its directory, and the note.
+fn tenant(scene: &Scene) -> Result<(PathBuf, PathBuf)> {
+    let (dir, note) = (scene.node.scratch().join("tenant"), scene.node.scratch().join("ran"));
+    program(&dir.join("p"), &format!("echo $CNI_COMMAND >> {}\necho '{{\"cniVersion\": \"1.1.0\"}}'", note.display()))?;
+    Ok((dir, note))
+}
+
+/// As `ipam` of a network of ours, and as the plugin itself: nothing is called.
+pub(crate) fn refused(mut scene: Scene) -> Result<()> {
+    let (dir, note) = tenant(&scene)?;
+    // weft finds itself there.
+    fs::create_dir_all("/opt/cni/bin")?;
+    scene.nad("a", &vendor("a"))?;
+    for nested in [
+        json!({"type": "bridge", "ipam": {"type": "weft-pod"}}),
+        json!({"type": "weft", "delegate": {"type": "multus"}}),
+    ] {
+        let mut evil = json!({"cniVersion": "1.1.0", "name": "evil", "binDir": dir, "agentSocket": scene.conf["agentSocket"],
+            "delegates": [{"type": "p"}, {"type": "p"}]});
+        evil.as_object_mut().context("object")?.extend(nested.as_object().cloned().context("object")?);
+        scene.nad("evil", &evil)?;
+        // Named like this, the interfaces of both levels do not clash.
+        scene.pod("a@q, evil")?;
+        let error = scene.run("ADD")?.error()?;
+        ensure!(error.code == 7 && error.msg.contains("attaches all networks of a pod"), "{error:?}");
+        ensure!(calls()?.is_empty(), "{:?}", calls()?);
+        scene.run("DEL")?.quiet()?;
+    }
+    ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
+    scene.nothing_left()
+}
+
+/// Another vendor's plugin hands its configuration on to `weft-pod`.
+pub(crate) fn relayed(mut scene: Scene) -> Result<()> {
+    let (dir, note) = tenant(&scene)?;
+    let weft_pod = scene.node.scratch().join("bin/weft-pod");
+    program(Path::new("/opt/cni/bin/relay"), &format!("exec {}", weft_pod.display()))?;
+    let evil = json!({"cniVersion": "1.1.0", "name": "evil", "type": "relay", "binDir": dir,
+        "agentSocket": scene.conf["agentSocket"], "delegates": [{"type": "p"}]});
+    scene.nad("evil", &evil)?;
+    scene.pod("evil")?;
+    let error = scene.run("ADD")?.error()?;
+    ensure!(error.code == 7 && error.msg.contains("weft does not run it"), "{error:?}");
+    ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
+    scene.run("DEL")?.quiet()?;
+    ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
+    fs::remove_file("/opt/cni/bin/relay")?;
+    scene.nothing_left()
+}
