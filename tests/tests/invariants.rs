@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     suite.test("a_reboot_releases_what_the_old_boot_left", &needs, reboot);
     suite.test("a_fault_stays_with_what_names_it", &needs, fault_stays);
     suite.test("a_reused_netns_path_is_left_alone", &needs, reused_path);
+    suite.test("other_plugins_get_no_reused_netns_path", &needs, reused_path_of_others);
     suite.test("a_device_that_came_home_is_found", &needs, device_that_came_home);
     suite.run()
 }
@@ -289,6 +290,42 @@ fn reused_path() -> Result<()> {
     ok(&world.run(&del, "weft")?, "DEL old by the new one's path")?;
     if world.container("new")?.line("ip link show eth0").is_err() {
         bail!("DEL of the old attachment deleted the new container's link");
+    }
+    Ok(())
+}
+
+/// Another vendor's plugin acts in whatever namespace it is told.
+fn reused_path_of_others() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let (dir, log) = (world.scratch().join("plugins"), world.scratch().join("theirs.log"));
+    fs::create_dir_all(&dir).context("make the directory")?;
+    let script = format!(
+        "#!/bin/sh\ncat > /dev/null\necho \"$CNI_COMMAND $CNI_NETNS\" >> {}\n\
+         [ $CNI_COMMAND = DEL ] || echo '{{\"cniVersion\": \"1.1.0\", \"ips\": [{{\"address\": \"10.62.7.2/24\"}}]}}'\n",
+        log.display()
+    );
+    fs::write(dir.join("theirs"), script).context("write the plugin")?;
+    let file = dir.join("theirs").display().to_string();
+    process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), file])?;
+    world.add_path(&dir);
+    let by_ipam = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "delegate": { "type": "bridge", "bridge": "inv0" },
+                          "ipam": { "type": "theirs" } });
+    let by_delegate = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "delegate": { "type": "theirs" } });
+    for conf in [by_ipam, by_delegate] {
+        for is_reused in [true, false] {
+            let (old, new) = (Attach::eth0("old"), Attach::eth0("new"));
+            ok(&world.call("ADD", &old, &conf)?, "ADD")?;
+            fs::write(&log, "").context("empty the log")?;
+            let mut del = world.prepare("DEL", &old, &conf)?;
+            let own = del.netns.clone().context("a path")?;
+            if is_reused {
+                del.netns = world.prepare("DEL", &new, &conf)?.netns;
+            }
+            ok(&world.run(&del, "weft")?, "DEL")?;
+            let said = fs::read_to_string(&log).context("read the log")?;
+            let want = if is_reused { "DEL \n".to_owned() } else { format!("DEL {own}\n") };
+            ensure!(said == want, "{conf}: {said:?} instead of {want:?}");
+        }
     }
     Ok(())
 }

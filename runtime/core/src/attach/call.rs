@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::error::AttachError;
 use super::node::Context;
+use super::record;
 use super::trace::{ChoiceTrace, Trace, Traces};
 use crate::cni::{self, CniError, CniResult, Environment, Verb, Version};
 use crate::conf::{DhcpConf, Network, Object, Persona};
@@ -39,6 +40,8 @@ pub struct Call {
     pub(super) facts: Option<PodFacts>,
     /// Time limit of an external plugin.
     pub(super) plugin_limit: Duration,
+    /// The shared name of what `weft-pod` makes for the same pod, if it makes the call.
+    pub(super) of_pod: Option<String>,
 }
 
 impl Call {
@@ -67,7 +70,18 @@ impl Call {
             return Err(error.into());
         }
         let plugin_limit = context.plugin_limit;
-        Ok(Self { persona, env, pairs, stdin: stdin.into(), conf, network, choice: None, facts: None, plugin_limit })
+        Ok(Self {
+            persona,
+            env,
+            pairs,
+            stdin: stdin.into(),
+            conf,
+            network,
+            choice: None,
+            facts: None,
+            plugin_limit,
+            of_pod: None,
+        })
     }
 
     /// Builds the DEL of an attachment without a runtime's call: a manual DEL, one of an abandoned attachment, or one
@@ -95,6 +109,19 @@ impl Call {
     #[must_use]
     pub fn with_facts(self, facts: PodFacts) -> Self {
         Self { facts: Some(facts), ..self }
+    }
+
+    /// Returns the same call, made by `weft-pod` for one of the networks of a pod, whose interface has this name for the
+    /// runtime.
+    #[must_use]
+    pub fn for_pod(self, ifname: &str) -> Self {
+        let of_pod = Some(record::pod_name(&self.env.container_id, ifname));
+        Self { of_pod, ..self }
+    }
+
+    /// Returns the shared name of what `weft-pod` makes for the same pod, if it makes the call.
+    pub(super) fn of_pod(&self) -> Option<String> {
+        self.of_pod.clone()
     }
 
     /// Returns the same call with the path under which this process finds the namespace of the call's attachment. It
@@ -182,6 +209,11 @@ impl Call {
         let uid = self.pod()?.uid;
         let (ifname, network) = (&self.env.ifname, &self.network.name);
         (!uid.is_empty()).then(|| format!("pod {uid} {ifname} on {network}"))
+    }
+
+    /// Returns the names under which other calls find what this call makes.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.pod_name().into_iter().chain(self.of_pod())
     }
 
     /// Returns how to request addresses from a DHCP server, if the network uses one.

@@ -16,9 +16,11 @@ pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {
     record::chained(&entry.record, &entry.key.attachment)
 }
 
-fn write(listed: &[Chained]) -> Result<Option<Record>, AttachError> {
+/// Returns the record of a list. `names` are shared besides those of the plans.
+fn write(listed: &[Chained], names: impl IntoIterator<Item = String>) -> Result<Option<Record>, AttachError> {
     let Some(first) = listed.first() else { return Ok(None) };
-    let shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared()).collect();
+    let mut shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared()).collect();
+    shared.extend(names);
     Ok(Some(Record {
         netns: first.netns.clone(),
         plan: serde_json::to_string(listed).map_err(AttachError::Encode)?,
@@ -33,12 +35,13 @@ pub(super) fn note(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result
     let key = call.key();
     let mut fresh = true;
     let amended = store.amend_unless_removed(&key, crate::facts::now()?, |record| {
+        let names = record::pod_name_among(record.as_ref()).or(call.of_pod());
         let mut listed = record.map_or(Ok(Vec::new()), |record| record::chained(&record, &key.attachment))?;
         fresh = !listed.contains(mine);
         if fresh {
             listed.push(mine.clone());
         }
-        write(&listed)
+        write(&listed, names)
     });
     amended.map_err(amend_failed).map(|()| fresh)
 }
@@ -57,9 +60,10 @@ pub(super) fn drop_calls(
     is_gone: impl Fn(&Chained) -> bool,
 ) -> Result<(), AttachError> {
     let amended = store.amend(key, crate::facts::now()?, |record| {
+        let names = record::pod_name_among(record.as_ref());
         let mut listed = record.map_or(Ok(Vec::new()), |record| record::chained(&record, &key.attachment))?;
         listed.retain(|chained| !is_gone(chained));
-        write(&listed)
+        write(&listed, names)
     });
     amended.map_err(amend_failed)
 }

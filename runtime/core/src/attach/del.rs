@@ -38,16 +38,21 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
 fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
     let mut problems = Vec::new();
     let own = node.store()?.entry(key)?;
+    // `weft-pod` attaches nothing that it does not journal, so without an entry there is nothing.
+    let is_of_pod = call.of_pod().is_some();
     if key.role == Role::Steps {
         // A mark stands for the DELs of other steps too.
         let only = (!node.store()?.is_marked_removed(key)?).then(|| call.persona.name());
         match own {
             Some(entry) => problems.extend(chained::remove(node, call, &entry, only)),
+            None if is_of_pod => {}
             None => problems.extend(kept::del(node, call, key)?.unwrap_or_default()),
         }
     } else {
         if own.is_none() {
             lease::release_unknown(&mut node.log, call);
+        }
+        if own.is_none() && !is_of_pod {
             problems.extend(match (kept::del(node, call, key)?, left_behind(call)) {
                 (Some(problems), _) => problems,
                 (None, Some(file)) => made_by_stock(node, call, &file)?,

@@ -64,7 +64,7 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
             container_id: &attachment.container_id,
             ifname: &attachment.ifname,
             netns: if is_own && !call.env.netns.is_empty() {
-                &call.env.netns
+                liveness::called_netns(&call.env.netns, external.container.as_deref())
             } else {
                 liveness::recorded_netns(&external.netns, external.container.as_deref())
             },
@@ -154,7 +154,7 @@ pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, 
     };
     let externals = serde_json::to_string(&[external]).map_err(AttachError::Encode)?;
     let trace = call.traces(None)?;
-    let shared = call.pod_name().into_iter().collect();
+    let shared = call.names().collect();
     Ok(Record { netns: call.env.netns.clone(), externals, trace, shared, ..Record::default() })
 }
 

@@ -78,6 +78,13 @@ pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: Option<&str>) -> &'a 
     if matches!(state_of(netns, recorded), Ok(NetnsState::There)) { netns } else { "" }
 }
 
+/// Returns the path that another plugin gets at a runtime's DEL: the one of the call, or `""` unless it certainly leads
+/// to the recorded namespace. A runtime may name the path that another container has by now. What an earlier version
+/// recorded has no identity; then the runtime is believed.
+pub(crate) fn called_netns<'a>(called: &'a str, recorded: Option<&str>) -> &'a str {
+    if recorded.is_none() { called } else { recorded_netns(called, recorded) }
+}
+
 /// Returns whether something that a plan made may still be in use. In doubt it is: a running ADD has its namespace, but
 /// no link yet.
 pub(super) fn is_alive(host: &Executor, (netns, plan): &(String, Plan)) -> Result<bool, AttachError> {
@@ -110,6 +117,17 @@ mod tests {
         assert_eq!(recorded_netns(&own, None), "", "the process may be another one");
         assert_eq!(recorded_netns("/nowhere/at/all", None), "");
         assert_eq!(recorded_netns("/tmp", None), "");
+    }
+
+    #[test]
+    fn a_runtimes_path_counts_only_if_it_leads_to_the_recorded_namespace() {
+        let own = format!("/proc/{}/ns/net", std::process::id());
+        let identity = netlink::netns_identity(Path::new(&own)).unwrap();
+        assert_eq!(called_netns(&own, identity.as_deref()), own);
+        assert_eq!(called_netns(&own, Some("another")), "");
+        assert_eq!(called_netns("/nowhere/at/all", Some("another")), "");
+        assert_eq!(called_netns("", identity.as_deref()), "");
+        assert_eq!(called_netns(&own, None), own);
     }
 
     #[test]

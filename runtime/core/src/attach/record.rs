@@ -46,6 +46,26 @@ pub(super) struct Chained {
     pub(super) plan: Plan,
 }
 
+/// How the shared name of what `weft-pod` makes for one pod begins.
+const OF_POD: &str = "weft-pod ";
+
+/// Returns the shared name of what `weft-pod` makes when a runtime calls it for a container and an interface. Neither has a
+/// space in its name.
+pub(super) fn pod_name(container_id: &str, ifname: &str) -> String {
+    format!("{OF_POD}{container_id} {ifname}")
+}
+
+/// Returns such a name among those of a record.
+pub(super) fn pod_name_among(record: Option<&Record>) -> Option<String> {
+    record?.shared.iter().find(|name| name.starts_with(OF_POD)).cloned()
+}
+
+/// Returns the container and the interface of such a name.
+pub(super) fn pod_of_name(name: &str) -> Option<(String, String)> {
+    let (container_id, ifname) = name.strip_prefix(OF_POD)?.split_once(' ')?;
+    Some((container_id.to_owned(), ifname.to_owned()))
+}
+
 /// Returns the plans of an entry, each with the netns path of its ADD; chained steps have several.
 ///
 /// # Errors

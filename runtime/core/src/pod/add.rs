@@ -202,8 +202,8 @@ fn run(
     results.first().ok_or_else(|| CniError::new(code::INTERNAL, "a pod without a default network"))?.to_json(version)
 }
 
-/// Attaches one network of the pod. It is journalled before an external plugin is called, so that DEL finds it whatever
-/// happens.
+/// Attaches one network of the pod, unless a DEL came meanwhile. It is journalled before an external plugin is called, so
+/// that DEL finds it whatever happens; our own plugins have their own journal entries.
 fn attach_one(
     node: &mut Node<'_>,
     pod: &Pod<'_>,
@@ -218,9 +218,12 @@ fn attach_one(
         name_is_free(sandbox, attachment).map_err(|error| pod.with_attachment(attachment, &error))?;
     }
     attachment.progress = Progress::Attempted;
-    if external {
-        record::replace(node, key, &record.nonce, Some(record)).map_err(superseded)?;
-    }
+    let counts = if external {
+        record::replace(node, key, &record.nonce, Some(record))
+    } else {
+        record::still_counts(node, key, &record.nonce)
+    };
+    counts.map_err(superseded)?;
     let Some(attachment) = record.attachments.get_mut(index) else { return Ok(CniResult::default()) };
     if let Some(files) = &attachment.device_info {
         device_info::copy(files).map_err(|error| {

@@ -126,6 +126,7 @@ impl PodCall {
         let seconds = self.settings.as_ref().map_or(120, |settings| settings.plugin_timeout_seconds);
         Sandbox {
             container_id: self.env.container_id.clone(),
+            ifname: self.env.ifname.clone(),
             netns: self.env.netns.clone(),
             path: self.path(),
             limit: Duration::from_secs(seconds),

@@ -10,7 +10,7 @@ use super::device_info;
 use super::kept;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
-use crate::attach::{Node, recorded_netns};
+use crate::attach::{self, Node, called_netns, recorded_netns};
 use crate::cni::{CniError, code};
 use crate::journal::Entry;
 use crate::store::Key;
@@ -21,11 +21,23 @@ use crate::store::Key;
 /// What could not be removed, the last attachment first. DEL can be repeated.
 pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else {
+        remove_left(node, call)?;
         return kept::del(node, call);
     };
     let record = PodRecord::read(&entry)?;
-    let sandbox = Sandbox { netns: call.env.netns.clone(), ..sandbox_of(call, &record) };
+    let netns = called_netns(&call.env.netns, record.container.as_deref()).to_owned();
+    let sandbox = Sandbox { netns, ..sandbox_of(call, &record) };
     remove_entry(node, &sandbox, &entry.key, record)
+}
+
+/// Removes what an ADD left that was killed after another DEL had removed the pod's entry.
+fn remove_left(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
+    let pod = (call.env.container_id.as_str(), call.env.ifname.as_str());
+    match attach::remove_left(node, pod, &call.path()) {
+        Ok(problems) if problems.is_empty() => Ok(()),
+        Ok(problems) => Err(CniError::new(code::LEFTOVERS, problems.join(" / "))),
+        Err(error) => Err(error.to_cni()),
+    }
 }
 
 /// Returns where the plugins of a record run. The runtime's path comes first: plugins may have moved since ADD.
@@ -123,6 +135,7 @@ pub fn remove_pod(node: &mut Node<'_>, entry: &Entry, netns: Option<&Path>) -> R
     let path = netns.map_or_else(|| record.netns.clone(), |path| path.display().to_string());
     let sandbox = Sandbox {
         container_id: entry.key.attachment.container_id.clone(),
+        ifname: entry.key.attachment.ifname.clone(),
         netns: recorded_netns(&path, record.container.as_deref()).to_owned(),
         path: record.path.clone(),
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),

@@ -12,7 +12,7 @@ use super::call::PodCall;
 use super::plugin;
 use super::record::{self, PodRecord};
 use super::{del, ready};
-use crate::attach::Node;
+use crate::attach::{self, AttachError, Node};
 use crate::cni::{CniError, code};
 use crate::store::Key;
 
@@ -42,11 +42,13 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         // This runtime does not list pods of another configuration.
         if at.network == call.name && !is_listed(&valid, at) {
             let sandbox = del::sandbox_of(call, &record);
-            let sandbox = plugin::Sandbox { container_id: at.container_id.clone(), ..sandbox };
+            let (container_id, ifname) = (at.container_id.clone(), at.ifname.clone());
+            let sandbox = plugin::Sandbox { container_id, ifname, ..sandbox };
             let gone = del::remove_entry(node, &sandbox, &key, record);
             problems.extend(gone.err().map(|error| format!("{} {}: {error}", at.container_id, at.ifname)));
         }
     }
+    problems.extend(remove_left(node, call, &valid).map_err(|error| error.to_cni())?);
     let sandbox = call.sandbox();
     for network in networks.values() {
         let said = plugin::gc(node, &sandbox, &network.attachment, &network.list());
@@ -56,6 +58,17 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         [] => Ok(()),
         many => Err(CniError::new(code::LEFTOVERS, many.join(" / "))),
     }
+}
+
+/// Removes what killed ADDs left of pods that have no entry.
+fn remove_left(node: &mut Node<'_>, call: &PodCall, valid: &Valid) -> Result<Vec<String>, AttachError> {
+    let mut problems = Vec::new();
+    for pod in attach::without_entry(node)?.difference(valid) {
+        let (container_id, ifname) = pod;
+        let left = attach::remove_left(node, (container_id, ifname), &call.path())?;
+        problems.extend(left.iter().map(|problem| format!("{container_id}: {problem}")));
+    }
+    Ok(problems)
 }
 
 /// A network of other vendors' plugins, with its living attachments.

@@ -19,6 +19,8 @@ use crate::facts::PodFacts;
 pub(super) struct Sandbox {
     /// `CNI_CONTAINERID`.
     pub(super) container_id: String,
+    /// The pod's interface for the runtime: its `CNI_IFNAME`.
+    pub(super) ifname: String,
     /// `CNI_NETNS`.
     pub(super) netns: String,
     /// Directories in which to look for plugins.
@@ -236,6 +238,7 @@ fn in_process(
         netns_override: false,
     };
     let call = Call::read(node.context(), persona, env, stdin.as_bytes()).map_err(|error| error.to_cni())?;
+    let call = call.for_pod(&sandbox.ifname);
     Ok(match &sandbox.facts {
         Some(facts) => call.with_facts(facts.clone()),
         None => call,

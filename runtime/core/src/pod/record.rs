@@ -172,6 +172,14 @@ pub(super) enum Unchanged {
     Failed(CniError),
 }
 
+/// Checks that the entry's nonce is still `nonce`.
+pub(super) fn still_counts(node: &mut Node<'_>, key: &Key, nonce: &str) -> Result<(), Unchanged> {
+    let entry = node.store().and_then(|store| Ok(store.entry(key)?));
+    let entry = entry.map_err(|error| Unchanged::Failed(error.to_cni()))?;
+    let found = entry.and_then(|entry| serde_json::from_str::<PodRecord>(&entry.record.plan).ok());
+    if found.is_some_and(|found| found.nonce == nonce) { Ok(()) } else { Err(Unchanged::Superseded) }
+}
+
 /// Replaces the entry, or deletes it with `None`, if its nonce is still `nonce`.
 pub(super) fn replace(
     node: &mut Node<'_>,

@@ -2,6 +2,7 @@
 //! vendor's.
 
 mod nested;
+mod orphans;
 mod ours;
 mod theirs;
 
@@ -47,6 +48,13 @@ fn main() -> ExitCode {
     suite.test("field-3-status-beside-a-silent-agent", &theirs, || bare(theirs::silent_agent));
     suite.test("a-network-runs-no-weft-pod", &theirs, || bare(nested::refused));
     suite.test("a-plugin-of-a-network-runs-no-weft-pod", &theirs, || bare(nested::relayed));
+    suite.test("field-4-del-spares-the-namespace-of-another-pod", &theirs, || bare(theirs::other_netns));
+    suite.test("a-del-before-one-of-our-networks-wins", &failing, || {
+        let weft = weft_kit::programs::weft_failing().map_err(anyhow::Error::msg)?;
+        orphans::del_before_ours(Scene::running(&weft, Some(Installation::pristine()?.state()))?)
+    });
+    suite.test("del-removes-what-a-killed-add-left", &ours, || with_policies(orphans::killed));
+    suite.test("del-and-gc-need-no-entry-of-the-pod", &ours, || with_policies(orphans::without_entry));
     suite.test("field-10-r29-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
     suite.test("field-14-status-and-gc-with-two-variables", &theirs, || bare(theirs::two_variables));
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));

@@ -287,6 +287,29 @@ pub(crate) fn foreign_link(mut scene: Scene) -> Result<()> {
     scene.nothing_left()
 }
 
+/// The runtime names the path of another pod's namespace. The plugin would delete that pod's interface.
+pub(crate) fn other_netns(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &vendor("wire"))?;
+    scene.pod("wire")?;
+    scene.add()?;
+    let other = scene.node.sandbox("sandbox-2")?;
+    let mut env = PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
+    env.insert("CNI_NETNS".to_owned(), Some(other.path));
+    scene.node.call(&env, &scene.conf)?.quiet()?;
+    let paths = |verb: &str| -> Result<Vec<String>> {
+        let all = fake::calls()?;
+        let of = all.iter().filter(|call| call.env("CNI_COMMAND") == verb);
+        Ok(of.map(|call| call.env("CNI_NETNS").to_owned()).collect())
+    };
+    ensure!(paths("DEL")? == ["", ""], "{:?}", paths("DEL")?);
+    rules(json!([]))?;
+    scene.add()?;
+    scene.run("DEL")?.quiet()?;
+    let own = scene.sandbox.path.as_str();
+    ensure!(paths("DEL")? == [own, own], "{:?}", paths("DEL")?);
+    scene.nothing_left()
+}
+
 pub(crate) fn second_add(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     scene.add()?;

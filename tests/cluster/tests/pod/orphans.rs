@@ -1,0 +1,105 @@
+//! A DEL comes while an ADD is at work, and the ADD is killed: what it left has no pod in the journal any more.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::json;
+use weft_kit::cni::Reply;
+
+use crate::nested::program;
+use crate::{Scene, bridge, calls, rules, vendor};
+
+fn wait_for(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
+    for _try in 0..1200 {
+        if is_there()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("no {what}")
+}
+
+/// The next network is one of ours. The ADD finds out before it begins with it: otherwise the second plan would fail.
+pub(crate) fn del_before_ours(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &vendor("wire"))?;
+    scene.nad("blue", &bridge("blue", 30, &json!({})))?;
+    scene.pod("wire, blue")?;
+    rules(json!([{"when": {"command": "ADD", "ifname": "net1"}, "do": {"sleep_ms": 3000}}]))?;
+    let added = std::thread::scope(|scope| -> Result<Reply> {
+        let add = scope.spawn(|| scene.failing_add(1, 0));
+        wait_for("ADD of net1", || Ok(calls()?.iter().any(|call| call == "fake ADD net1")))?;
+        scene.run("DEL")?.quiet()?;
+        add.join().map_err(|_panic| anyhow!("ADD panicked"))?
+    })?;
+    let error = added.error()?;
+    ensure!(error.code == 11 && error.msg.contains("a DEL of this sandbox came"), "{error:?}");
+    scene.nothing_left()
+}
+
+/// The ADD is killed inside the second network. The next DEL removes it, and calls the plugin that has an address.
+pub(crate) fn killed(mut scene: Scene) -> Result<()> {
+    let dir = scene.node.scratch().display().to_string();
+    let body = format!(
+        "cat > /dev/null\ncase $CNI_COMMAND in\n\
+         ADD) touch {dir}/asked; while [ ! -e {dir}/go ]; do sleep 0.05; done; kill -9 $PPID;;\n\
+         DEL) echo \"$CNI_IFNAME $CNI_NETNS\" >> {dir}/deleted;;\nesac"
+    );
+    let plugin = Path::new("/opt/cni/bin/kills");
+    program(plugin, &body)?;
+    scene.nad("wire", &json!({"cniVersion": "1.1.0", "name": "wire", "type": "bridge", "bridge": "br-wire", "ipam": {"type": "kills"}}))?;
+    scene.pod("wire")?;
+    let added = std::thread::scope(|scope| -> Result<Reply> {
+        let add = scope.spawn(|| scene.run("ADD"));
+        wait_for("ADD of the address", || Ok(scene.node.scratch().join("asked").exists()))?;
+        let deleted = scene.run("DEL");
+        fs::write(scene.node.scratch().join("go"), "")?;
+        deleted?.quiet()?;
+        add.join().map_err(|_panic| anyhow!("ADD panicked"))?
+    })?;
+    ensure!(added.status.is_none() && added.stdout.is_empty(), "the ADD was not killed: {added:?}");
+    let left = scene.leftovers()?;
+    ensure!(left.len() == 1 && left[0].contains("|wire|net1|"), "want the entry of net1: {left:?}");
+    let log = scene.node.scratch().join("deleted");
+    ensure!(!log.exists(), "{:?}", fs::read_to_string(&log));
+    scene.run("DEL")?.quiet()?;
+    ensure!(fs::read_to_string(&log)? == format!("net1 {}\n", scene.sandbox.path), "{:?}", fs::read_to_string(&log));
+    scene.nothing_left()?;
+    scene.run("DEL")?.quiet()?;
+    fs::remove_file(plugin).context("remove the plugin")
+}
+
+/// Removes the pod's entry, as the DEL of a pod does.
+fn forget_the_pod(scene: &Scene) -> Result<()> {
+    let store = scene.node.state().join("weft.db").display().to_string();
+    let sql =
+        "DELETE FROM shared WHERE entry IN (SELECT id FROM journal WHERE role = 3); DELETE FROM journal WHERE role = 3";
+    scene.node.netns().run(&["sqlite3", &store, sql]).map(drop)
+}
+
+pub(crate) fn without_entry(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &bridge("wire", 20, &json!({})))?;
+    scene.nad("blue", &bridge("blue", 30, &json!({})))?;
+    // The default route has an entry of its own.
+    scene.pod(r#"[{"name": "wire", "default-route": ["10.20.0.1"]}, {"name": "blue"}]"#)?;
+    scene.add()?;
+    scene.conf["cni.dev/valid-attachments"] = json!([]);
+    let others = scene.leftovers()?;
+    // A pod with an entry is not touched by the DEL of another interface of its container.
+    let mut env = weft_cluster::pods::PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
+    env.insert("CNI_IFNAME".to_owned(), Some("other0".to_owned()));
+    scene.node.call(&env, &scene.conf)?.quiet()?;
+    ensure!(scene.leftovers()? == others, "{:?}", scene.leftovers()?);
+    for verb in ["DEL", "GC"] {
+        forget_the_pod(&scene)?;
+        ensure!(scene.leftovers()?.len() > 3, "{:?}", scene.leftovers()?);
+        scene.run(verb)?.quiet().with_context(|| verb.to_owned())?;
+        ensure!(scene.links()?.is_empty(), "{verb}: links {:?}", scene.links()?);
+        scene.nothing_left().with_context(|| verb.to_owned())?;
+        if verb == "DEL" {
+            scene.add()?;
+        }
+    }
+    Ok(())
+}
