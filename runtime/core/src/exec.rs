@@ -29,6 +29,9 @@ const KILLED: i32 = Signal::SIGKILL as i32;
 /// How long to wait for the end of a plugin that was killed.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// The same for a caller that has less than a second for the whole call: STATUS.
+const SHORT_GRACE: Duration = Duration::from_millis(90);
+
 /// The variable that marks everything that weft runs for a call of a runtime. `weft-pod` refuses to run with it: only a
 /// runtime gives it a configuration that is the operator's.
 pub const INSIDE: &str = "WEFT_INSIDE";
@@ -232,13 +235,13 @@ pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError
     };
     reap();
     let deadline = Instant::now() + call.limit;
-    let mut child = spawn(&mut command).map_err(failed)?;
+    let mut child = spawn(&mut command, deadline).map_err(failed)?;
     let mut answer = Answer::default();
     let ended = talk(&mut child, call.stdin, &mut answer, deadline);
     let status = match ended {
         Ok(Ended::With(status)) => status,
         unfinished => {
-            let fate = kill(child, GRACE);
+            let fate = kill(child, if call.limit < GRACE { SHORT_GRACE } else { GRACE });
             return Err(match unfinished {
                 Err(source) => failed(source),
                 Ok(Ended::TooLarge) => ExecError::TooLarge { plugin: plugin(), limit: ANSWER_LIMIT, fate },
@@ -276,12 +279,13 @@ pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
 
 /// A binary that is being replaced cannot be executed for a moment ("text file busy"); like the reference runtime,
 /// waits.
-fn spawn(command: &mut Command) -> io::Result<Child> {
+fn spawn(command: &mut Command, deadline: Instant) -> io::Result<Child> {
     const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(100);
     for _ in 0..TRIES {
         match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                std::thread::sleep(Duration::from_millis(100));
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() + PAUSE < deadline => {
+                std::thread::sleep(PAUSE);
             }
             other => return other,
         }

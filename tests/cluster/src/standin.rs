@@ -19,6 +19,8 @@ use crate::api::{Api, Definition, Event, Pod};
 pub struct Behaviour {
     /// Accept connections and never answer.
     pub silent: bool,
+    /// How long it takes to answer.
+    pub delay: Duration,
     /// The status service's answer, if overridden.
     pub status: Option<Value>,
     /// Definitions cannot be read.
@@ -89,6 +91,8 @@ fn serve(stream: &UnixStream, state: &Mutex<State>) {
         thread::sleep(Duration::from_secs(30));
         return;
     }
+    let delay = state.lock().unwrap_or_else(PoisonError::into_inner).behaviour.delay;
+    thread::sleep(delay);
     let answer = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         match envelope.get("service").and_then(Value::as_str) {

@@ -177,7 +177,7 @@ impl Policies {
 
 /// Compiles a component. Runs on a thread; the compiler is a process with its own limits.
 fn compile(state: &Path, policy: &str, path: &Path) -> Result<(), PolicyError> {
-    let ask = CompileAsk { component: path, name: policy, failure: None };
+    let ask = CompileAsk::new(path, policy);
     compile_waiting(state, &ask)
         .map_err(|error| PolicyError::Compiling { policy: policy.to_owned(), progress: error.to_string() })
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -40,6 +40,8 @@ pub struct Call {
     pub(super) facts: Option<PodFacts>,
     /// Time limit of an external plugin.
     pub(super) plugin_limit: Duration,
+    /// When everything that the call waits for must have ended: STATUS has such a limit.
+    pub(super) due: Option<Instant>,
     /// The shared name of what `weft-pod` makes for the same pod, if it makes the call.
     pub(super) of_pod: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Call {
             choice: None,
             facts: None,
             plugin_limit,
+            due: None,
             of_pod: None,
         })
     }
@@ -122,6 +125,18 @@ impl Call {
     /// Returns the shared name of what `weft-pod` makes for the same pod, if it makes the call.
     pub(super) fn of_pod(&self) -> Option<String> {
         self.of_pod.clone()
+    }
+
+    /// Returns the same call with a time by which everything that it waits for must have ended. An earlier one stays.
+    #[must_use]
+    pub fn due(self, due: Instant) -> Self {
+        let due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        Self { due, ..self }
+    }
+
+    /// Returns how long the call may wait for something that may take `limit`.
+    pub(super) fn left(&self, limit: Duration) -> Duration {
+        self.due.map_or(limit, |due| limit.min(due.saturating_duration_since(Instant::now())))
     }
 
     /// Returns the same call with the path under which this process finds the namespace of the call's attachment. It

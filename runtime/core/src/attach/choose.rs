@@ -22,7 +22,7 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
     let Some(select) = call.network.select() else { return Ok(Cow::Borrowed(call)) };
     let policy = policies::load_choice(node, call, select)?;
     let request = request(node.context, call, select)?;
-    let called = policy.choose(&request, &policies::limits(&call.network));
+    let called = policy.choose(&request, &policies::limits_in_time(call));
     let mut watched = choice_monitor::prepare(call, select, &request);
     node.log.policy(policy.name(), &called.evidence);
     let outcome = match called.outcome {
@@ -91,7 +91,7 @@ pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<C
     let Some(select) = call.network.select() else { return Ok(Some(Cow::Borrowed(call))) };
     let policy =
         policies::load_choice(node, call, select).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
-    let problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
+    let problems = policy.validate(&select.text, &select.candidates(), &policies::limits_in_time(call))?;
     if !problems.is_empty() {
         return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }

@@ -203,7 +203,7 @@ impl<'a> Cluster<'a> {
 /// may last for a moment only.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(()) };
-    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(agent::STATUS_LIMIT)) {
+    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(call.left(agent::STATUS_LIMIT))) {
         // A refusal is an answer, too: an older agent does not know the request.
         Ok(_) | Err(AgentError::Refused { .. }) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),

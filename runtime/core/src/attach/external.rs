@@ -19,9 +19,6 @@ use crate::exec::{self, Caller, ExecCall, ExecError, Stderr};
 use crate::journal::{Entry, Record};
 use crate::netlink;
 
-/// Runtimes ask for STATUS every few seconds, and some hold up every ADD meanwhile.
-const STATUS_LIMIT: Duration = Duration::from_secs(1);
-
 /// The environment of a call, for one attachment.
 pub(super) struct Env<'a> {
     container_id: &'a str,
@@ -29,7 +26,7 @@ pub(super) struct Env<'a> {
     netns: &'a str,
     args: &'a str,
     path: &'a [PathBuf],
-    /// Time limit of any verb except STATUS.
+    /// Time limit.
     limit: Duration,
 }
 
@@ -174,7 +171,7 @@ pub(super) fn env(call: &Call) -> Env<'_> {
         netns: &call.env.netns,
         args: &call.env.args,
         path: &call.env.path,
-        limit: call.plugin_limit,
+        limit: call.left(call.plugin_limit),
     }
 }
 
@@ -200,7 +197,7 @@ impl Env<'_> {
             path: self.path,
             stdin,
             stderr: Stderr::Ours,
-            limit: if verb == "STATUS" { STATUS_LIMIT.min(self.limit) } else { self.limit },
+            limit: self.limit,
             caller: Caller::Weft,
         }
     }

@@ -154,7 +154,7 @@ fn stand_in(
         FallbackConf::Shipped(name) => PolicyRef::shipped(name).map_err(|error| failed(error.to_string()))?,
     };
     let loaded = store
-        .load(&reference, &grants(context, &call.network), &context.compile)
+        .load(&reference, &grants(context, &call.network), &|ask| policies::compile_in_time(context, call, ask))
         .map_err(|error| failed(error.to_string()))?;
     Ok((loaded, Fallback { instead_of: named.to_string(), because }))
 }

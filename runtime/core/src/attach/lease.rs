@@ -72,7 +72,7 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
 /// STATUS: checks that the agent answers.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
-    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(agent::STATUS_LIMIT)) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(call.left(agent::STATUS_LIMIT))) {
         Ok(_status) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }

@@ -93,5 +93,5 @@ pub use policies::limits;
 pub use preview::{Preview, preview};
 pub use record::{ExternalCall, check_texts, plans, traces};
 pub use repair::{LostFilters, Repair, lost_filters, repair};
-pub use status::status;
+pub use status::{STATUS_LIMIT, status};
 pub use trace::{Asked, Attempt, ChoiceTrace, Fallback, Trace, Traces};

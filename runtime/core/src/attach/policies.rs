@@ -32,6 +32,12 @@ pub fn limits(network: &Network) -> Limits {
     limits
 }
 
+/// The same for a call that may have less time.
+pub(super) fn limits_in_time(call: &Call) -> Limits {
+    let limits = limits(&call.network);
+    Limits { deadline: call.left(limits.deadline), ..limits }
+}
+
 /// Returns the names of the installed policies.
 pub(super) fn installed(context: &Context) -> Vec<String> {
     crate::policy::PolicyStore::new(&context.state_dir).map(|store| store.shipped()).unwrap_or_default()
@@ -45,13 +51,13 @@ pub(super) fn ipam(call: &Call) -> Result<&IpamConf, AttachError> {
 /// Loads the policy that decides about the network's addresses.
 pub(super) fn load(node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
     let reference = reference(ipam(call)?)?;
-    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
+    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, call, ask))?)
 }
 
 /// Loads the policy that picks the delegate.
 pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Loaded<Choice>, AttachError> {
     let reference = choice_reference(&select.policy)?;
-    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
+    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, call, ask))?)
 }
 
 /// Returns the policy that `select` names.
@@ -59,9 +65,14 @@ pub(super) fn choice_reference(policy: &str) -> Result<PolicyRef, AttachError> {
     Ok(if policy.contains("://") { PolicyRef::parse(policy)? } else { PolicyRef::shipped(policy)? })
 }
 
-fn compile(node: &Node<'_>, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
+fn compile(node: &Node<'_>, call: &Call, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     node.logger().info(&format!("waits for the compiler of policy {:?}", ask.name));
-    (node.context.compile)(ask)
+    compile_in_time(node.context, call, ask)
+}
+
+/// Has a component compiled, and waits for no longer than the call may.
+pub(super) fn compile_in_time(context: &Context, call: &Call, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
+    (context.compile)(&CompileAsk { patience: call.left(ask.patience), ..ask.clone() })
 }
 
 pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {

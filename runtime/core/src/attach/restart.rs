@@ -37,6 +37,12 @@ pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), 
     Ok(())
 }
 
+/// Returns whether the next ADD has to look for attachments that ended with the host's namespace.
+pub(super) fn is_due(node: &mut Node<'_>) -> Result<bool, AttachError> {
+    let Some(host) = netlink::own_netns_cookie().map(|cookie| cookie.to_string()) else { return Ok(false) };
+    Ok(node.store()?.noted_host()?.is_some_and(|noted| noted != host))
+}
+
 /// Returns whether this process would see the namespace of an entry if it existed: the directory of its path exists.
 fn is_visible(entry: &Entry) -> bool {
     Path::new(&entry.record.netns).parent().is_none_or(Path::is_dir)

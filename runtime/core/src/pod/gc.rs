@@ -9,9 +9,10 @@ use weft_host_abi::types::Attachment;
 
 use super::attachment::PodAttachment;
 use super::call::PodCall;
+use super::del;
 use super::plugin;
+use super::ready::{self, Which};
 use super::record::{self, PodRecord};
-use super::{del, ready};
 use crate::attach::{self, AttachError, Node};
 use crate::cni::{CniError, code};
 use crate::store::Key;
@@ -34,7 +35,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
             Err(error) => problems.push(error.to_string()),
         }
     }
-    let default = ready::default_attachment(call, None).ok().filter(PodRecord::has_external);
+    let default = default_network(call, &pods).filter(PodRecord::has_external);
     // A record that cannot be read may be that of any container.
     let networks = networks(&pods, &valid, &call.name, default.as_ref(), problems.is_empty());
     for (key, record) in pods {
@@ -58,6 +59,14 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         [] => Ok(()),
         many => Err(CniError::new(code::LEFTOVERS, many.join(" / "))),
     }
+}
+
+/// Returns the configuration's default network. If it is a definition, the agent knows it. The agent is asked only where no
+/// record says what the default network is, for example because the store was lost.
+fn default_network(call: &PodCall, pods: &[(Key, PodRecord)]) -> Option<PodAttachment> {
+    let is_known = pods.iter().flat_map(|(_key, record)| &record.attachments).any(|attachment| attachment.is_default);
+    let info = if is_known { None } else { ready::definitions(call).ok().flatten() };
+    ready::default_attachments(call, info.as_ref(), Which::First).ok()?.into_iter().next()
 }
 
 /// Removes what killed ADDs left of pods that have no entry.

@@ -133,7 +133,8 @@ pub(super) fn check(node: &mut Node<'_>, sandbox: &Sandbox, attachment: &PodAtta
     Ok(())
 }
 
-/// Runs STATUS of all plugins of a network. Those whose version has no STATUS count as ready.
+/// Runs STATUS of all plugins of a network. Other vendors' plugins whose version has no STATUS count as ready; ours are
+/// asked whatever the network's version.
 ///
 /// # Errors
 /// The error of the first plugin that is not ready.
@@ -143,8 +144,9 @@ pub(super) fn status(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttach
             if has_1_1(node, sandbox, plugin) {
                 external(sandbox, network, plugin, Verb::Status, &plugin.conf, node)?;
             }
-        } else if conf_version(plugin) >= Version::V1_1_0 {
-            let call = in_process(node, sandbox, network, plugin, Verb::Status, &plugin.conf)?;
+        } else {
+            let conf = with(&plugin.conf, "cniVersion", &Value::String(Version::CURRENT.to_string()))?;
+            let call = in_process(node, sandbox, network, plugin, Verb::Status, &conf)?;
             attach::status(node, &call).map_err(|error| error.to_cni())?;
         }
     }
@@ -239,8 +241,12 @@ fn in_process(
     };
     let call = Call::read(node.context(), persona, env, stdin.as_bytes()).map_err(|error| error.to_cni())?;
     let call = call.for_pod(&sandbox.ifname);
-    Ok(match &sandbox.facts {
+    let call = match &sandbox.facts {
         Some(facts) => call.with_facts(facts.clone()),
+        None => call,
+    };
+    Ok(match sandbox.deadline {
+        Some(deadline) => call.due(deadline),
         None => call,
     })
 }

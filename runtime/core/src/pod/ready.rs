@@ -5,47 +5,56 @@ use std::time::{Duration, Instant};
 use super::attachment::PodAttachment;
 use super::attachments::{Input, attachments};
 use super::call::PodCall;
+use super::error::PodError;
 use super::plugin;
 use super::settings::Networks;
-use crate::agent;
 use crate::agent::pod::{PodInfo, PodReply, PodRequest};
-use crate::attach::Node;
+use crate::agent::{self, AgentError};
+use crate::attach::{Node, STATUS_LIMIT};
 use crate::cni::{CniError, code};
 use crate::conf::Persona;
-
-/// The time limit for an answer, whatever hangs: runtimes hold locks meanwhile.
-const LIMIT: Duration = Duration::from_millis(900);
 
 /// How long the agent may take.
 const AGENT_LIMIT: Duration = Duration::from_millis(400);
 
-/// Checks whether an ADD would work now.
+/// Checks whether an ADD would work now: the agent answers, and every network that each pod gets is ready.
 ///
 /// # Errors
 /// Why it would fail, with code 50.
 pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
-    // This limits everything that can hang: the agent, and other vendors' plugins, which are then killed.
-    let deadline = Instant::now() + LIMIT;
+    // This limits everything that can hang together: the agent, compilers, and other vendors' plugins, which are then
+    // killed.
+    let deadline = Instant::now() + STATUS_LIMIT;
     let settings = call.settings()?;
     if let Some(file) = settings.readiness_file.as_ref().filter(|file| !file.exists()) {
         let why = format!("{} (readinessindicatorfile) is not there", file.display());
         return Err(not_ready(&why));
     }
-    let references = settings.references();
-    let names = references.cluster_network.iter().map(|name| format!("{}/{name}", references.namespace)).collect();
-    let request = PodRequest::Networks { names };
-    let reply = agent::ask::<agent::pod::Pod>(&settings.agent_socket, &request, Some(AGENT_LIMIT));
-    let networks = match reply {
-        Ok(PodReply::Networks(networks)) => networks,
-        Ok(PodReply::Pod(_) | PodReply::NotFound) => {
+    let info = match definitions(call) {
+        Ok(Some(info)) => info,
+        Ok(None) => {
             return Err(CniError::new(code::NOT_AVAILABLE, "the agent answers another question than it was asked"));
         }
         Err(error) => return Err(CniError::new(code::NOT_AVAILABLE, error.to_string())),
     };
-    let info = PodInfo { networks, ..PodInfo::default() };
-    let attachment = default_attachment(call, Some(&info)).map_err(unavailable)?;
     let sandbox = plugin::Sandbox { deadline: Some(deadline), ..call.sandbox() };
-    plugin::status(node, &sandbox, &attachment).map_err(unavailable)
+    for attachment in default_attachments(call, Some(&info), Which::All)? {
+        plugin::status(node, &sandbox, &attachment).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// Asks the agent for the definitions that the configuration names. Returns `None` if it answers something else.
+pub(super) fn definitions(call: &PodCall) -> Result<Option<PodInfo>, AgentError> {
+    let Some(settings) = &call.settings else { return Ok(None) };
+    let references = settings.references();
+    let named = references.cluster_network.iter().chain(&references.default_networks);
+    let names = named.map(|name| format!("{}/{name}", references.namespace)).collect();
+    let request = PodRequest::Networks { names };
+    Ok(match agent::ask::<agent::pod::Pod>(&settings.agent_socket, &request, Some(AGENT_LIMIT))? {
+        PodReply::Networks(networks) => Some(PodInfo { networks, ..PodInfo::default() }),
+        PodReply::Pod(_) | PodReply::NotFound => None,
+    })
 }
 
 /// Converts a temporary error to STATUS's "not available".
@@ -60,13 +69,26 @@ fn not_ready(why: &str) -> CniError {
     CniError::new(code::NOT_AVAILABLE, format!("the default network is not ready: {why}"))
 }
 
-/// Returns the default network as an attachment without a pod. Without the agent's answer, it can only come from inline
-/// configurations and files.
-pub(super) fn default_attachment(call: &PodCall, info: Option<&PodInfo>) -> Result<PodAttachment, CniError> {
+/// Which networks of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All that every pod gets.
+    All,
+    /// The default network.
+    First,
+}
+
+/// Returns the networks that every pod gets, as attachments without a pod. Without the agent's answer, they can only come
+/// from inline configurations and files.
+pub(super) fn default_attachments(
+    call: &PodCall,
+    info: Option<&PodInfo>,
+    which: Which,
+) -> Result<Vec<PodAttachment>, CniError> {
     let none = PodInfo::default();
     let mut settings = call.settings()?.clone();
-    // Only the first one is needed.
     match &mut settings.networks {
+        _ if which == Which::All => {}
         Networks::Named { further, .. } => further.clear(),
         Networks::Inline(delegates) => delegates.truncate(1),
     }
@@ -81,7 +103,10 @@ pub(super) fn default_attachment(call: &PodCall, info: Option<&PodInfo>) -> Resu
         facts: info.unwrap_or(&none),
         is_ours: &|kind| Persona::from_argv0(kind.as_ref()).is_ok(),
     };
-    let list = attachments(&input, &mut Vec::new());
-    let first = list.map_err(|error| CniError::new(error.code(), error.to_string()))?.into_iter().next();
-    first.ok_or_else(|| not_ready("there is none"))
+    let list = attachments(&input, &mut Vec::new()).map_err(|error| match error {
+        // It may be made at any time, and until then no pod gets its networks.
+        PodError::NotFound { .. } | PodError::NoFile { .. } => CniError::new(code::NOT_AVAILABLE, error.to_string()),
+        other => unavailable(CniError::new(other.code(), other.to_string())),
+    })?;
+    if list.is_empty() { Err(not_ready("there is none")) } else { Ok(list) }
 }

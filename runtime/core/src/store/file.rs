@@ -324,14 +324,16 @@ pub(super) fn configure(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Each statement runs only once or twice here: replanning it for the first bound values only costs time.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    wait_for_others(conn, PATIENCE)?;
+    wait_for_others(conn, None)?;
     // A commit is not flushed (docs/decisions/0006-no-flush-per-commit.md): its contents are only guaranteed for this
     // boot.
     conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")
 }
 
-/// Waits in short steps. SQLite's own handler soon sleeps 25 to 100 ms at a time; transactions here take about 1 ms.
-fn wait_for_others(conn: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
+/// Waits for other processes for at most `patience`, or as long as an ADD does. Waits in short steps: SQLite's own
+/// handler soon sleeps 25 to 100 ms at a time, and transactions here take about 1 ms.
+pub(super) fn wait_for_others(conn: &mut Connection, patience: Option<Duration>) -> rusqlite::Result<()> {
+    let patience = patience.unwrap_or(PATIENCE);
     let mut since = Instant::now();
     conn.busy_handler(Some(move |attempt: i32| {
         if attempt == 0 {
@@ -382,9 +384,9 @@ pub(super) fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> 
 
 /// Writes the log back and truncates it. If readers prevent that for longer than `patience`, only writes it back.
 pub(super) fn checkpoint(conn: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
-    wait_for_others(conn, patience)?;
+    wait_for_others(conn, Some(patience))?;
     let outcome = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));
-    wait_for_others(conn, PATIENCE)?;
+    wait_for_others(conn, None)?;
     outcome
 }
 

@@ -212,6 +212,17 @@ impl NodeStore {
         }
     }
 
+    /// Waits for other processes for no longer than this, instead of as long as an ADD does.
+    pub(crate) fn with_patience<T>(&mut self, patience: Duration, work: impl FnOnce(&mut Self) -> T) -> T {
+        let limited = file::wait_for_others(&mut self.lock().conn, Some(patience)).is_ok();
+        let done = work(self);
+        if limited {
+            // It cannot fail: the same call has just succeeded.
+            file::wait_for_others(&mut self.lock().conn, None).ok();
+        }
+        done
+    }
+
     /// Runs one write transaction; an error from `change` rolls it back. On `Ok` it survives the end of every process,
     /// but survives the boot only if `flush` is called.
     pub(crate) fn write<T, E: From<StoreError>>(

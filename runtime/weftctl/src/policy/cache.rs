@@ -145,7 +145,7 @@ pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Resul
         );
     }
     let compile = |path: &Path| {
-        let ask = CompileAsk { component: path, name: &name, failure: None };
+        let ask = CompileAsk::new(path, &name);
         super::by_hand(state, &ask).map_err(|error| PolicyError::NotCompiled {
             policy: name.clone(),
             path: args.component.clone(),

@@ -261,7 +261,7 @@ pub(super) fn inspect(reference: &str, reach: &Reach, output: Output) -> anyhow:
 
 /// Compiles a fetched policy, and waits for it, because a person does.
 pub(super) fn compile(state: &Path, name: &str, path: &Path) -> Result<(), PolicyError> {
-    let ask = CompileAsk { component: path, name, failure: None };
+    let ask = CompileAsk::new(path, name);
     super::by_hand(state, &ask).map_err(|error| PolicyError::NotCompiled {
         policy: name.to_owned(),
         path: path.to_owned(),

@@ -4,6 +4,7 @@
 mod nested;
 mod orphans;
 mod ours;
+mod status;
 mod theirs;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     suite.test("field-12-del-gets-what-add-got", &theirs, || bare(theirs::same_conf));
     suite.test("no-agent-is-code-11-naming-the-socket", &theirs, || bare(theirs::no_agent));
     suite.test("field-3-status-beside-a-silent-agent", &theirs, || bare(theirs::silent_agent));
+    suite.test("field-3-status-has-one-deadline", &ours, || with_policies(status::one_deadline));
+    suite.test("status-looks-at-every-default-network", &theirs, || bare(status::every_default_network));
+    suite.test("status-of-our-plugins-whatever-their-version", &ours, || with_policies(status::old_version));
     suite.test("a-network-runs-no-weft-pod", &theirs, || bare(nested::refused));
     suite.test("a-plugin-of-a-network-runs-no-weft-pod", &theirs, || bare(nested::relayed));
     suite.test("field-4-del-spares-the-namespace-of-another-pod", &theirs, || bare(theirs::other_netns));
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     });
     suite.test("del-removes-what-a-killed-add-left", &ours, || with_policies(orphans::killed));
     suite.test("del-and-gc-need-no-entry-of-the-pod", &ours, || with_policies(orphans::without_entry));
+    suite.test("gc-reaches-the-default-network-of-a-definition", &theirs, || bare(theirs::gc_of_definition));
     suite.test("field-10-r29-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
     suite.test("field-14-status-and-gc-with-two-variables", &theirs, || bare(theirs::two_variables));
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));

@@ -13,6 +13,7 @@ use weft_kit::cni::Reply;
 use weft_kit::process::{self, Output};
 use weft_kit::programs;
 
+use crate::status::failing_within_a_second;
 use crate::{Scene, calls, rules, vendor};
 
 pub(crate) fn retried_del(mut scene: Scene) -> Result<()> {
@@ -106,12 +107,12 @@ pub(crate) fn silent_agent(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     scene.run("STATUS")?.quiet()?;
     scene.api.behave(|behaviour| behaviour.silent = true);
-    let error = scene.run("STATUS")?.error()?;
+    let error = failing_within_a_second(&scene)?;
     ensure!(error.code == 50 && error.msg.contains("agent.sock"), "{error:?}");
     // A hanging plugin is killed long before the stand-in would answer.
     scene.api.behave(|behaviour| behaviour.silent = false);
     rules(json!([{"when": {"command": "STATUS"}, "do": {"sleep_ms": 100_000}}]))?;
-    let error = scene.run("STATUS")?.error()?;
+    let error = failing_within_a_second(&scene)?;
     ensure!(error.code == 50 && error.msg.contains("\"fake\" did not finish STATUS"), "{error:?}");
     Ok(())
 }
@@ -308,6 +309,27 @@ pub(crate) fn other_netns(mut scene: Scene) -> Result<()> {
     let own = scene.sandbox.path.as_str();
     ensure!(paths("DEL")? == [own, own], "{:?}", paths("DEL")?);
     scene.nothing_left()
+}
+
+/// The journal is empty, for example because the store was lost. Only the agent knows the default network.
+pub(crate) fn gc_of_definition(mut scene: Scene) -> Result<()> {
+    scene.nad("main", &vendor("main"))?;
+    scene.conf.as_object_mut().context("conf")?.remove("delegates");
+    scene.conf["multusNamespace"] = json!("team");
+    scene.conf["clusterNetwork"] = json!("main");
+    let listed = json!([{"containerID": "old", "ifname": "eth0"}]);
+    scene.conf["cni.dev/valid-attachments"] = listed.clone();
+    scene.run("GC")?.quiet()?;
+    ensure!(calls()? == ["fake GC"], "{:?}", calls()?);
+    let all = fake::calls()?;
+    let gc = all.iter().find(|call| call.env("CNI_COMMAND") == "GC").context("no GC")?;
+    ensure!(gc.stdin["cni.dev/valid-attachments"] == listed, "{}", gc.stdin);
+    // GC needs the agent for nothing else.
+    scene.api.behave(|behaviour| behaviour.silent = true);
+    rules(json!([]))?;
+    scene.run("GC")?.quiet()?;
+    ensure!(calls()?.is_empty(), "{:?}", calls()?);
+    Ok(())
 }
 
 pub(crate) fn second_add(mut scene: Scene) -> Result<()> {

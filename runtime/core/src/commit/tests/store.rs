@@ -338,6 +338,25 @@ fn a_writer_waits_for_another_and_says_so_when_it_gives_up() {
     assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
 }
 
+#[test]
+fn a_caller_may_wait_for_less_than_an_add_does() {
+    let mut disk = OnDisk::new();
+    assert_eq!(claim_next(&mut disk, &key("a"), &pool()), Some(ip("10.0.0.1")));
+    let other = Connection::open(disk.store.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let began = std::time::Instant::now();
+    let patience = std::time::Duration::from_millis(20);
+    let error = disk.store.with_patience(patience, |store| store.release(&key("a"), 1000)).unwrap_err();
+    assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "it waited as long as an ADD");
+    let letting_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        other.execute_batch("COMMIT").unwrap();
+    });
+    assert_eq!(claim_next(&mut disk, &key("b"), &pool()), Some(ip("10.0.0.2")), "then it waits as before");
+    letting_go.join().unwrap();
+}
+
 // === damage ===
 
 /// The file contents of a store with some rows of every kind.

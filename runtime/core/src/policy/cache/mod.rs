@@ -124,7 +124,8 @@ impl PolicyStore {
                 let failed =
                     |reason| PolicyError::NotCompiled { policy: policy.to_string(), path: path.clone(), reason };
                 let failure = self.last_failure(&digest);
-                let ask = CompileAsk { component: &path, name: &policy.to_string(), failure };
+                let name = policy.to_string();
+                let ask = CompileAsk { failure, ..CompileAsk::new(&path, &name) };
                 compiler(&ask).map_err(|error| match error {
                     CompileError::Running(progress) => PolicyError::Compiling { policy: policy.to_string(), progress },
                     CompileError::Failed(reason) if reason.contains(NO_MEMORY) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{CompileAsk, CompileError, EXIT_TRY_AGAIN, LARGE, PATIENCE, RETRY_AFTER};
+use super::{CompileAsk, CompileError, EXIT_TRY_AGAIN, LARGE, RETRY_AFTER};
 
 /// The interval between checks of the compiler.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -17,7 +17,7 @@ const GLANCE: Duration = Duration::from_millis(250);
 /// Maximum bytes kept of the compiler's messages.
 const MESSAGE_MAX: u64 = 4096;
 
-/// Compiles a component in the background and waits for as long as a pod's start may wait. The compiler continues after
+/// Compiles a component in the background and waits for as long as the caller may wait. The compiler continues after
 /// that; the next call finds its result.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub fn compile_with_weftctl(state_dir: &Path, ask: &CompileAsk<'_>) -> Result<()
         return Err(CompileError::Failed(format!("{} ({} s ago)", failure.reason, failure.ago)));
     }
     let size = std::fs::metadata(ask.component).map_or(0, |meta| meta.len());
-    let patience = if size >= LARGE { GLANCE } else { PATIENCE };
+    let patience = if size >= LARGE { ask.patience.min(GLANCE) } else { ask.patience };
     let began = Instant::now();
     let mut child = start(state_dir, ask, &["--background"])?;
     loop {
@@ -37,7 +37,7 @@ pub fn compile_with_weftctl(state_dir: &Path, ask: &CompileAsk<'_>) -> Result<()
             Ok(Some(_status)) => return ended(&mut child),
             Ok(None) if began.elapsed() < patience => std::thread::sleep(PAUSE),
             Ok(None) => {
-                let text = format!("it has {size} bytes and takes longer than a pod's start may wait; try again");
+                let text = format!("it has {size} bytes and takes longer than this call may wait; try again");
                 return Err(CompileError::Running(text));
             }
             Err(error) => return Err(CompileError::Failed(format!("cannot wait for the compiler: {error}"))),

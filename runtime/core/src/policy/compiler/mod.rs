@@ -44,6 +44,8 @@ pub struct CompileAsk<'a> {
     pub name: &'a str,
     /// The failure of the last attempt, if it failed.
     pub failure: Option<CompileFailure>,
+    /// How long to wait for a compiler in the background.
+    pub patience: Duration,
 }
 
 /// A failed compilation.
@@ -77,6 +79,16 @@ pub struct Bounds {
     pub memory: u64,
     /// Maximum bytes of the compiled code.
     pub code: usize,
+}
+
+// === impl CompileAsk ===
+
+impl<'a> CompileAsk<'a> {
+    /// Creates a request for a component that was not tried before.
+    #[must_use]
+    pub fn new(component: &'a Path, name: &'a str) -> Self {
+        Self { component, name, failure: None, patience: PATIENCE }
+    }
 }
 
 // === impl Bounds ===
