@@ -28,6 +28,9 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     if let Err(error) = &added {
         let attempt = node.log.attempt.clone().filter(|_attempt| node.watched.len() > before);
         let record = failures::keep(node, call, error);
+        if let Some(notice) = failures::notice(call, error) {
+            node.log.notice(notice);
+        }
         for watched in node.watched.iter_mut().skip(before) {
             watched.failed(attempt.as_ref(), error.to_string(), record.clone());
         }

@@ -12,6 +12,7 @@ use super::call::Call;
 use super::decide::Decided;
 use super::error::AttachError;
 use super::node::Node;
+use super::notice::Notice;
 use crate::agent::counters;
 use crate::cni::CniResult;
 use crate::ledger::Claimed;
@@ -36,6 +37,7 @@ pub(super) fn around<'n>(
         let added = attach(node, call);
         if let Err(AttachError::InUse { by } | AttachError::WantedInUse { by }) = &added {
             counters::count_conflicts(&node.context.state_dir, &call.network.name, by.len());
+            node.log.notice(Notice::Conflict(format!("{} on network {:?}", in_use(by), call.network.name)));
         }
         match added {
             Err(AttachError::InUse { by }) => {

@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use weft_host_abi::types::Attachment;
+use weft_host_abi::types::{Attachment, Denial};
 
 use super::call::Call;
 use super::compared::MonitorTrace;
 use super::error::AttachError;
 use super::node::{Context, Node};
+use super::notice::Notice;
 use super::trace::Attempt;
-use crate::cni::{self, CniError, Environment};
+use crate::cni::{self, CniError, Environment, code};
+use crate::exec::ExecError;
 
 /// The directory inside the state directory.
 const DIRECTORY: &str = "failures";
@@ -69,7 +71,10 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
         return None;
     }
     match write(&node.context.state_dir, &text) {
-        Ok(path) => Some(path),
+        Ok(path) => {
+            node.log.has_kept_failure = true;
+            Some(path)
+        }
         Err(error) => {
             node.log(&format!("cannot keep the record of this failure: {error}"));
             None
@@ -77,7 +82,7 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
     }
 }
 
-/// Keeps the record of an ADD whose configuration could not even be read, as far as it says what it was about.
+/// Keeps the record of an ADD that failed before it had an attachment, as far as its configuration says what it was about.
 pub fn keep_unread(context: &Context, env: &Environment, stdin: &[u8], error: &CniError) {
     let network = cni::read_network(stdin).ok().and_then(|conf| conf.str("name").ok().flatten().map(str::to_owned));
     let pairs = cni::usable_pairs(&env.args);
@@ -92,6 +97,26 @@ pub fn keep_unread(context: &Context, env: &Environment, stdin: &[u8], error: &C
     let text = serde_json::to_vec(&of(attachment, pod, error.clone())).unwrap_or_default();
     if (1..=SIZE_MAX).contains(&text.len()) {
         write(&context.state_dir, &text).ok();
+    }
+}
+
+/// Returns what follows from a failed ADD, besides its error.
+pub(super) fn notice(call: &Call, error: &AttachError) -> Option<Notice> {
+    match error {
+        AttachError::Denied { denial: Denial::Denied(_), .. } => Some(Notice::Denied),
+        AttachError::NoCell { .. } | AttachError::Denied { denial: Denial::Exhausted(_), .. } => {
+            Some(Notice::Exhausted)
+        }
+        AttachError::Leftovers { cause, .. } | AttachError::DelegateAdd { cause } => notice(call, cause),
+        // Another vendor's plugin made the link, and asked weft for addresses. Its own codes mean something else.
+        AttachError::Plugin(ExecError::Said(error)) if call.network.ipam.as_ref()?.kind.is_policy() => {
+            match error.code {
+                code::DENIED => Some(Notice::Denied),
+                code::EXHAUSTED => Some(Notice::Exhausted),
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 

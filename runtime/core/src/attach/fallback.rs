@@ -9,6 +9,7 @@ use super::decide::{self, Decided};
 use super::error::AttachError;
 use super::ipam_keys;
 use super::node::{Context, Log, Node, Policies};
+use super::notice::Notice;
 use super::policies::{self, Loading, grants, ipam};
 use super::trace::Fallback;
 use crate::conf::FallbackConf;
@@ -46,7 +47,7 @@ impl<'a> Standing<'a> {
             Err(AttachError::Policy(error)) if may_fall_back && error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(context, &policies, call, &error)?;
                 let standing = Self { context, policies, loaded, may_fall_back, fallback: Some(fallback) };
-                node.log.line(&standing.line());
+                standing.note(&call.network.name, &mut node.log);
                 Ok(standing)
             }
             Err(error) => Err(error),
@@ -83,7 +84,7 @@ impl<'a> Standing<'a> {
             (Err(AttachError::Policy(error)), Some((beside, request))) if error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
                 (self.loaded, self.fallback) = (loaded, Some(fallback));
-                log.line(&self.line());
+                self.note(&call.network.name, log);
                 beside.forget_looks();
                 decide::decide_beside(call, &self.loaded, (store, beside), request, log)?
             }
@@ -106,14 +107,12 @@ impl<'a> Standing<'a> {
         self.context.discard(self);
     }
 
-    /// Returns a line for the log.
-    fn line(&self) -> String {
-        match &self.fallback {
-            Some(Fallback { instead_of, because }) => {
-                format!("{} decides instead of {instead_of}: {because}", self.loaded.name())
-            }
-            None => format!("{} decides", self.loaded.name()),
-        }
+    /// Reports that the fallback decides.
+    fn note(&self, network: &str, log: &mut Log) {
+        let Some(Fallback { instead_of, because }) = &self.fallback else { return };
+        let line = format!("{} decides instead of {instead_of}: {because}", self.loaded.name());
+        log.line(&line);
+        log.notice(Notice::FellBack(format!("on network {network:?}, {line}")));
     }
 
     /// Records the network's own policy as one that decided. Only the next failure depends on it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::AttachError;
 use super::evidence::no_attachments;
 use super::liveness::{self, NetnsState};
+use super::notice::Notice;
 use super::trace::Attempt;
 use crate::journal::Entry;
 use crate::log::{Level, Logger, Target};
@@ -98,6 +99,10 @@ pub(super) trait Watch {
 pub(super) struct Log {
     pub(super) logger: Logger,
     pub(super) attempt: Option<Attempt>,
+    /// Whether the record of a failed ADD was kept.
+    pub(super) has_kept_failure: bool,
+    /// What a pod's owner should know.
+    notices: Vec<Notice>,
 }
 
 /// The node's policies, opened by the first thread that needs them. A process has one store, because it has one engine.
@@ -111,7 +116,8 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn new(context: &'a Context) -> Self {
         let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
-        let log = Log { logger: Logger::new(&context.log), attempt: None };
+        let logger = Logger::new(&context.log);
+        let log = Log { logger, attempt: None, has_kept_failure: false, notices: Vec::new() };
         Self { context, policies, log, watched: Vec::new(), store: None }
     }
 
@@ -136,6 +142,18 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn take_log(&mut self) -> String {
         self.log.logger.take()
+    }
+
+    /// Returns whether an ADD failed and its record was kept.
+    #[must_use]
+    pub fn has_kept_failure(&self) -> bool {
+        self.log.has_kept_failure
+    }
+
+    /// Takes what the pod's owner should know about the ADDs so far.
+    #[must_use]
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.log.notices)
     }
 
     /// Returns the store and opens it on first use. The first open after a boot releases what the previous boot left:
@@ -233,5 +251,12 @@ impl Log {
     /// Adds a warning.
     pub(super) fn line(&mut self, line: &str) {
         self.logger.warn(line);
+    }
+
+    /// Adds something that the pod's owner should know, once.
+    pub(super) fn notice(&mut self, notice: Notice) {
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
+        }
     }
 }

@@ -250,14 +250,11 @@ fn read_and_carry_out(
     let mut network = persona.name().to_owned();
     let verb = environment.verb;
     let read = read_stdin(stdin).and_then(|stdin| {
-        if let Persona::Pod(program) = persona {
-            return PodCall::read(program, environment, stdin).map(|call| Read::Pod(Box::new(call)));
-        }
-        let call = Call::read(node.context(), persona, environment.clone(), &stdin).map_err(|error| error.to_cni());
+        let call = read_call(node.context(), persona, &environment, &stdin);
         if let (Verb::Add, Err(error)) = (verb, &call) {
             attach::keep_unread(node.context(), &environment, &stdin, error);
         }
-        call.map(|call| Read::One(Box::new(call)))
+        call
     });
     let answer = read.and_then(|call| {
         let answer = match &call {
@@ -272,6 +269,16 @@ fn read_and_carry_out(
         answer
     });
     (network, answer)
+}
+
+/// Parses a call.
+fn read_call(context: &Context, persona: Persona, environment: &Environment, stdin: &[u8]) -> Result<Read, CniError> {
+    let environment = environment.clone();
+    if let Persona::Pod(program) = persona {
+        return PodCall::read(program, environment, stdin.to_vec()).map(|call| Read::Pod(Box::new(call)));
+    }
+    let call = Call::read(context, persona, environment, stdin).map_err(|error| error.to_cni())?;
+    Ok(Read::One(Box::new(call)))
 }
 
 /// Returns the subject of the log lines, as far as it is known before the configuration is read.
@@ -343,7 +350,16 @@ fn carry_out(verb: Verb, node: &mut Node<'_>, call: &Call) -> Result<String, Cni
 /// Like `carry_out`, for all networks of a pod.
 fn carry_out_for_pod(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
     let outcome = match call.verb() {
-        Verb::Add => return pod::add(node, call),
+        Verb::Add => {
+            let added = pod::add(node, call);
+            // What fails inside an attachment has a record of its own, with the policy's request.
+            if let Err(error) = &added
+                && !node.has_kept_failure()
+            {
+                call.keep_failure(node.context(), error);
+            }
+            return added;
+        }
         Verb::Del => pod::del(node, call),
         Verb::Check => pod::check(node, call),
         Verb::Gc => pod::gc(node, call),

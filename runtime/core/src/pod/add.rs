@@ -13,7 +13,7 @@ use super::del::{self, Scope};
 use super::device_info;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
-use super::status::{Attached, added_event, status_text};
+use super::status::{Attached, added_event, failure_events, notice_event, status_text};
 use crate::agent::pod::{PodInfo, PodQuery, PodReply, PodRequest};
 use crate::agent::status::{Event, StatusReply, StatusRequest};
 use crate::agent::{self, AgentError};
@@ -271,7 +271,8 @@ fn report(node: &mut Node<'_>, pod: &Pod<'_>, record: &PodRecord, results: &[Cni
         })
         .collect();
     let annotation = (!settings.is_system(pod.namespace)).then(|| status_text(&attached));
-    let events = attached.iter().map(added_event).collect();
+    let mut events: Vec<Event> = attached.iter().map(added_event).collect();
+    events.extend(node.take_notices().into_iter().filter_map(notice_event));
     let limit = Duration::from_millis(settings.status_deadline_ms);
     match pod.report(annotation, events, limit) {
         Ok(StatusReply::Written) => Ok(()),
@@ -316,12 +317,7 @@ fn take_back(
         Ok(()) | Err(Unchanged::Superseded) => problems,
         Err(Unchanged::Failed(error)) => problems.into_iter().chain([error]).collect(),
     };
-    let event = Event {
-        kind: agent::status::EventKind::Warning,
-        reason: "NetworkAttachFailed".to_owned(),
-        message: cause.to_string(),
-    };
-    if let Err(error) = pod.report(None, vec![event], EVENT_LIMIT) {
+    if let Err(error) = pod.report(None, failure_events(node.take_notices(), &cause), EVENT_LIMIT) {
         node.log(&format!("no event for pod {}/{}: {error}", pod.namespace, pod.name));
     }
     if problems.is_empty() {

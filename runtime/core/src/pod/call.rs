@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::plugin::Sandbox;
 use super::record;
 use super::settings::Settings;
+use crate::attach::{Context, keep_unread};
 use crate::cni::{self, CniError, Environment, Object, Verb, Version, code};
 use crate::store::Key;
 
@@ -71,6 +72,11 @@ impl PodCall {
             cni::check_known(&pairs, ARGS)?;
         }
         Ok(Self { program, env, pairs, name, conf, stdin, settings })
+    }
+
+    /// Keeps the record of a failed ADD for `weftctl failures`.
+    pub fn keep_failure(&self, context: &Context, error: &CniError) {
+        keep_unread(context, &self.env, &self.stdin, error);
     }
 
     /// Returns the verb.

@@ -16,17 +16,12 @@ const AGENT_SOCKET: &str = "agentSocket";
 /// The key of namespaces whose definitions may name files and servers; our own.
 const TRUSTED: &str = "trustedNamespaces";
 
-/// Keys that mean something here, or that belong to CNI.
-const KNOWN: &[&str] = &[
-    "cniVersion",
-    "name",
-    "type",
-    "capabilities",
-    "runtimeConfig",
-    "prevResult",
-    "args",
-    "disableCheck",
-    "disableGC",
+/// Keys that belong to CNI.
+const OF_CNI: &[&str] =
+    &["cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args", "disableCheck", "disableGC"];
+
+/// Keys that mean something here.
+pub(super) const KEYS: &[&str] = &[
     "clusterNetwork",
     "defaultNetworks",
     "delegates",
@@ -44,11 +39,13 @@ const KNOWN: &[&str] = &[
     "statusDeadlineMs",
 ];
 
-/// Harmless keys of Multus without a meaning here: the places of its credentials, its cache and its log, and the
-/// options of its daemon. `docs/weft-pod.md` lists the replacements.
-const WITHOUT_MEANING: &[&str] = &[
+/// Keys of Multus that count only for what Multus left on the node (`kept`).
+pub(super) const OF_KEPT_MULTUS: &[&str] = &["cniDir", "daemonSocketDir"];
+
+/// Harmless keys of Multus without a meaning here: the places of its credentials and its log, and the options of its
+/// daemon. `docs/weft-pod.md` lists the replacements.
+pub(super) const WITHOUT_MEANING: &[&str] = &[
     "kubeconfig",
-    "cniDir",
     "logFile",
     "logLevel",
     "logToStderr",
@@ -56,7 +53,6 @@ const WITHOUT_MEANING: &[&str] = &[
     "retryDeleteOnError",
     "chrootDir",
     "socketDir",
-    "daemonSocketDir",
     "cniConfigDir",
     "multusConfigFile",
     "multusAutoconfigDir",
@@ -173,6 +169,12 @@ impl Settings {
             None => Networks::Inline(delegates.to_vec()),
         };
         let mut warnings = Vec::new();
+        if matches!(networks, Networks::Named { .. }) && !delegates.is_empty() {
+            warnings.push("delegates has no effect, because clusterNetwork names the default network".to_owned());
+        }
+        if matches!(networks, Networks::Inline(_)) && object.list("defaultNetworks").map_err(mistyped)?.is_some() {
+            warnings.push("defaultNetworks has no effect, because there is no clusterNetwork".to_owned());
+        }
         for key in object.keys().filter(|key| !known(key)) {
             warnings.push(format!("key {key:?} of the configuration is unknown and has no effect"));
         }
@@ -242,7 +244,6 @@ impl Settings {
 fn known(key: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(key);
     key.starts_with("cni.dev/")
-        || KNOWN.iter().any(is)
-        || WITHOUT_MEANING.iter().any(is)
+        || [OF_CNI, KEYS, OF_KEPT_MULTUS, WITHOUT_MEANING].iter().any(|keys| keys.iter().any(is))
         || key.eq_ignore_ascii_case("auxiliaryCNIChainName")
 }

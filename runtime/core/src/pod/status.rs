@@ -11,7 +11,8 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::agent::status::{Event, EventKind};
-use crate::cni::{CniResult, Ip};
+use crate::attach::Notice;
+use crate::cni::{CniError, CniResult, Ip};
 
 /// The annotation with the status.
 pub const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -51,6 +52,29 @@ pub fn added_event(attached: &Attached<'_>) -> Event {
     }
 }
 
+/// Returns the events of a failed ADD: what came before the failure, then the failure.
+pub(super) fn failure_events(notices: Vec<Notice>, cause: &CniError) -> Vec<Event> {
+    let reason = if notices.contains(&Notice::Denied) {
+        "PolicyDenied"
+    } else if notices.contains(&Notice::Exhausted) {
+        "PoolExhausted"
+    } else {
+        "NetworkAttachFailed"
+    };
+    let failure = Event { kind: EventKind::Warning, reason: reason.to_owned(), message: cause.to_string() };
+    notices.into_iter().filter_map(notice_event).chain([failure]).collect()
+}
+
+/// Returns the event of what is not a failure by itself.
+pub(super) fn notice_event(notice: Notice) -> Option<Event> {
+    let (reason, message) = match notice {
+        Notice::FellBack(message) => ("PolicyFellBack", message),
+        Notice::Conflict(message) => ("AddressConflict", message),
+        Notice::Denied | Notice::Exhausted => return None,
+    };
+    Some(Event { kind: EventKind::Warning, reason: reason.to_owned(), message })
+}
+
 /// Formats an address with its prefix length; an IPv4-mapped one is shown as IPv4.
 fn canonical(address: IpNet) -> String {
     match (address.addr().to_canonical(), address.prefix_len().checked_sub(96)) {
@@ -59,7 +83,8 @@ fn canonical(address: IpNet) -> String {
     }
 }
 
-/// Returns name and index of the main interface: the first one in the sandbox, otherwise the only one.
+/// Returns name and index of the main interface: the first one in the sandbox. If the result has none there, the name is
+/// that of the attachment, and nothing is known about the interface: one outside has another MAC and another MTU.
 fn interface<'a>(attached: &'a Attached<'_>) -> (&'a str, Option<usize>) {
     let interfaces = &attached.result.interfaces;
     let index = interfaces.iter().position(|found| found.sandbox.is_some());

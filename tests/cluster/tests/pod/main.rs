@@ -60,6 +60,9 @@ fn main() -> ExitCode {
     suite.test("del-removes-what-a-killed-add-left", &ours, || with_policies(orphans::killed));
     suite.test("del-and-gc-need-no-entry-of-the-pod", &ours, || with_policies(orphans::without_entry));
     suite.test("gc-reaches-the-default-network-of-a-definition", &theirs, || bare(theirs::gc_of_definition));
+    suite.test("r13-a-foreign-link-stays-beside-ours", &ours, || with_policies(ours::foreign_link));
+    suite.test("events-of-a-fallback-and-of-a-conflict", &ours, || with_policies(ours::notices));
+    suite.test("refusals-of-weft-pod-are-kept", &ours, || with_policies(theirs::kept_failures));
     suite.test("field-10-r29-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
     suite.test("field-14-status-and-gc-with-two-variables", &theirs, || bare(theirs::two_variables));
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));

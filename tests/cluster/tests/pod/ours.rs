@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_cluster::api::{Api as _, network_status};
+use weft_cluster::api::{Api as _, Event, network_status};
 use weft_kit::programs::Installation;
 
 use crate::{Scene, bridge};
@@ -115,7 +115,7 @@ pub(crate) fn rollback(mut scene: Scene) -> Result<()> {
     ensure!(scene.links()?.is_empty(), "links {:?}", scene.links()?);
     ensure!(network_status(&scene.api, "team", "pod-1")?.is_none(), "a status of a pod without networks");
     let events = scene.api.take_events()?;
-    ensure!(events.len() == 1 && events[0].kind == "Warning", "{events:?}");
+    ensure!(events.len() == 1 && events[0].kind == "Warning" && events[0].reason == "PoolExhausted", "{events:?}");
     scene.nothing_left()?;
     scene.run("DEL")?.quiet()
 }
@@ -146,7 +146,61 @@ pub(crate) fn labels(mut scene: Scene) -> Result<()> {
         "{error:?}"
     );
     let events = scene.api.take_events()?;
-    ensure!(events.iter().any(|event| event.message.contains("no rule matches the labels")), "{events:?}");
+    let is_it = |event: &Event| event.reason == "PolicyDenied" && event.message.contains("no rule matches the labels");
+    ensure!(events.iter().any(is_it), "{events:?}");
+    scene.nothing_left()
+}
+
+/// A policy's fallback decides for one network, and on another a machine has the next address. The pod starts, and its owner
+/// learns both.
+pub(crate) fn notices(mut scene: Scene) -> Result<()> {
+    let ranges = |subnet: &str| json!([[{"subnet": subnet}]]);
+    let missing = json!({"type": "wasm", "policy": "file:///nowhere/policy.wasm", "ranges": ranges("10.50.0.0/24")});
+    let conf = json!({"cniVersion": "1.1.0", "name": "policed", "type": "weft", "fallback": "host-local",
+        "delegate": {"type": "bridge", "bridge": "br-policed"}, "ipam": missing});
+    scene.nad("policed", &conf)?;
+    let conf = json!({"cniVersion": "1.1.0", "name": "shared", "type": "weft", "duplicates": {"detect": true},
+        "delegate": {"type": "bridge", "bridge": "dup0"},
+        "ipam": {"type": "host-local", "ranges": ranges("10.60.0.0/24")}});
+    scene.nad("shared", &conf)?;
+    scene.pod("policed, shared")?;
+    let machine = scene.node.sandbox("machine")?;
+    let inside = machine.netns.as_ref().context("a namespace")?;
+    let host = scene.node.netns();
+    host.line("ip link add dup0 type bridge")?;
+    host.line("ip link set dup0 up")?;
+    let name = inside.name();
+    host.line(&format!("ip link add port0 type veth peer name lan0 address 02:00:00:00:0b:ad netns {name}"))?;
+    host.line("ip link set port0 master dup0 up")?;
+    inside.line("ip link set lan0 up")?;
+    inside.line("ip address add 10.60.0.2/24 dev lan0")?;
+    scene.add()?;
+    let events = scene.api.take_events()?;
+    let has = |reason: &str, text: &str| {
+        let found = events.iter().find(|event| event.reason == reason);
+        ensure!(
+            found.is_some_and(|event| event.kind == "Warning" && event.message.contains(text)),
+            "{reason}: {events:?}"
+        );
+        Ok(())
+    };
+    has("PolicyFellBack", "host-local decides instead of file:///nowhere/policy.wasm")?;
+    has("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
+    ensure!(events.iter().filter(|event| event.reason == "AddedInterface").count() == 3, "{events:?}");
+    ensure!(events.len() == 5, "{events:?}");
+    scene.run("DEL")?.quiet()
+}
+
+/// A link that somebody else made in the sandbox stays, although our DEL of a stock attachment would look for its name.
+pub(crate) fn foreign_link(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &bridge("wire", 20, &json!({})))?;
+    scene.pod("wire@taken0")?;
+    scene.netns()?.line("ip link add taken0 type veth peer name taken1")?;
+    scene.run("ADD")?.error()?;
+    scene.run("DEL")?.quiet()?;
+    let mut links = scene.links()?;
+    links.sort();
+    ensure!(links == ["taken0", "taken1"], "{links:?}");
     scene.nothing_left()
 }
 

@@ -14,7 +14,7 @@ use weft_kit::process::{self, Output};
 use weft_kit::programs;
 
 use crate::status::failing_within_a_second;
-use crate::{Scene, calls, rules, vendor};
+use crate::{Scene, bridge, calls, rules, vendor};
 
 pub(crate) fn retried_del(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &vendor("wire"))?;
@@ -329,6 +329,45 @@ pub(crate) fn gc_of_definition(mut scene: Scene) -> Result<()> {
     rules(json!([]))?;
     scene.run("GC")?.quiet()?;
     ensure!(calls()?.is_empty(), "{:?}", calls()?);
+    Ok(())
+}
+
+/// What `weft-pod` itself refuses is kept like what fails inside an attachment, and that is kept once.
+pub(crate) fn kept_failures(mut scene: Scene) -> Result<()> {
+    scene.pod("missing")?;
+    let kept = |scene: &Scene| -> Result<Vec<Value>> {
+        let said = weftctl(scene, &["--json", "failures"])?.success("weftctl failures")?;
+        Ok(serde_json::from_slice::<Value>(&said.stdout)?.as_array().cloned().unwrap_or_default())
+    };
+    let good = scene.conf.clone();
+    scene.run("ADD")?.error()?;
+    scene.conf["agentSocket"] = json!(scene.node.scratch().join("nobody.sock"));
+    scene.run("ADD")?.error()?;
+    scene.conf = good.clone();
+    scene.conf["delegates"] = json!([]);
+    scene.run("ADD")?.error()?;
+    let none_left = json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.10.0.0/30", "rangeStart": "10.10.0.1", "rangeEnd": "10.10.0.1"}]]});
+    scene.conf["delegates"] = json!([bridge("main", 10, &json!({"ipam": none_left}))]);
+    scene.pod("")?;
+    scene.run("ADD")?.error()?;
+    rules(json!([{"when": {"command": "ADD"}, "do": {"error": {"code": 104, "msg": "no uplink"}}}]))?;
+    scene.conf["delegates"] = json!([vendor("main")]);
+    scene.run("ADD")?.error()?;
+    let rows = kept(&scene)?;
+    let shown: Vec<(&str, u64)> = rows
+        .iter()
+        .rev()
+        .map(|row| (row["network"].as_str().unwrap_or_default(), row["code"].as_u64().unwrap_or(0)))
+        .collect();
+    ensure!(shown == [("pods", 7), ("pods", 11), ("pods", 7), ("main", 102), ("pods", 104)], "{shown:?}");
+    ensure!(rows.iter().all(|row| row["pod"] == "team/pod-1" && row["containerID"] == "sandbox-1"), "{rows:?}");
+    for text in ["(missing)", "nobody.sock", "no default network", "no uplink"] {
+        let says = |row: &Value| row["msg"].as_str().is_some_and(|msg| msg.contains(text));
+        ensure!(rows.iter().any(says), "{text}: {rows:?}");
+    }
+    let said = weftctl(&scene, &["explain", "pod-1"])?;
+    ensure!(said.text().contains("no uplink"), "{said:?}");
     Ok(())
 }
 

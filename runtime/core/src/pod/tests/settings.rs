@@ -31,6 +31,9 @@ fn a_default_network_is_required_and_cluster_network_wins() {
     }
     let both = read(json!({"clusterNetwork": "main", "delegates": [{"type": "x"}]})).unwrap();
     assert!(matches!(both.networks, Networks::Named { .. }));
+    assert_eq!(both.warnings, ["delegates has no effect, because clusterNetwork names the default network"]);
+    let both = read(json!({"delegates": [{"type": "x"}], "defaultNetworks": ["a"]})).unwrap();
+    assert_eq!(both.warnings, ["defaultNetworks has no effect, because there is no clusterNetwork"]);
     let path = read(json!({"clusterNetwork": "/etc/cni/x.conflist", "defaultNetworks": ["a", "b/c"]})).unwrap();
     let further = vec![NetworkRef::Name("a".to_owned()), NetworkRef::Path("b/c".into())];
     assert_eq!(path.networks, Networks::Named { cluster: NetworkRef::Path("/etc/cni/x.conflist".into()), further });

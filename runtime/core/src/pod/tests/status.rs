@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::cni::{CniResult, Version};
+use crate::attach::Notice;
+use crate::cni::{CniError, CniResult, Version};
+use crate::pod::status::failure_events;
 use crate::pod::{Attached, added_event, status_text};
 
 fn result(value: Value) -> CniResult {
@@ -84,6 +86,26 @@ fn r26_device_info_is_shown() {
     };
     let list: Value = serde_json::from_str(&status_text(&[attached])).unwrap();
     assert_eq!(list[0]["device-info"], info);
+}
+
+#[test]
+fn events_say_why_an_add_failed() {
+    let cause = CniError::new(100, "[team/p/u:team/a]: no rule matches");
+    let events = |notices: Vec<Notice>| -> Vec<(String, String)> {
+        let events = failure_events(notices, &cause).into_iter();
+        events.map(|event| (event.reason, event.message)).collect()
+    };
+    let why = cause.to_string();
+    assert_eq!(events(vec![]), [("NetworkAttachFailed".to_owned(), why.clone())]);
+    assert_eq!(events(vec![Notice::Denied]), [("PolicyDenied".to_owned(), why.clone())]);
+    let conflict = || Notice::Conflict("02:00:00:00:00:01 answers for 10.0.0.2".to_owned());
+    assert_eq!(
+        events(vec![conflict(), Notice::Exhausted]),
+        [
+            ("AddressConflict".to_owned(), "02:00:00:00:00:01 answers for 10.0.0.2".to_owned()),
+            ("PoolExhausted".to_owned(), why)
+        ]
+    );
 }
 
 #[test]
