@@ -125,11 +125,18 @@ impl NodeStore {
     }
 
     /// Frees one address for an operator, whatever its release rule. An address that an attachment uses is freed only
-    /// with `force`. An entry that holds only addresses is deleted with its last one.
+    /// with `force`. An entry that holds only addresses is deleted with its last one. An address of a cluster ledger
+    /// becomes a tombstone, which the agent gives back: the caller has to know that no link has it (`link_first`).
+    /// Returns whether it is such an address.
     ///
     /// # Errors
     /// `NotClaimed`, `InUse`, or when the store cannot be written.
-    pub fn release_address(&mut self, scope: &str, address: IpAddr, force: bool) -> Result<(), LedgerError> {
+    pub fn release_address(
+        &mut self,
+        scope: &str,
+        address: IpAddr,
+        (force, now): (bool, u64),
+    ) -> Result<bool, LedgerError> {
         self.write("release an address", |conn| {
             let row = conn
                 .prepare_cached("SELECT entry FROM claims WHERE scope = ?1 AND address = ?2")?
@@ -148,6 +155,10 @@ impl NodeStore {
                 let container_id = entry.key.attachment.container_id.clone();
                 return Err(Stop::Tell(LedgerError::InUse { scope: scope.to_owned(), address, container_id }));
             }
+            let in_cluster = match &entry {
+                Some((id, _entry)) => ledger::remote::release_one(conn, (*id, scope), address, now)?,
+                None => false,
+            };
             let mut books = Books::new(conn);
             ledger::free(conn, &mut books, scope, address)?;
             books.close()?;
@@ -157,7 +168,7 @@ impl NodeStore {
             {
                 journal::delete(conn, id, &entry.record.shared)?;
             }
-            Ok(())
+            Ok(in_cluster)
         })
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, params};
 
 use super::claim::{ACTIVE, CONFLICT, COOLDOWN, KEPT, state};
+use super::remote;
 use super::runs::{self, Run};
 use crate::store::{self, Blob, Fault, Stored};
 
@@ -17,11 +18,13 @@ type Runs = BTreeMap<(String, u8), Vec<Run>>;
 /// Adds all problems, one line each.
 pub(crate) fn inspect(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     claim_rows(conn, problems)?;
+    remote::inspect(conn, problems)?;
     derived(conn, problems)
 }
 
-/// Rebuilds the derived data.
+/// Rebuilds the derived data, and gives back cluster addresses of attachments that are not in the journal.
 pub(crate) fn rebuild(conn: &Connection) -> Result<(), Fault> {
+    remote::end_strays(conn)?;
     conn.execute_batch("DELETE FROM runs")?;
     let wanted = runs_of_claims(conn)?;
     for ((scope, _family), list) in &wanted {

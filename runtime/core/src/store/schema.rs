@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` migrates a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -191,6 +191,11 @@ CREATE TABLE domains (
     cell_size INTEGER NOT NULL,
     PRIMARY KEY (ledger, domain)
 ) WITHOUT ROWID;
+";
+
+/// Requests about an address of a cluster ledger that were never answered, even if a later one was.
+const V8: &str = "
+ALTER TABLE remote_addresses ADD COLUMN late INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The file's identification.

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
 use weft_core::attach::{NetnsState, netns_state};
-use weft_core::ledger::{ClaimFilter, ClaimRow};
+use weft_core::ledger::{ClaimFilter, ClaimRow, remote};
 use weft_core::netlink;
 use weft_core::store::NodeStore;
 use weft_host_abi::types::ClaimState;
@@ -159,9 +159,16 @@ fn release(network: &str, address: IpAddr, force: bool, state: &Path, output: Ou
             );
         }
     }
-    store.release_address(network, address, true)?;
-    let document = json!({ "network": network, "address": address, "released": true });
-    output.lines(&document, &[format!("released {address} on {network}")])
+    // `link_first`: another node would get the address while a link of this one has it.
+    if network.starts_with(&remote::scope("")) && netlink::addresses_in_use()?.contains(&address) {
+        bail!(
+            "{address} is in use: a link in a network namespace has it, and another node would get it; delete the container, or the address on that link"
+        );
+    }
+    let in_cluster = store.release_address(network, address, (true, weft_core::facts::now()?))?;
+    let document = json!({ "network": network, "address": address, "released": true, "inCluster": in_cluster });
+    let then = if in_cluster { "; this node's agent gives it back to the cluster ledger" } else { "" };
+    output.lines(&document, &[format!("released {address} on {network}{then}")])
 }
 
 fn repair(state: &Path, output: Output) -> anyhow::Result<()> {

@@ -49,7 +49,7 @@ fn an_operator_frees_a_marked_address() {
     let mut disk = OnDisk::new();
     assert_eq!(claim_next(&mut disk, &key("a"), &range("10.0.0.2", "10.0.0.4")), Some(ip("10.0.0.2")));
     disk.store.abandon(&key("a"), &in_use("10.0.0.2"), NOW).unwrap();
-    disk.store.release_address("s", ip("10.0.0.2"), false).unwrap();
+    disk.store.release_address("s", ip("10.0.0.2"), (false, NOW)).unwrap();
     assert!(disk.store.claims(&ClaimFilter::default()).unwrap().is_empty());
     assert_sound(disk.dir.path());
 }

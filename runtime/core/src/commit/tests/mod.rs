@@ -10,6 +10,7 @@ mod lost;
 mod model;
 mod processes;
 mod random;
+mod remote;
 mod size;
 mod store;
 mod suite;
@@ -79,7 +80,7 @@ impl Subject for OnDisk {
     }
 
     fn release_address(&mut self, scope: &str, address: IpAddr, force: bool) -> bool {
-        self.store.release_address(scope, address, force).is_ok()
+        self.store.release_address(scope, address, (force, 1000)).is_ok()
     }
 
     fn purge_expired(&mut self, now: u64) -> u64 {

@@ -399,7 +399,7 @@ fn use_it(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
     }
     drop(store.update_record(&key("active"), &Record::default()));
     drop(store.release(&key("active"), 1000));
-    drop(store.release_address("s", ip("10.0.0.1"), true));
+    drop(store.release_address("s", ip("10.0.0.1"), (true, 1000)));
     drop(store.repair());
     store.maintain()?;
     Ok(())

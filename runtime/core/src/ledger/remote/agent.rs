@@ -80,6 +80,53 @@ impl NodeStore {
         })
     }
 
+    /// Notes that a request for an address was not answered and may still be executed, whatever has become of the row.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn note_unanswered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
+        self.write("note an unanswered request to a cluster ledger", |conn| {
+            conn.prepare_cached(
+                "UPDATE remote_addresses SET late = 1
+                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND late = 0",
+            )?
+            .execute(params![nonce, Blob::new(address)])?;
+            Ok::<_, Stop<StoreError>>(())
+        })
+    }
+
+    /// `send_row`, for a claim that is written again: notes that a request is about to be sent, if the address is an
+    /// entry at this instant. Returns whether it is. Until `note_answered`, the request counts as unanswered.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn note_sending_again(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
+        self.write("note a request to a cluster ledger", |conn| {
+            let changed = conn
+                .prepare_cached(
+                    "UPDATE remote_addresses SET late = 1
+                     WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND state = 1",
+                )?
+                .execute(params![nonce, Blob::new(address)])?;
+            Ok::<_, Stop<StoreError>>(changed == 1)
+        })
+    }
+
+    /// Notes that every request for an address was answered.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn note_answered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
+        self.write("note an answer of a cluster ledger", |conn| {
+            conn.prepare_cached(
+                "UPDATE remote_addresses SET late = 0
+                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2",
+            )?
+            .execute(params![nonce, Blob::new(address)])?;
+            Ok::<_, Stop<StoreError>>(())
+        })
+    }
+
     /// Drops intents of ADDs that began before `before`, even if their processes are still alive: `commit_cas` makes
     /// those fail.
     ///

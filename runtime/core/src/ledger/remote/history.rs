@@ -50,6 +50,9 @@ impl NodeStore {
     }
 }
 
+/// Key in `meta`, before the ledger's text.
+pub(super) const SEEN: &str = "seen ";
+
 fn key(ledger: &str) -> String {
-    format!("seen {ledger}")
+    format!("{SEEN}{ledger}")
 }

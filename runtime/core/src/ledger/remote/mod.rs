@@ -16,6 +16,8 @@
 mod agent;
 mod cell_view;
 mod cells;
+mod check;
+mod clock;
 mod history;
 mod intent;
 mod rows;
@@ -24,11 +26,13 @@ mod view;
 
 pub use cell_view::{CellView, Looks, is_in};
 pub use cells::{Cell, CellState, Span};
+pub use clock::Clock;
 pub use history::Seen;
 pub use intent::IntentAsk;
 pub use types::{AddressState, Answer, Owner, RemoteAddress, RemoteRow, Versions, scope};
 pub use view::{RemoteView, Runs};
 
 pub(crate) use cells::owned;
+pub(crate) use check::{end_strays, inspect};
 pub(crate) use intent::{commit, distrust, granted, hex, insert};
-pub(crate) use rows::{abandon, end, of_other_boots, release};
+pub(crate) use rows::{abandon, end, of_other_boots, release, release_one};

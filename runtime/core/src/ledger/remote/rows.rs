@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use weft_host_abi::types::Attachment;
 
-use super::types::{AddressState, Answer, RemoteAddress, RemoteRow, Versions};
+use super::types::{self, AddressState, Answer, RemoteAddress, RemoteRow, Versions};
 use crate::store::{self, Blob, Fault, Key, Role, Stored};
 
 const COLUMNS: &str = "id, nonce, container_id, network, ifname, role, boot_id, store_id, ledger, domain, owner, \
@@ -112,7 +112,7 @@ fn decode<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
 
 fn addresses(conn: &Connection, id: i64) -> Result<Vec<RemoteAddress>, Fault> {
     let mut statement = conn.prepare_cached(
-        "SELECT want, address, prefix, state, answer, uid, version, since, in_use_by FROM remote_addresses
+        "SELECT want, address, prefix, state, answer, uid, version, since, in_use_by, late FROM remote_addresses
          WHERE remote = ?1 ORDER BY rank",
     )?;
     let rows = statement.query_map([id], |row| Ok(address(row)))?;
@@ -134,6 +134,7 @@ fn address(row: &Row<'_>) -> Result<RemoteAddress, Fault> {
         versions,
         since: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
         in_use_by: row.get(8)?,
+        is_late: row.get(9)?,
     })
 }
 
@@ -150,6 +151,35 @@ pub(crate) fn release(conn: &Connection, entry: i64, now: u64) -> Result<bool, F
     conn.prepare_cached("UPDATE remote SET entry = NULL WHERE id = ?1")?.execute([id])?;
     tombstone(conn, "remote = ?2", id, now)?;
     Ok(true)
+}
+
+/// Marks one address of an attachment in the cluster as to be given back, for an operator. Its link has to be gone.
+/// Returns whether the attachment holds it in the cluster.
+pub(crate) fn release_one(
+    conn: &Connection,
+    (entry, scope): (i64, &str),
+    address: IpAddr,
+    now: u64,
+) -> Result<bool, Fault> {
+    // An entry may have claims in other scopes too.
+    let is_of_scope = select(conn, "entry = ?1", [entry])?.iter().any(|row| types::scope(&row.domain) == scope);
+    if !is_of_scope {
+        return Ok(false);
+    }
+    let changed = conn
+        .prepare_cached(
+            "UPDATE remote_addresses SET state = 2, since = ?3
+             WHERE state = 1 AND address = ?2 AND remote = (SELECT id FROM remote WHERE entry = ?1)",
+        )?
+        .execute(params![entry, Blob::new(address), store::seconds(now)])?;
+    // Without an address, nothing leads from the row to a journal entry, which may be deleted now. No rest: a person
+    // frees it.
+    conn.prepare_cached(
+        "UPDATE remote SET entry = NULL, release = '\"free\"' WHERE entry = ?1
+         AND NOT EXISTS (SELECT 1 FROM remote_addresses a WHERE a.remote = remote.id AND a.state = 1)",
+    )?
+    .execute([entry])?;
+    Ok(changed > 0)
 }
 
 /// Like `release` for addresses that nobody has used, which need no rest. Those that somebody on the wire uses are to
@@ -192,11 +222,13 @@ pub(super) fn tombstone(
 }
 
 /// Drops the intents of one row. An address for which no request was sent, or that is known to belong to somebody else,
-/// need not be given back. A granted address needs no rest, because nobody has used it.
+/// need not be given back, unless an earlier request may still be executed. A granted address needs no rest, because nobody has used it.
 pub(super) fn give_up(conn: &Connection, id: i64, now: u64) -> Result<(), Fault> {
     conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE id = ?1 AND entry IS NULL")?.execute([id])?;
-    conn.prepare_cached("DELETE FROM remote_addresses WHERE remote = ?1 AND state = 0 AND answer IN (0, 3)")?
-        .execute([id])?;
+    conn.prepare_cached(
+        "DELETE FROM remote_addresses WHERE remote = ?1 AND state = 0 AND answer IN (0, 3) AND late = 0",
+    )?
+    .execute([id])?;
     tombstone(conn, "state = 0 AND remote = ?2", id, now)?;
     forget_empty(conn, id)
 }

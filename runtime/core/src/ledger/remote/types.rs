@@ -110,6 +110,8 @@ pub struct RemoteAddress {
     pub since: u64,
     /// The host that answers for it on the wire, if it is in use.
     pub in_use_by: Option<String>,
+    /// A request was not answered, even if a later one was: a server may still execute it.
+    pub is_late: bool,
 }
 
 impl RemoteRow {
