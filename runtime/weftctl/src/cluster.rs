@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
@@ -24,6 +25,9 @@ pub(crate) enum ClusterCommand {
         /// Thaw even if some nodes have not confirmed. Their addresses may be allocated twice.
         #[arg(long)]
         force: bool,
+        /// For how long to look at the freeze first, so that nodes can speak that the restored ledger does not know.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        wait: u64,
         #[command(flatten)]
         ledger: Ledger,
     },
@@ -31,7 +35,7 @@ pub(crate) enum ClusterCommand {
     Fence {
         /// The node.
         node: String,
-        /// Id of the machine [default: the one its agent named last].
+        /// Id of the machine; required if several have had the node's name.
         #[arg(long, value_name = "ID")]
         machine: Option<String>,
         #[command(flatten)]
@@ -84,7 +88,12 @@ pub(crate) struct Ledger {
 pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let (operation, ledger) = match command {
         ClusterCommand::Freeze(ledger) => (Operation::Freeze, ledger),
-        ClusterCommand::Thaw { force, ledger } => (Operation::Thaw { force: *force }, ledger),
+        ClusterCommand::Thaw { force, wait, ledger } => {
+            if !force && *wait > 0 {
+                output.note(&format!("looking at the freeze for {wait} seconds first, so that every node can speak"));
+            }
+            (Operation::Thaw { force: *force, wait: Duration::from_secs(*wait) }, ledger)
+        }
         ClusterCommand::Fence { node, machine, ledger } => {
             (Operation::Fence { node: node.clone(), machine: machine.clone() }, ledger)
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use weft_core::ledger::remote::{Runs, Span, Versions};
 
-use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
+use super::backend::etcd::{Etcd, EtcdConf, EtcdError, prefix};
 use super::backend::kept::Keeper;
 use super::backend::kubernetes::{ClientSource, Kubernetes};
 use super::backend::{Backend, Cells, Fence, Keepers, Listing, ReadError, Status, WriteError};
@@ -49,6 +49,36 @@ pub enum BackendError {
 enum Reach {
     Kubernetes,
     Etcd(EtcdConf),
+}
+
+/// Whether two configurations name the same ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sameness {
+    /// They do: both name a server, and the prefix in it.
+    Same,
+    /// They may: only the prefix is the same. The servers may have got other names.
+    Unknown,
+    Other,
+}
+
+impl Sameness {
+    /// Compares two texts that rows have as their ledger.
+    pub(super) fn of(one: &str, other: &str) -> Self {
+        let read = |text: &str| serde_json::from_str(text).ok();
+        match (read(one), read(other)) {
+            _ if one == other => Self::Same,
+            (Some(Reach::Kubernetes), Some(Reach::Kubernetes)) => Self::Same,
+            (Some(Reach::Etcd(one)), Some(Reach::Etcd(other))) if prefix(&one) == prefix(&other) => {
+                let server = |url: &String| url.trim_end_matches('/').to_owned();
+                let servers: Vec<String> = one.endpoints.iter().map(server).collect();
+                match other.endpoints.iter().any(|url| servers.contains(&server(url))) {
+                    true => Self::Same,
+                    false => Self::Unknown,
+                }
+            }
+            _ => Self::Other,
+        }
+    }
 }
 
 impl AnyBackend {
@@ -189,6 +219,10 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.nodes())
     }
 
+    async fn agents(&self) -> Result<Vec<String>, ReadError> {
+        both!(self, backend => backend.agents())
+    }
+
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
         both!(self, backend => backend.node(node))
     }
@@ -241,5 +275,33 @@ impl Backend for AnyBackend {
 
     async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
         both!(self, backend => backend.pod_exists(namespace, name, uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_is_known_by_a_server_and_the_prefix() {
+        let etcd = |endpoints: &str, rest: &str| format!(r#"{{"type":"etcd","endpoints":{endpoints}{rest}}}"#);
+        let text = etcd(r#"["https://a:2379","https://b:2379"]"#, "");
+        let kubernetes = r#"{"type":"kubernetes"}"#;
+        for (other, sameness) in [
+            (etcd(r#"["https://b:2379/","https://a:2379"]"#, ""), Sameness::Same),
+            (
+                etcd(r#"["https://c:2379","https://b:2379"]"#, r#","prefix":"/weft/ipam","username":"weft""#),
+                Sameness::Same,
+            ),
+            (etcd(r#"["https://c:2379"]"#, ""), Sameness::Unknown),
+            (etcd(r#"["https://a:2379"]"#, r#","prefix":"/lab""#), Sameness::Other),
+            (kubernetes.to_owned(), Sameness::Other),
+            ("{}".to_owned(), Sameness::Other),
+        ] {
+            assert_eq!(Sameness::of(&text, &other), sameness, "{other}");
+            assert_eq!(Sameness::of(&other, &text), sameness, "{other}");
+        }
+        assert_eq!(Sameness::of(kubernetes, kubernetes), Sameness::Same);
+        assert_eq!(Sameness::of("{}", "{}"), Sameness::Same);
     }
 }

@@ -2,7 +2,7 @@
 //! are marked instead.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_core::ledger::remote::{AddressState, Answer, RemoteAddress, RemoteRow, Versions};
 use weft_core::store::{NodeStore, StoreError};
@@ -10,7 +10,9 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::{Backend, ReadError, WriteError};
 use super::conflict::marked;
+use super::looks::Looks;
 use super::object::{ClaimSpec, claim_name};
+use super::round::{Refusal, Refusals};
 
 /// A server may execute a request up to its own timeout (60 s for the API server) after the client has disconnected.
 /// The reverse sweep finds even later ones.
@@ -33,38 +35,60 @@ pub enum DrainError {
     Store(#[from] StoreError),
 }
 
-/// Drains every tombstone that `mine` accepts once. Returns how many are left.
+/// The result of a drain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drained {
+    /// How many addresses are still to be given back.
+    pub left: usize,
+    /// Those that the ledger refuses to give back.
+    pub refused: Vec<Refusal>,
+}
+
+/// Drains every tombstone that `mine` accepts once, if it is due.
 ///
 /// # Errors
-/// The first error; the next call retries the rest.
+/// The ledger does not answer, or the store cannot be read or written; the next call retries the rest.
 pub async fn drain<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
     mine: impl Fn(&RemoteRow) -> bool,
-    now: u64,
-) -> Result<usize, DrainError> {
+    looks: &mut Looks,
+    (now, at): (u64, Instant),
+) -> Result<Drained, DrainError> {
     let rows = store.borrow().remote_rows(AddressState::Tombstone)?;
-    let mut left = 0;
+    let mut done = Drained::default();
+    let mut refusals = Refusals::default();
     for row in rows.iter().filter(|row| mine(row)) {
-        // `doubt`: first freeze the ledger. Until then, every write hides how far it went back.
-        if backend.history().doubt().is_some() {
-            return Ok(rows.len());
-        }
         for address in row.addresses.iter().filter(|address| address.state == AddressState::Tombstone) {
-            if rests(row, address, now) {
-                left += 1;
+            // `doubt`: first freeze the ledger. Until then, every write hides how far it went back.
+            let doubted = backend.history().doubt().is_some();
+            let waits = waits(address, now);
+            let tombstone = (row.nonce.clone(), address.address.addr(), waits);
+            if doubted || rests(row, address, now) || !looks.is_due(&tombstone, at) {
+                done.left += 1;
                 continue;
             }
-            give_back(backend, row, address).await?;
-            let waits = address.answer == Answer::None && now.saturating_sub(address.since) < UNANSWERED.as_secs();
-            if waits {
-                left += 1;
-            } else {
+            let given_back = match give_back(backend, row, address).await {
+                Err(DrainError::Write(WriteError::Frozen)) => Ok(false),
+                given_back => given_back.map(|()| true),
+            };
+            let name = || format!("giving back {} of container {}", tombstone.1, row.key.attachment.container_id);
+            if refusals.keep(name, given_back)? == Some(true) && !waits {
                 store.borrow_mut().drained(&row.nonce, address.address.addr())?;
+            } else {
+                done.left += 1;
+                looks.looked(tombstone, at);
             }
         }
     }
-    Ok(left)
+    looks.end_round();
+    Ok(Drained { refused: refusals.into_list(), ..done })
+}
+
+/// Returns whether a request about an address may still be executed, and would claim it again.
+fn waits(address: &RemoteAddress, now: u64) -> bool {
+    let unanswered = address.answer == Answer::None || address.is_late;
+    unanswered && now.saturating_sub(address.since) < UNANSWERED.as_secs()
 }
 
 /// Returns whether a cooldown is running: nobody else gets the address while the cluster has the tombstone's nonce. An

@@ -60,6 +60,9 @@ pub enum GrantError {
         "the cluster ledger was restored from a backup ({0}) and grants no addresses; run \"weftctl ledger thaw\" once every node has confirmed, then try again"
     )]
     Doubt(String),
+    /// A person has fenced this machine in this boot.
+    #[error("a person has fenced this machine while it runs (weftctl ledger fence); reboot it")]
+    Fenced,
     /// The cell of an address cannot be used.
     #[error(transparent)]
     Cell(#[from] CellError),
@@ -72,6 +75,27 @@ pub enum GrantError {
 enum Tried {
     Granted,
     Lost(String),
+}
+
+/// Requests for one candidate whose answers are unknown: a server may still execute them.
+struct Sent {
+    creates: u32,
+    /// An update fails once the claim has changed, so it concerns only a claim that was not granted.
+    adoption: bool,
+}
+
+impl Sent {
+    fn is_unanswered(&self) -> bool {
+        self.creates > 0 || self.adoption
+    }
+
+    /// The claim turned out to have this nonce, so one request was executed. If it may have been the adoption, the
+    /// creates are still unknown.
+    fn found(&mut self) {
+        if !self.adoption {
+            self.creates = self.creates.saturating_sub(1);
+        }
+    }
 }
 
 /// An intent being granted.
@@ -128,7 +152,7 @@ impl<B: Backend> Grant<'_, B> {
                 Persisted::Written => return Ok(()),
                 Persisted::Gone => return Err(GrantError::NoIpamClaim(ipam_claim(row))),
                 Persisted::Others => return Err(GrantError::OtherAddresses(ipam_claim(row))),
-                Persisted::Unclear(trouble) => trouble,
+                Persisted::Unclear(trouble) | Persisted::Refused(trouble) => trouble,
             };
             self.wait(&mut pause, trouble).await?;
         }
@@ -162,25 +186,25 @@ impl<B: Backend> Grant<'_, B> {
             return Ok(Tried::Lost(by));
         }
         let mut pause = RETRY;
-        let mut unanswered = candidate.answer == Answer::None;
+        let mut sent = Sent { creates: u32::from(candidate.answer == Answer::None), adoption: false };
         loop {
             self.send_row(row, address)?;
             let trouble = match self.backend.create(&spec, None).await {
-                Ok(versions) => return self.granted(row, address, &versions),
+                Ok(versions) => return self.granted(row, address, &versions, &sent),
                 Err(error @ (WriteError::Frozen | WriteError::Refused(_))) => {
                     // Not executed, so there is nothing to give back.
-                    if !unanswered {
+                    if !sent.is_unanswered() {
                         self.note(row, address, Answer::NotSent, None)?;
                     }
                     return Err(error.into());
                 }
                 Err(WriteError::Conflict) => None,
                 Err(WriteError::NoAnswer(text)) => {
-                    unanswered = true;
+                    sent.creates += 1;
                     Some(text)
                 }
             };
-            match self.look(row, &spec, unanswered).await {
+            match self.look(row, &spec, &mut sent).await {
                 Ok(Some(tried)) => return Ok(tried),
                 // The name is free: create again.
                 Ok(None) => self.wait(&mut pause, trouble.unwrap_or_default()).await?,
@@ -191,15 +215,16 @@ impl<B: Backend> Grant<'_, B> {
     }
 
     /// Returns the holder of the claim by a quorum read; `None` if there is none.
-    async fn look(&self, row: &RemoteRow, spec: &ClaimSpec, unanswered: bool) -> Result<Option<Tried>, Looked> {
+    async fn look(&self, row: &RemoteRow, spec: &ClaimSpec, sent: &mut Sent) -> Result<Option<Tried>, Looked> {
         let address = spec.address;
         let Some(claim) = self.backend.get(&spec.name()).await? else { return Ok(None) };
         if claim.spec.is_held_by(&row.nonce) {
-            return Ok(Some(self.granted(row, address, &claim.versions)?));
+            sent.found();
+            return Ok(Some(self.granted(row, address, &claim.versions, sent)?));
         }
         if !self.may_adopt(&claim, spec)? {
             // A create that may still arrive leaves a tombstone.
-            if !unanswered {
+            if !sent.is_unanswered() {
                 self.note(row, address, Answer::Lost, None)?;
             }
             return Ok(Some(Tried::Lost(describe(&claim))));
@@ -207,9 +232,12 @@ impl<B: Backend> Grant<'_, B> {
         // `adopt_write`: taking over a claim is a write, so that a concurrent removal fails.
         self.send_row(row, address)?;
         match self.backend.replace(&adopted(&claim, spec), &claim.versions, None).await {
-            Ok(versions) => Ok(Some(self.granted(row, address, &versions)?)),
+            Ok(versions) => Ok(Some(self.granted(row, address, &versions, sent)?)),
             Err(WriteError::Conflict) => Err(Looked::Trouble("the claim changes all the time".to_owned())),
-            Err(WriteError::NoAnswer(text)) => Err(Looked::Trouble(text)),
+            Err(WriteError::NoAnswer(text)) => {
+                sent.adoption = true;
+                Err(Looked::Trouble(text))
+            }
             Err(error) => Err(Looked::Failed(error.into())),
         }
     }
@@ -256,8 +284,12 @@ impl<B: Backend> Grant<'_, B> {
         if is_intent { Ok(()) } else { Err(GrantError::Withdrawn) }
     }
 
-    fn granted(&self, row: &RemoteRow, address: IpAddr, versions: &Versions) -> Result<Tried, GrantError> {
-        self.note(row, address, Answer::Granted, Some(versions))?;
+    /// Notes a grant. A create that may still be executed is noted first: the address's tombstone will wait for it.
+    fn granted(&self, row: &RemoteRow, address: IpAddr, versions: &Versions, sent: &Sent) -> Result<Tried, GrantError> {
+        if sent.creates > 0 {
+            self.store.borrow_mut().note_unanswered(&row.nonce, address)?;
+        }
+        self.note(row, address, Answer::Granted, kept_versions(self.backend, versions))?;
         Ok(Tried::Granted)
     }
 
@@ -306,6 +338,11 @@ impl From<GrantError> for Looked {
     fn from(error: GrantError) -> Self {
         Self::Failed(error)
     }
+}
+
+/// Returns the versions that are worth keeping: those with which the claim can be given back without a read.
+pub(super) fn kept_versions<'a>(backend: &impl Backend, versions: &'a Versions) -> Option<&'a Versions> {
+    Some(versions).filter(|_versions| backend.has_unique_versions())
 }
 
 /// Returns the claim with the new holder. An exclusive claim has only that one; a shared one loses the holder of this

@@ -7,13 +7,14 @@
 //! Invariant: a doubt remains until `accept` says that the ledger is frozen.
 
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use weft_core::ledger::remote::Seen;
 
 /// A larger step cannot come from writes.
 const JUMP: u64 = 100_000_000;
-/// Nobody writes `JUMP` times within this many seconds. After a longer absence, a jump may come from others' writes.
-const AWAY: u64 = 3600;
+/// Nobody writes `JUMP` times within this time. After a longer absence, a jump may come from others' writes.
+const AWAY: Duration = Duration::from_secs(3600);
 
 /// The position of an answer in its history. 0 means unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +33,23 @@ pub struct Position {
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     round: u64,
-    seen: Option<Seen>,
+    known: Option<Known>,
+}
+
+/// What was seen, and when by this process's own clock: the node's clock may be set at any time.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    seen: Seen,
+    /// How long ago it was seen when this process began to know it.
+    away: Duration,
+    since: Instant,
+}
+
+impl Known {
+    /// Returns how long ago it was seen.
+    fn age(&self, at: Instant) -> Duration {
+        self.away + at.saturating_duration_since(self.since)
+    }
 }
 
 /// What this client has seen of a ledger's history.
@@ -41,7 +58,7 @@ pub struct History(RefCell<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    seen: Option<Seen>,
+    known: Option<Known>,
     doubt: Option<String>,
     /// Whether a request was left unanswered since the last `mend`.
     broken: bool,
@@ -50,33 +67,41 @@ struct Inner {
 }
 
 impl History {
-    /// Continues from what an earlier process has seen.
-    pub fn resume(&self, seen: Option<Seen>) {
-        self.0.borrow_mut().seen = seen;
+    /// Continues from what an earlier process has seen. Only here does the node's clock count: nothing else says how long
+    /// no process has looked.
+    pub fn resume(&self, seen: Option<Seen>, now: u64) {
+        let known =
+            |seen: Seen| Known { seen, away: Duration::from_secs(now.saturating_sub(seen.at)), since: Instant::now() };
+        self.0.borrow_mut().known = seen.map(known);
     }
 
     /// Returns what is known now, before a request is sent.
     pub fn mark(&self) -> Mark {
         let inner = self.0.borrow();
-        Mark { round: inner.round, seen: inner.seen }
+        Mark { round: inner.round, known: inner.known }
     }
 
     /// Compares an answer with what was known when its request was sent.
     pub fn answered(&self, mark: Mark, at: Position, now: u64) {
+        self.answered_at(mark, at, (now, Instant::now()));
+    }
+
+    fn answered_at(&self, mark: Mark, at: Position, (now, instant): (u64, Instant)) {
         let mut inner = self.0.borrow_mut();
         // An answer from before a doubt was settled: its grant is dropped with all intents.
         if mark.round != inner.round || inner.doubt.is_some() || at.revision == 0 {
             return;
         }
-        if let Some(why) = mark.seen.and_then(|seen| contradiction(&seen, at, now)) {
+        if let Some(why) = mark.known.and_then(|known| contradiction(&known.seen, at, known.age(instant))) {
             inner.doubt = Some(why);
             return;
         }
-        let seen = inner.seen.get_or_insert_default();
+        let seen = inner.known.map(|known| known.seen).unwrap_or_default();
         if at.revision >= seen.revision {
-            *seen = Seen { revision: at.revision, at: now, epoch: seen.epoch, ..*seen };
-            seen.cluster = if at.cluster == 0 { seen.cluster } else { at.cluster };
-            seen.term = seen.term.max(at.term);
+            let cluster = if at.cluster == 0 { seen.cluster } else { at.cluster };
+            let term = seen.term.max(at.term);
+            let seen = Seen { revision: at.revision, at: now, cluster, term, epoch: seen.epoch };
+            inner.known = Some(Known { seen, away: Duration::ZERO, since: instant });
         }
     }
 
@@ -108,25 +133,26 @@ impl History {
     /// Accepts this history from now on, because the ledger is frozen.
     pub fn accept(&self) {
         let mut inner = self.0.borrow_mut();
-        *inner = Inner { seen: None, doubt: None, broken: inner.broken, round: inner.round + 1 };
+        *inner = Inner { known: None, doubt: None, broken: inner.broken, round: inner.round + 1 };
     }
 
     /// Records an epoch, and returns everything seen.
     pub fn seen(&self, epoch: u64) -> Seen {
         let mut inner = self.0.borrow_mut();
-        let seen = inner.seen.get_or_insert_default();
-        seen.epoch = epoch;
-        *seen
+        let unknown = || Known { seen: Seen::default(), away: Duration::ZERO, since: Instant::now() };
+        let known = inner.known.get_or_insert_with(unknown);
+        known.seen.epoch = epoch;
+        known.seen
     }
 
     /// Returns the last epoch seen.
     pub fn epoch(&self) -> u64 {
-        self.0.borrow().seen.map_or(0, |seen| seen.epoch)
+        self.0.borrow().known.map_or(0, |known| known.seen.epoch)
     }
 }
 
-/// Returns why an answer contradicts the known history.
-fn contradiction(seen: &Seen, at: Position, now: u64) -> Option<String> {
+/// Returns why an answer contradicts the history that was seen `age` ago.
+fn contradiction(seen: &Seen, at: Position, age: Duration) -> Option<String> {
     let differs = |a: u64, b: u64| a != 0 && b != 0 && a != b;
     // A write is later than everything seen before it.
     let least = seen.revision + u64::from(at.wrote && seen.revision > 0);
@@ -140,7 +166,7 @@ fn contradiction(seen: &Seen, at: Position, now: u64) -> Option<String> {
         return Some(format!("the term of its leader went back from {} to {}", seen.term, at.term));
     }
     let is_jump = seen.revision > 0 && at.revision - seen.revision > JUMP;
-    if is_jump && now.saturating_sub(seen.at) <= AWAY {
+    if is_jump && age <= AWAY {
         return Some(format!("its revision jumped from {} to {}", seen.revision, at.revision));
     }
     None
@@ -205,11 +231,26 @@ mod tests {
     #[test]
     fn a_revision_jump_after_absence_is_accepted() {
         let history = at_100();
-        history.answered(history.mark(), read(100 + JUMP + 1), 1000 + AWAY + 1);
+        let later = Instant::now() + AWAY + Duration::from_secs(1);
+        history.answered_at(history.mark(), read(100 + JUMP + 1), (1000, later));
         assert_eq!(history.doubt(), None);
         // But no step back.
         history.answered(history.mark(), read(100), 9_000_000);
         assert!(history.doubt().is_some());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ahead_is_no_absence() {
+        let history = at_100();
+        history.answered(history.mark(), read(100 + JUMP + 1), 1_000_000);
+        assert!(history.doubt().is_some());
+        // Only for a process that starts does the node's clock say how long nobody looked. A time to come is no absence.
+        for (now, is_doubted) in [(1000 + 3601, false), (1000 + 60, true), (10, true)] {
+            let history = History::default();
+            history.resume(Some(Seen { revision: 100, at: 1000, ..Seen::default() }), now);
+            history.answered(history.mark(), read(100 + JUMP + 1), now);
+            assert_eq!(history.doubt().is_some(), is_doubted, "{now}");
+        }
     }
 
     #[test]

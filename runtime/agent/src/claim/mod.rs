@@ -16,12 +16,14 @@ pub mod backend;
 mod block;
 mod cells;
 mod check;
+mod clock;
 mod conflict;
 mod controller;
 mod doubt;
 mod drain;
 mod grant;
 mod history;
+mod looks;
 mod machine;
 mod object;
 mod operate;
@@ -45,9 +47,15 @@ mod tests_conflict;
 #[cfg(test)]
 mod tests_doubt;
 #[cfg(test)]
+mod tests_late;
+#[cfg(test)]
+mod tests_machines;
+#[cfg(test)]
 mod tests_persist;
 #[cfg(test)]
 mod tests_rebuild;
+#[cfg(test)]
+mod tests_refused;
 pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};
@@ -58,13 +66,14 @@ pub use check::{CheckOptions, Checked, Finding, Kind, check};
 pub use conflict::collect_conflicts;
 pub use controller::{ControllerOptions, control};
 pub use doubt::settle;
-pub use drain::{DrainError, UNANSWERED, drain};
+pub use drain::{DrainError, Drained, UNANSWERED, drain};
 pub use grant::{Grant, GrantError, Granted};
 pub use history::{History, Mark, Position};
+pub use looks::Looks;
 pub use machine::machine_id;
 pub use object::{
-    Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Persistent, Sharing,
-    address_of, claim_name,
+    Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, OtherMachine, Persistent,
+    Sharing, address_of, claim_name,
 };
 pub use operate::{Has, Operation, Reach, describe, operate, who_has};
 pub use persist::collect_orphans;
@@ -73,6 +82,7 @@ pub use reassert::{Conflict, Reasserted, drop_intents, reassert};
 pub use remark::{Remarked, remark};
 pub use remembered::{Claimed, Remembered};
 pub use rest::Rests;
+pub use round::Refusal;
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};
 

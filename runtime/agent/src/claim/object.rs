@@ -162,6 +162,41 @@ pub struct LedgerNode {
     pub fenced_machines: Vec<String>,
     /// The taint `out-of-service` was on the Node when this boot's agent started, so it refers to an earlier boot.
     pub outlives_taint: bool,
+    /// Other machines that have spoken under this name: they may still run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherMachine>,
+}
+
+/// A machine whose agent has spoken under a node's name, before another machine got the name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OtherMachine {
+    /// Id of the machine.
+    pub machine: String,
+    /// The boot in which its agent spoke last.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// The last epoch that it confirmed.
+    pub confirmed_epoch: u64,
+}
+
+impl LedgerNode {
+    /// Returns every machine that has spoken under this name, the current one first.
+    #[must_use]
+    pub fn machines(&self) -> Vec<OtherMachine> {
+        let current = OtherMachine {
+            machine: self.machine.clone(),
+            boot_id: self.boot_id.clone(),
+            confirmed_epoch: self.confirmed_epoch,
+        };
+        std::iter::once(current).filter(|current| !current.machine.is_empty()).chain(self.others.clone()).collect()
+    }
+
+    /// Returns what is known of one of its machines.
+    #[must_use]
+    pub fn machine(&self, machine: &str) -> Option<OtherMachine> {
+        self.machines().into_iter().find(|known| known.machine == machine)
+    }
 }
 
 /// The machine and store of an agent.

@@ -1,9 +1,10 @@
 //! An operator's actions on a cluster ledger.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -13,10 +14,10 @@ use serde_json::Value;
 use tokio::runtime::Builder;
 
 use super::any::AnyBackend;
-use super::backend::{Backend, Cells as _, Fence};
+use super::backend::{Backend, Cells as _, Fence, Listing};
 use super::block::{BlockSpec, block_name, cell_of};
 use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
-use super::{ClientSource, Rests, collect_orphans, reclaim};
+use super::{ClientSource, Rests, collect_orphans, reclaim, whereabouts};
 
 /// The ledger of a cluster whose API server is given by credentials alone.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
@@ -39,12 +40,15 @@ pub enum Operation {
     Thaw {
         /// Even if some nodes have not.
         force: bool,
+        /// For how long this process has to see the freeze first, unless forced: a node that the ledger does not know
+        /// any more speaks in this time.
+        wait: Duration,
     },
     /// Declare a node's machine dead, and give back what it held.
     Fence {
         /// The node.
         node: String,
-        /// Its machine; the last one that its agent recorded if `None`.
+        /// Its machine. `None` if only one is known that is not fenced.
         machine: Option<String>,
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
@@ -68,7 +72,7 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
         let backend = backend(reach).await?;
         match operation {
             Operation::Freeze => freeze(&backend).await,
-            Operation::Thaw { force } => thaw(&backend, *force).await,
+            Operation::Thaw { force, wait } => thaw(&backend, *force, *wait).await,
             Operation::Fence { node, machine } => fence(&backend, node, machine.as_deref()).await,
             Operation::Reclaim => {
                 let fenced = reclaimed(reclaim(&backend).await?);
@@ -119,16 +123,14 @@ async fn freeze(backend: &impl Backend) -> anyhow::Result<Vec<String>> {
     Ok(vec![format!("frozen in epoch {}: no address is granted until \"weftctl ledger thaw\"", frozen.epoch)])
 }
 
-async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>> {
+pub(super) async fn thaw(backend: &impl Backend, force: bool, wait: Duration) -> anyhow::Result<Vec<String>> {
     let state = backend.state().await?;
     ensure!(state.frozen, "the cluster ledger is not frozen");
-    let (mut lines, nodes) = (Vec::new(), backend.nodes().await?);
-    let confirmed = nodes.iter().filter(|node| node.confirmed_epoch >= state.epoch).count();
-    for node in nodes {
-        let machine_and_boot = (node.machine.as_str(), node.boot_id.as_str());
-        if node.confirmed_epoch < state.epoch && backend.fence(&node.node, machine_and_boot).await? == Fence::None {
-            lines.push(format!("node {} has not confirmed epoch {}", node.node, state.epoch));
-        }
+    let mut lines = unconfirmed(backend, state.epoch).await?;
+    if lines.is_empty() && !force {
+        tokio::time::sleep(wait).await;
+        ensure!(backend.state().await? == state, "the cluster ledger was frozen again meanwhile; thaw it again");
+        lines = unconfirmed(backend, state.epoch).await?;
     }
     if !lines.is_empty() && !force {
         bail!(
@@ -136,17 +138,44 @@ async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>
             lines.join("; ")
         );
     }
+    let nodes = backend.nodes().await?;
+    let confirmed = nodes.iter().filter(|node| node.confirmed_epoch >= state.epoch).count();
     backend.set_state(state, LedgerState { frozen: false, ..state }).await?;
     lines.push(format!("thawed; {confirmed} nodes have confirmed"));
     Ok(lines)
 }
 
-async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> anyhow::Result<Vec<String>> {
+/// Returns the machines that may have claims which the ledger lost: neither confirmed nor fenced, one line each.
+async fn unconfirmed(backend: &impl Backend, epoch: u64) -> anyhow::Result<Vec<String>> {
     let nodes = backend.nodes().await?;
-    let known = nodes.into_iter().find(|known| known.node == node).map(|known| known.machine);
-    let machine = machine.map(str::to_owned).or(known).with_context(|| {
-        format!("no agent has ever registered for node {node:?}; give the machine's id with --machine")
-    })?;
+    let mut lines = Vec::new();
+    for node in backend.agents().await? {
+        if !nodes.iter().any(|known| known.node == node) {
+            lines.push(format!("node {node} has an agent, and has not confirmed epoch {epoch}"));
+        }
+    }
+    for node in nodes {
+        for known in node.machines().into_iter().filter(|known| known.confirmed_epoch < epoch) {
+            if backend.fence(&node.node, (&known.machine, &known.boot_id)).await? == Fence::Fenced {
+                continue;
+            }
+            lines.push(match known.machine == node.machine {
+                true => format!("node {} has not confirmed epoch {epoch}", node.node),
+                false => format!(
+                    "machine {}, which was node {} before, has not confirmed epoch {epoch}",
+                    known.machine, node.node
+                ),
+            });
+        }
+    }
+    Ok(lines)
+}
+
+pub(super) async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let machine = match machine {
+        Some(machine) => machine.to_owned(),
+        None => only_machine(backend, node).await?,
+    };
     let change = |node: &mut super::LedgerNode| {
         if !node.fenced_machines.contains(&machine) {
             node.fenced_machines.push(machine.clone());
@@ -155,6 +184,50 @@ async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> any
     backend.change_node(node, change).await?;
     let removed = reclaim(backend).await?;
     Ok(vec![format!("machine {machine} of node {node} is fenced"), reclaimed(removed)])
+}
+
+/// `machine_id`: returns the machine that a node's name means. If several machines have had the name, the current one may
+/// be the one that runs, so a person has to say which is dead.
+async fn only_machine(backend: &impl Backend, node: &str) -> anyhow::Result<String> {
+    let record = backend.node(node).await?.unwrap_or_default();
+    let mut known = BTreeMap::<String, Known>::new();
+    for machine in record.machines() {
+        known.entry(machine.machine).or_default();
+    }
+    for claim in backend.list(Listing::Node(node)).await? {
+        for holder in claim.spec.holders.iter().filter(|holder| holder.node == node) {
+            known.entry(holder.machine.clone()).or_default().claims += 1;
+        }
+    }
+    for holder in backend.blocks(Listing::Node(node)).await?.into_iter().filter_map(|block| block.spec.holder) {
+        known.entry(holder.machine).or_default().cells += 1;
+    }
+    known.remove(whereabouts::MACHINE);
+    if known.len() > 1 {
+        known.retain(|machine, _known| !record.fenced_machines.contains(machine));
+    }
+    if known.len() > 1 {
+        let lines = known.iter().map(|(machine, Known { claims, cells })| {
+            let speaks = if *machine == record.machine { ", registered last" } else { "" };
+            format!("{machine} ({claims} claims, {cells} cells{speaks})")
+        });
+        let machines = lines.collect::<Vec<_>>().join(", ");
+        bail!(
+            "several machines have had the node name {node:?}: {machines}; give the id of the dead one with --machine"
+        );
+    }
+    // All are fenced already: what they still hold is given back.
+    let machine = known.into_keys().next().or(Some(record.machine).filter(|machine| !machine.is_empty()));
+    machine.with_context(|| {
+        format!("no agent has ever registered for node {node:?}; give the machine's id with --machine")
+    })
+}
+
+/// What a machine holds.
+#[derive(Default)]
+struct Known {
+    claims: usize,
+    cells: usize,
 }
 
 async fn clear(backend: &impl Backend, address: IpAddr, domain: &str) -> anyhow::Result<Vec<String>> {

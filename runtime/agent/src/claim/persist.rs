@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use weft_core::ledger::remote::{AddressState, Answer, Owner, RemoteRow};
 use weft_core::store::{NodeStore, StoreError};
 
-use super::backend::{Backend, Keepers, Listing, ReadError, Status};
+use super::backend::{Backend, Keepers, Listing, ReadError, Status, WriteError};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimSpec, ClaimState};
 use super::remembered::Claimed;
@@ -29,6 +29,8 @@ pub(super) enum Persisted {
     Others,
     /// It is not known yet.
     Unclear(String),
+    /// The ledger refuses to write it.
+    Refused(String),
 }
 
 /// Writes the addresses granted to a row, as far as they are in `state`, into its IPAMClaim's status.
@@ -60,6 +62,7 @@ pub(super) async fn persist<B: Backend>(
     let status = Status { ips: &ips, pod: Some(user(owner)), claimed: Some(&claimed), fault: None };
     Ok(match backend.set_persistent(&owner.namespace, &owner.name, &read, status).await {
         Ok(()) => Persisted::Written,
+        Err(WriteError::Refused(why)) => Persisted::Refused(why),
         // Read it again: somebody has changed it, or the answer was lost.
         Err(error) => Persisted::Unclear(error.to_string()),
     })

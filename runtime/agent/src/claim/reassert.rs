@@ -1,20 +1,21 @@
 //! After a restore of the ledger, and at the agent's start: every entry of this node must have its own claim again.
 //!
 //! `drop_intents`: intents from before the freeze are dropped first. `confirm_strict`: the node confirms only when
-//! every entry has its claim; an entry whose address somebody else has is a conflict that a person has to solve.
+//! every entry has its claim; an entry whose address somebody else has is a conflict that a person has to solve. An entry
+//! that the ledger refuses is reported, and keeps no other one.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
+use weft_core::ledger::remote::{AddressState, Answer, RemoteRow, Versions};
 use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, ReadError, WriteError};
 use super::drain::{DrainError, remove};
-use super::grant::adopted;
+use super::grant::{adopted, kept_versions};
 use super::object::{ClaimSpec, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
-use super::round::Round;
+use super::round::{Refusal, Refusals, Round};
 use super::sweep::{entries, is_over};
 
 /// An address of this node that somebody else has in the cluster.
@@ -35,6 +36,8 @@ pub struct Reasserted {
     pub written: usize,
     /// Entries whose address belongs to somebody else.
     pub conflicts: Vec<Conflict>,
+    /// What the ledger refuses to write.
+    pub refused: Vec<Refusal>,
 }
 
 /// Drops all intents: a grant from before a freeze is not used after it.
@@ -56,61 +59,101 @@ pub async fn reassert<B: Backend>(
     mine: impl Fn(&RemoteRow) -> bool,
 ) -> Result<Reasserted, DrainError> {
     let mut done = Reasserted::default();
+    let mut refusals = Refusals::default();
     for (row, address) in entries(store)?.into_iter().filter(|(row, _address)| mine(row)) {
         let Some(spec) = ClaimSpec::new(&row, address, identity) else { continue };
-        loop {
-            match backend.get(&spec.name()).await? {
-                Some(claim) if claim.spec.is_held_by(&row.nonce) => break,
-                None => {
-                    if !still_entry(store, &row, address)? {
-                        break;
-                    }
-                    match backend.create(&spec, Some(epoch)).await {
-                        Ok(versions) => {
-                            let mut store = store.borrow_mut();
-                            store.note_answer(&row.nonce, address, Answer::Granted, Some(&versions))?;
-                            done.written += 1;
-                            break;
-                        }
-                        Err(WriteError::Conflict) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                // `holderless_yields`: a link that is up takes over a claim without a holder.
-                Some(claim)
-                    if claim.spec.holders.is_empty()
-                        && claim.spec.owner != spec.owner
-                        && still_entry(store, &row, address)? =>
-                {
-                    match backend.delete(&spec.name(), &claim.versions).await {
-                        Ok(()) | Err(WriteError::Conflict) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                // The same attachment's older nonce, from a snapshot.
-                Some(claim) if is_own(store, (&claim.spec, &spec), identity)? && still_entry(store, &row, address)? => {
-                    match backend.replace(&adopted(&claim, &spec), &claim.versions, Some(epoch)).await {
-                        Ok(versions) => {
-                            let mut store = store.borrow_mut();
-                            store.note_answer(&row.nonce, address, Answer::Granted, Some(&versions))?;
-                            done.written += 1;
-                            break;
-                        }
-                        Err(WriteError::Conflict) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Some(claim) => {
-                    let holders: Vec<String> = claim.spec.holders.iter().map(super::object::Holder::describe).collect();
-                    let container_id = row.key.attachment.container_id.clone();
-                    done.conflicts.push(Conflict { address, container_id, holder: holders.join(", ") });
-                    break;
-                }
+        let asserted = assert(backend, store, (identity, epoch), (&row, &spec)).await;
+        let name = || format!("claiming {address} of container {} again", row.key.attachment.container_id);
+        match refusals.keep(name, asserted)? {
+            Some(Asserted::Written) => done.written += 1,
+            Some(Asserted::Others(holder)) => {
+                let container_id = row.key.attachment.container_id.clone();
+                done.conflicts.push(Conflict { address, container_id, holder });
             }
+            Some(Asserted::Own) | None => {}
         }
     }
-    done.conflicts.extend(status_again(backend, store, mine).await?);
-    Ok(done)
+    done.conflicts.extend(status_again(backend, store, mine, &mut refusals).await?);
+    Ok(Reasserted { refused: refusals.into_list(), ..done })
+}
+
+/// The claim of an entry.
+enum Asserted {
+    /// It is there, or the entry is gone.
+    Own,
+    Written,
+    /// Somebody else has it.
+    Others(String),
+}
+
+/// Compares one entry with its claim.
+async fn assert<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    (identity, epoch): (&Identity, u64),
+    (row, spec): (&RemoteRow, &ClaimSpec),
+) -> Result<Asserted, DrainError> {
+    loop {
+        let Some(claim) = backend.get(&spec.name()).await? else {
+            match send_again(backend, store, row, (spec, async || backend.create(spec, Some(epoch)).await)).await? {
+                Some(asserted) => return Ok(asserted),
+                None => continue,
+            }
+        };
+        if claim.spec.is_held_by(&row.nonce) {
+            return Ok(Asserted::Own);
+        }
+        // `holderless_yields`: a link that is up takes over a claim without a holder.
+        if claim.spec.holders.is_empty() && claim.spec.owner != spec.owner {
+            if !still_entry(store, row, spec.address)? {
+                return Ok(Asserted::Own);
+            }
+            match backend.delete(&spec.name(), &claim.versions).await {
+                Ok(()) | Err(WriteError::Conflict) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The same attachment's older nonce, from a snapshot.
+        if is_own(store, (&claim.spec, spec), identity)? {
+            let next = adopted(&claim, spec);
+            let replace = async || backend.replace(&next, &claim.versions, Some(epoch)).await;
+            match send_again(backend, store, row, (spec, replace)).await? {
+                Some(asserted) => return Ok(asserted),
+                None => continue,
+            }
+        }
+        let holders: Vec<String> = claim.spec.holders.iter().map(super::object::Holder::describe).collect();
+        return Ok(Asserted::Others(holders.join(", ")));
+    }
+}
+
+/// Sends a write for an entry. Until it is answered, it counts as one that may still be executed. `None`: the claim has
+/// changed meanwhile.
+async fn send_again<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    row: &RemoteRow,
+    (spec, send): (&ClaimSpec, impl AsyncFnOnce() -> Result<Versions, WriteError>),
+) -> Result<Option<Asserted>, DrainError> {
+    let (nonce, address) = (&row.nonce, spec.address);
+    // `send_row`, for entries.
+    if !store.borrow_mut().note_sending_again(nonce, address)? {
+        return Ok(Some(Asserted::Own));
+    }
+    let was_late = row.address(address).is_some_and(|address| address.is_late);
+    let sent = send().await;
+    if !was_late && !matches!(sent, Err(WriteError::NoAnswer(_))) {
+        store.borrow_mut().note_answered(nonce, address)?;
+    }
+    match sent {
+        Ok(versions) => {
+            let versions = kept_versions(backend, &versions);
+            store.borrow_mut().note_answer(nonce, address, Answer::Granted, versions)?;
+            Ok(Some(Asserted::Written))
+        }
+        Err(WriteError::Conflict) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `status_again`: a restore also reverts the status of IPAMClaims, and their next user would get another address.
@@ -118,6 +161,7 @@ async fn status_again<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
     mine: impl Fn(&RemoteRow) -> bool,
+    refusals: &mut Refusals,
 ) -> Result<Vec<Conflict>, DrainError> {
     let rows = store.borrow().remote_rows(AddressState::Entry)?;
     let mut conflicts = Vec::new();
@@ -126,6 +170,10 @@ async fn status_again<B: Backend>(
             // The IPAMClaim may be gone while its last user is still running.
             Persisted::Written | Persisted::Gone => {}
             Persisted::Unclear(trouble) => return Err(ReadError(trouble).into()),
+            Persisted::Refused(why) => {
+                let name = || format!("writing the status of IPAMClaim {} again", ipam_claim(row));
+                refusals.keep::<()>(name, Err(WriteError::Refused(why)))?;
+            }
             Persisted::Others => {
                 let held = row.addresses.iter().filter(|address| address.state == AddressState::Entry);
                 conflicts.extend(held.map(|address| Conflict {

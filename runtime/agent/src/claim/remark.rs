@@ -16,6 +16,7 @@ use super::grant::describe;
 use super::object::ClaimSpec;
 use super::persist::report;
 use super::remembered::Claimed;
+use super::round::{Refusal, Refusals};
 
 /// The result of claiming kept addresses again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +25,8 @@ pub struct Remarked {
     pub written: usize,
     /// Kept addresses that are in use elsewhere by now, for messages.
     pub lost: Vec<String>,
+    /// What the ledger refuses to write.
+    pub refused: Vec<Refusal>,
     /// This agent has no right to list IPAMClaims.
     pub forbidden: bool,
 }
@@ -55,11 +58,13 @@ pub async fn remark<B: Backend>(backend: &B, epoch: u64) -> Result<Remarked, Dra
     // After a freeze all agents do this at the same time. In different orders, each finds most of it done.
     fastrand::shuffle(&mut missing);
     let places = Places { backend, epoch, sizes: RefCell::default(), shared: RefCell::default() };
+    let mut refusals = Refusals::default();
     for (spec, claimed) in missing {
-        match places.make(&spec, claimed).await? {
-            Made::Written => done.written += 1,
-            Made::Needless => {}
-            Made::Others(holder) => {
+        let made = places.make(&spec, claimed).await;
+        match refusals.keep(|| format!("claiming the kept address {} again", spec.address), made)? {
+            Some(Made::Written) => done.written += 1,
+            Some(Made::Needless) | None => {}
+            Some(Made::Others(holder)) => {
                 let owner = &spec.owner.owner;
                 let text = format!("{} of IPAMClaim {}/{}: {holder}", spec.address, owner.namespace, owner.name);
                 report(backend, owner, None, &[(spec.address, holder)]).await;
@@ -67,7 +72,7 @@ pub async fn remark<B: Backend>(backend: &B, epoch: u64) -> Result<Remarked, Dra
             }
         }
     }
-    Ok(done)
+    Ok(Remarked { refused: refusals.into_list(), ..done })
 }
 
 /// Writes claims, and remembers their domains and shared cells.

@@ -3,6 +3,45 @@
 use super::backend::WriteError;
 use super::drain::DrainError;
 
+/// An object that the ledger refuses to write. It keeps no other one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The object, for messages.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The refusals of a round.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    /// Returns what was done; `None` if the ledger refused it, which is noted.
+    ///
+    /// # Errors
+    /// Any other failure.
+    pub(super) fn keep<T>(
+        &mut self,
+        what: impl FnOnce() -> String,
+        done: Result<T, impl Into<DrainError>>,
+    ) -> Result<Option<T>, DrainError> {
+        match done.map_err(Into::into) {
+            Ok(done) => Ok(Some(done)),
+            Err(DrainError::Write(WriteError::Refused(why))) => {
+                self.0.push(Refusal { what: what(), why });
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the refusals.
+    pub(super) fn into_list(self) -> Vec<Refusal> {
+        self.0
+    }
+}
+
 /// The writes of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {

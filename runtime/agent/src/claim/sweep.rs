@@ -11,15 +11,18 @@ use weft_core::store::{NodeStore, StoreError};
 use super::backend::{Backend, Listing, WriteError};
 use super::drain::{DrainError, remove};
 use super::object::{Claim, Holder, Identity};
+use super::round::{Refusal, Refusals};
 
 /// The result of a sweep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Removed holders.
     pub removed: usize,
     /// Holders of another store of this machine and boot: its file was moved away while pods ran. They are kept until
     /// the next boot, because their pods may be alive.
     pub foreign: usize,
+    /// What the ledger refuses to remove.
+    pub refused: Vec<Refusal>,
 }
 
 /// Sweeps once.
@@ -43,6 +46,7 @@ pub(super) async fn judge<B: Backend>(
     listed: &[Claim],
 ) -> Result<Swept, DrainError> {
     let mut swept = Swept::default();
+    let mut refusals = Refusals::default();
     for claim in listed {
         let mut unknown = Vec::new();
         // `machine_id`: a node's name does not identify a machine.
@@ -60,14 +64,15 @@ pub(super) async fn judge<B: Backend>(
             continue;
         }
         let rest = claim.spec.without(|holder| unknown.contains(&holder.nonce));
-        match remove(backend, &rest, &claim.versions).await {
-            Ok(()) => swept.removed += unknown.len(),
+        let removed = match remove(backend, &rest, &claim.versions).await {
             // It has changed since the list; the next sweep handles it.
-            Err(WriteError::Conflict) => {}
-            Err(error) => return Err(error.into()),
-        }
+            Err(WriteError::Conflict) => Ok(0),
+            removed => removed.map(|()| unknown.len()),
+        };
+        let name = || format!("removing this machine from the claim on {}", claim.spec.address);
+        swept.removed += refusals.keep(name, removed)?.unwrap_or(0);
     }
-    Ok(swept)
+    Ok(Swept { refused: refusals.into_list(), ..swept })
 }
 
 /// `store_id`: returns whether a holder of this machine that its store does not know is a leftover. Another store's

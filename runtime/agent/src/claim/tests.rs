@@ -16,11 +16,11 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::backend::memory::{Fault, Memory};
 use super::backend::{Backend, Listing, WriteError};
-use super::record::{outlives_taint, speak};
+use super::record::{look_again, speak};
 use super::sweep::judge;
 use super::{
-    Grant, GrantError, Granted, Identity, LedgerState, claim_name, drain, drop_intents, reassert, reclaim,
-    reverse_sweep,
+    DrainError, Drained, Grant, GrantError, Granted, Identity, LedgerState, Looks, claim_name, drain, drop_intents,
+    reassert, reclaim, reverse_sweep,
 };
 
 /// The base of all times.
@@ -34,6 +34,9 @@ pub(super) struct Machine {
     pub(super) store: RefCell<NodeStore>,
     pub(super) identity: Identity,
     pub(super) server: Memory,
+    pub(super) looks: RefCell<Looks>,
+    /// `NOW` on this process's own clock.
+    pub(super) start: std::time::Instant,
 }
 
 /// One attachment.
@@ -88,7 +91,8 @@ impl Machine {
             store_id: store.store_id().unwrap(),
             boot_id: boot.into(),
         };
-        Self { _dir: dir, store: RefCell::new(store), identity, server: server.clone() }
+        let (looks, start) = (RefCell::default(), std::time::Instant::now());
+        Self { _dir: dir, store: RefCell::new(store), identity, server: server.clone(), looks, start }
     }
 
     pub(super) fn intend(&self, pod: &Pod, wants: &[Want], release: &ReleaseRule) -> String {
@@ -133,7 +137,7 @@ impl Machine {
 
     /// Writes this node's record, as its agent does before the first grant.
     pub(super) async fn speak(&self) -> bool {
-        speak(&self.server, &self.identity, None).await.unwrap()
+        speak(&self.server, &self.identity, None).await.unwrap().outlives_taint
     }
 
     /// A whole ADD.
@@ -163,7 +167,15 @@ impl Machine {
     }
 
     pub(super) async fn drain(&self, now: u64) -> usize {
-        drain(&self.server, &self.store, |_row| true, now).await.unwrap()
+        self.try_drain(now).await.unwrap().left
+    }
+
+    pub(super) async fn try_drain(&self, now: u64) -> Result<Drained, DrainError> {
+        let at = self.start + Duration::from_secs(now.saturating_sub(NOW));
+        let mut looks = self.looks.take();
+        let drained = drain(&self.server, &self.store, |_row| true, &mut looks, (now, at)).await;
+        self.looks.replace(looks);
+        drained
     }
 
     pub(super) fn rows(&self, state: AddressState) -> usize {
@@ -171,7 +183,7 @@ impl Machine {
     }
 
     /// Removes holders that this machine's store does not know.
-    async fn sweep(&self) -> super::Swept {
+    pub(super) async fn sweep(&self) -> super::Swept {
         reverse_sweep(&self.server, &self.store, &self.identity).await.unwrap()
     }
 }
@@ -331,7 +343,7 @@ async fn adopt_write_and_preconditions_save_a_retried_pod_from_a_late_delete() {
     a.del(&WEB);
     // The drain's delete is held back; the retry takes over the claim meanwhile.
     server.fail_next(&[Some(Fault::Hold)]);
-    assert!(drain(&server, &a.store, |_row| true, NOW).await.is_err());
+    assert!(a.try_drain(NOW).await.is_err());
     let nonce = a.add(&WEB_AGAIN).await.unwrap();
     server.release();
     assert_eq!(server.holder(), Some(nonce.clone()), "the delete was for an older version");
@@ -346,7 +358,7 @@ async fn preconditions_save_the_next_owner_of_a_name() {
     a.add(&WEB).await.unwrap();
     a.del(&WEB);
     server.fail_next(&[Some(Fault::Hold)]);
-    assert!(drain(&server, &a.store, |_row| true, NOW).await.is_err());
+    assert!(a.try_drain(NOW).await.is_err());
     a.drain(NOW).await;
     let nonce = b.add(&OTHER).await.unwrap();
     server.release();
@@ -479,10 +491,13 @@ async fn fence_by_a_taint_ends_with_the_boot() {
     assert!(a.speak().await);
     let nonce = a.add(&WEB).await.unwrap();
     assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (0, Some(nonce.clone())));
-    assert!(a.speak().await && outlives_taint(&server, &a.identity).await.unwrap(), "a restart of the agent");
+    assert!(
+        a.speak().await && look_again(&server, &a.identity, true).await.unwrap().outlives_taint,
+        "a restart of the agent"
+    );
     // Once the taint was removed, a new one refers to this boot.
     server.0.borrow_mut().tainted.clear();
-    assert!(!outlives_taint(&server, &a.identity).await.unwrap());
+    assert!(!look_again(&server, &a.identity, true).await.unwrap().outlives_taint);
     server.0.borrow_mut().tainted.push("a".into());
     assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None));
 }

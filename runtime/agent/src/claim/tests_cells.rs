@@ -102,8 +102,8 @@ impl Machine {
     }
 
     async fn reassert_cells(&self, epoch: u64) -> (usize, usize) {
-        let (written, conflicts) = self.work().reassert(epoch, &entries(&self.store).unwrap()).await.unwrap();
-        (written, conflicts.len())
+        let done = self.work().reassert(epoch, &entries(&self.store).unwrap()).await.unwrap();
+        (done.written, done.conflicts.len())
     }
 }
 
@@ -383,7 +383,7 @@ async fn confirm_strict_reports_a_cell_that_somebody_else_has() {
     let address = a.allocate(&WEB, &ReleaseRule::Free).unwrap();
     server.0.borrow_mut().blocks.clear();
     assert!(b.take().await.unwrap() && b.take().await.unwrap());
-    let (written, conflicts) = a.work().reassert(1, &[]).await.unwrap();
+    let super::Reasserted { written, conflicts, .. } = a.work().reassert(1, &[]).await.unwrap();
     assert_eq!((written, conflicts.len(), conflicts[0].address), (0, 1, address));
     assert!(conflicts[0].holder.contains("node b"), "{conflicts:?}");
     // Nothing more is allocated from it; when its attachment is gone, the cell is forgotten.

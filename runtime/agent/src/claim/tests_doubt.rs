@@ -169,7 +169,7 @@ async fn seen_history_survives_a_restart() {
     server.take_back(&backup);
     // Its successor only has the store.
     let successor = Machine { server: server.clone(), ..b };
-    successor.server.history().resume(successor.store.borrow().seen("{}").unwrap());
+    successor.server.history().resume(successor.store.borrow().seen("{}").unwrap(), NOW);
     assert_eq!(successor.server.history().epoch(), 3);
     assert!(matches!(successor.add(&THIRD).await, Err(GrantError::Doubt(_))));
 }

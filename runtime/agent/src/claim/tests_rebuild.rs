@@ -29,7 +29,7 @@ impl Machine {
 
     /// The copy is put back, and rebuilt with the pod that runs.
     fn rebuilt(self, copy: &Copied, pod: &Pod, address: std::net::IpAddr) -> Self {
-        let Self { _dir: dir, store, identity, server } = self;
+        let Self { _dir: dir, store, identity, server, .. } = self;
         drop(store);
         for (path, content) in copy {
             match content {

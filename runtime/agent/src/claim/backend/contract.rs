@@ -124,7 +124,7 @@ pub trait Backend: Cells {
     /// Reads a claim, never from a cache.
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Claim>, ReadError>>;
 
-    /// Replaces a claim.
+    /// Replaces a claim. A frozen ledger accepts one without holders, which gives nothing out.
     fn replace(
         &self,
         spec: &ClaimSpec,
@@ -153,6 +153,9 @@ pub trait Backend: Cells {
 
     /// Reads the records of all agents.
     fn nodes(&self) -> impl Future<Output = Result<Vec<LedgerNode>, ReadError>>;
+
+    /// Returns the nodes on which an agent runs, as far as the backend can see that.
+    fn agents(&self) -> impl Future<Output = Result<Vec<String>, ReadError>>;
 
     /// Reads the record of one node's agent, never from a cache.
     fn node(&self, node: &str) -> impl Future<Output = Result<Option<LedgerNode>, ReadError>>;

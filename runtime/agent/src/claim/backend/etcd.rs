@@ -1,7 +1,8 @@
 //! A cluster ledger in etcd, for clusters without Kubernetes.
 //!
 //! The contents are the same, under `<prefix>/claims/<name>`. A claim's uid is its key's `create_revision`, its version
-//! the `mod_revision`, and every write is one transaction that compares them. Leases are not used: an address must not
+//! the `mod_revision` and the content, and every write is one transaction that compares them. After a restore revisions
+//! come again, so a late write could find its numbers in the key of another owner; not so the content with its nonces. Leases are not used: an address must not
 //! become free because a node was disconnected for a while.
 
 use std::collections::BTreeSet;
@@ -21,6 +22,11 @@ use super::fence;
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent, address_of, claim_name};
 use crate::claim::remembered::Remembered;
+
+/// Returns the start of every key of a ledger.
+pub fn prefix(conf: &EtcdConf) -> &str {
+    conf.prefix.as_deref().unwrap_or("/weft/ipam")
+}
 
 /// How many times to try a change of a shared key.
 const TRIES: usize = 10;
@@ -50,7 +56,7 @@ impl Etcd {
     /// # Errors
     /// See [`EtcdError`].
     pub fn new(conf: &EtcdConf) -> Result<Self, EtcdError> {
-        let prefix = conf.prefix.clone().unwrap_or_else(|| "/weft/ipam".to_owned());
+        let prefix = prefix(conf).to_owned();
         Ok(Self { gateway: Gateway::new(conf)?, prefix, history: History::default(), pages: (NAMES, OBJECTS) })
     }
 
@@ -95,7 +101,7 @@ impl Etcd {
         let put = json!({"request_put": {"key": key, "value": base64(&text)}});
         let revision = self.txn(&key, read, put, frozen_too).await?;
         let uid = if read.uid == "0" { revision.clone() } else { read.uid.clone() };
-        Ok(Versions { uid, version: revision })
+        Ok(Versions { uid, version: version(&revision, &base64(&text)) })
     }
 
     pub(super) async fn txn(
@@ -106,10 +112,14 @@ impl Etcd {
         frozen_too: bool,
     ) -> Result<String, WriteError> {
         let frozen = self.key("state", "frozen");
+        let (revision, value) = read.version.split_once(' ').unwrap_or((read.version.as_str(), ""));
         let mut compare = vec![
             json!({"key": key, "target": "CREATE", "result": "EQUAL", "create_revision": read.uid}),
-            json!({"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": read.version}),
+            json!({"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}),
         ];
+        if !value.is_empty() {
+            compare.push(json!({"key": key, "target": "VALUE", "result": "EQUAL", "value": value}));
+        }
         if !frozen_too {
             compare.push(json!({"key": frozen, "target": "VERSION", "result": "EQUAL", "version": "0"}));
         }
@@ -144,7 +154,13 @@ pub(super) fn unreadable(call: Call) -> ReadError {
 pub(super) fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadError> {
     let content = serde_json::from_slice(&decoded(&pair.value)?)
         .map_err(|error| ReadError(format!("a key of the ledger in etcd cannot be read: {error}")))?;
-    Ok((content, Versions { uid: pair.create_revision.clone(), version: pair.mod_revision.clone() }))
+    let version = version(&pair.mod_revision, &pair.value);
+    Ok((content, Versions { uid: pair.create_revision.clone(), version }))
+}
+
+/// Returns the version of a key: its revision and its value, in base64.
+fn version(revision: &str, value: &str) -> String {
+    format!("{revision} {value}")
 }
 
 pub(super) fn decoded(text: &str) -> Result<Vec<u8>, ReadError> {
@@ -180,7 +196,7 @@ impl Backend for Etcd {
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        self.put(("claims", &spec.name()), spec, read, epoch.is_some()).await
+        self.put(("claims", &spec.name()), spec, read, epoch.is_some() || spec.holders.is_empty()).await
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
@@ -259,6 +275,10 @@ impl Backend for Etcd {
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
         Ok(self.range("nodes", |_node| true).await?.into_iter().map(|(node, _versions)| node).collect())
+    }
+
+    async fn agents(&self) -> Result<Vec<String>, ReadError> {
+        Ok(Vec::new())
     }
 
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {

@@ -47,6 +47,8 @@ pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 pub(super) const EPOCH: &str = "ipam.weft.dev/epoch";
 /// The name of the only LedgerState.
 const STATE: &str = "cluster";
+/// The label of the DaemonSet's pods.
+const AGENTS: &str = "app.kubernetes.io/name=weft";
 /// The taint of a node that is powered off.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-out-of-service>
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -315,6 +317,12 @@ impl Backend for Kubernetes {
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
         let nodes = read(self.nodes()?.list(&ListParams::default())).await?;
         Ok(nodes.items.into_iter().map(|node| node.spec).collect())
+    }
+
+    async fn agents(&self) -> Result<Vec<String>, ReadError> {
+        let pods: Api<Pod> = Api::all(self.client()?);
+        let listed = read(pods.list(&ListParams::default().labels(AGENTS))).await?.items;
+        Ok(listed.into_iter().filter_map(|pod| pod.spec?.node_name).collect())
     }
 
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     DropAnswer,
     /// It is held back; `release` executes it later.
     Hold,
+    /// The server refuses it.
+    Refuse,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +37,25 @@ enum Write {
     CreateBlock(BlockSpec),
     ReplaceBlock(BlockSpec, Versions),
     DeleteBlock(String, Versions),
+}
+
+impl Write {
+    fn name(&self) -> String {
+        match self {
+            Self::Create(spec) | Self::Replace(spec, _) => spec.name(),
+            Self::CreateBlock(spec) | Self::ReplaceBlock(spec, _) => spec.name(),
+            Self::Delete(name, _) | Self::DeleteBlock(name, _) => name.clone(),
+        }
+    }
+
+    /// Returns whether a frozen ledger refuses it.
+    fn gives_out(&self) -> bool {
+        match self {
+            Self::Replace(spec, _) => !spec.holders.is_empty(),
+            Self::Delete(..) | Self::DeleteBlock(..) => false,
+            Self::Create(_) | Self::CreateBlock(_) | Self::ReplaceBlock(..) => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -54,6 +75,8 @@ pub(crate) struct Server {
     held: Vec<Write>,
     pub(crate) version: u64,
     pub(crate) creates: usize,
+    /// Reads of single claims.
+    pub(crate) gets: usize,
     pub(crate) writes: usize,
     /// Lists of complete claims of a domain, or of all.
     pub(crate) whole_lists: usize,
@@ -62,6 +85,10 @@ pub(crate) struct Server {
     /// Reads of a single IPAMClaim.
     pub(crate) owner_reads: usize,
     pub(crate) away: bool,
+    /// Names of objects that nobody may write.
+    pub(crate) refused: Vec<String>,
+    /// Nodes on which an agent runs.
+    pub(crate) agents: Vec<String>,
 }
 
 /// A client of the server.
@@ -110,12 +137,16 @@ impl Memory {
         }
         server.writes += 1;
         server.creates += usize::from(matches!(write, Write::Create(_)));
-        if server.state.frozen && !reassertion && !matches!(write, Write::Delete(..) | Write::DeleteBlock(..)) {
+        if server.state.frozen && !reassertion && write.gives_out() {
             return Err(WriteError::Frozen);
+        }
+        if server.refused.contains(&write.name()) {
+            return Err(WriteError::Refused("injected".to_owned()));
         }
         match server.faults.pop_front().flatten() {
             None => server.execute(write),
             Some(Fault::DropRequest) => Err(no_answer()),
+            Some(Fault::Refuse) => Err(WriteError::Refused("injected".to_owned())),
             Some(Fault::DropAnswer) => {
                 drop(server.execute(write));
                 Err(no_answer())
@@ -239,6 +270,7 @@ impl Backend for Memory {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
+        self.0.borrow_mut().gets += 1;
         self.read(|server| server.claims.get(name).cloned())
     }
 
@@ -300,12 +332,19 @@ impl Backend for Memory {
         self.read(|server| server.nodes.values().cloned().collect())
     }
 
+    async fn agents(&self) -> Result<Vec<String>, ReadError> {
+        self.read(|server| server.agents.clone())
+    }
+
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
         self.read(|server| server.nodes.get(node).cloned())
     }
 
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
-        change(self.0.borrow_mut().nodes.entry(node.to_owned()).or_default());
+        let mut server = self.0.borrow_mut();
+        let record = server.nodes.entry(node.to_owned()).or_default();
+        node.clone_into(&mut record.node);
+        change(record);
         Ok(())
     }
 
@@ -346,6 +385,9 @@ impl Backend for Memory {
         let mut server = self.0.borrow_mut();
         server.version += 1;
         let version = server.version.to_string();
+        if server.refused.contains(&format!("{namespace}/{name}")) {
+            return Err(WriteError::Refused("injected".to_owned()));
+        }
         match server.persistent.get_mut(&format!("{namespace}/{name}")) {
             Some(current) if current == read => {
                 let claimed = status.claimed.cloned().or_else(|| read.claimed.clone());

@@ -86,7 +86,10 @@ async fn keeps_its_promises(backend: &impl Backend) {
     assert_eq!(backend.state().await.unwrap(), frozen);
     let new = spec("10.0.0.2", "nonce-4");
     assert_eq!(backend.create(&new, None).await, Err(WriteError::Frozen));
-    backend.create(&new, Some(1)).await.unwrap();
+    let held = backend.create(&new, Some(1)).await.unwrap();
+    assert_eq!(backend.replace(&spec("10.0.0.2", "nonce-5"), &held, None).await, Err(WriteError::Frozen));
+    let empty = ClaimSpec { state: ClaimState::Conflict, ..new.without(|_holder| true) };
+    backend.replace(&empty, &held, None).await.unwrap();
     backend.delete(&name, &again).await.unwrap();
     backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
     backend.create(&one, None).await.unwrap();
@@ -263,6 +266,21 @@ async fn real_etcd_keeps_its_promises() {
     server.ready(&backend).await;
     keeps_its_promises(&backend).await;
     keeps_its_promises_on_cells(&backend).await;
+    compares_contents(&backend).await;
+}
+
+/// After a restore, revisions come again: a write that was decided on before it is not executed on another content.
+async fn compares_contents(backend: &Etcd) {
+    let (one, other) = (spec("10.0.0.9", "nonce-1"), spec("10.0.0.9", "nonce-2"));
+    let made = backend.create(&one, None).await.unwrap();
+    let changed = backend.replace(&other, &made, None).await.unwrap();
+    let (old, new) = (made.version.split_once(' ').unwrap(), changed.version.split_once(' ').unwrap());
+    // The numbers of the present content, and the content from before.
+    let decided = Versions { version: format!("{} {}", new.0, old.1), ..changed.clone() };
+    assert_eq!(backend.delete(&one.name(), &decided).await, Err(WriteError::Conflict));
+    assert_eq!(backend.replace(&one, &decided, None).await, Err(WriteError::Conflict));
+    assert_eq!(backend.get(&one.name()).await.unwrap().unwrap().versions, changed);
+    backend.delete(&one.name(), &changed).await.unwrap();
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ pub enum CellError {
         "the cluster ledger was restored from a backup ({0}) and grants no addresses; run \"weftctl ledger thaw\" once every node has confirmed, then try again"
     )]
     Doubt(String),
+    /// A person has fenced this machine in this boot.
+    #[error("a person has fenced this machine while it runs (weftctl ledger fence); reboot it")]
+    Fenced,
     /// The domain has another cell size.
     #[error("{0}")]
     Domain(String),

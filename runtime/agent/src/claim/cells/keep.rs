@@ -11,8 +11,9 @@ use super::error::CellError;
 use super::work::{CellWork, Tries};
 use crate::claim::backend::{Backend, WriteError};
 use crate::claim::block::block_name;
-use crate::claim::drain::UNANSWERED;
+use crate::claim::drain::{DrainError, UNANSWERED};
 use crate::claim::now;
+use crate::claim::round::{Refusal, Refusals};
 
 /// How long a cell must be empty to be given back, if there is another empty one.
 const SPARE: Duration = Duration::from_secs(10);
@@ -65,28 +66,38 @@ impl<B: Backend> CellWork<'_, B> {
         }
     }
 
-    /// Runs one round of the background work, while no ADD takes a cell. A frozen ledger confirms nothing.
+    /// Runs one round of the background work, while no ADD takes a cell. A frozen ledger confirms nothing. Returns what
+    /// the ledger refuses.
     ///
     /// # Errors
-    /// The first error; the next call retries the rest.
-    pub(in crate::claim) async fn look_after(&self, idle: &mut Idle, is_frozen: bool) -> Result<(), CellError> {
+    /// The ledger does not answer, or the store cannot be read or written; the next call retries the rest.
+    pub(in crate::claim) async fn look_after(
+        &self,
+        idle: &mut Idle,
+        is_frozen: bool,
+    ) -> Result<Vec<Refusal>, DrainError> {
+        let mut refusals = Refusals::default();
         if self.cells()?.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.give_back_idle(idle)?;
         for cell in self.cells()? {
             self.certain()?;
+            let name = |what: &str| format!("{what} the cell {}-{}", cell.first, cell.last);
             match cell.state {
                 CellState::Unconfirmed if !is_frozen => {
-                    self.confirm(&cell, Instant::now() + CONFIRM).await?;
+                    let confirmed = self.confirm(&cell, Instant::now() + CONFIRM).await;
+                    refusals.keep(|| name("confirming"), confirmed)?;
                 }
-                CellState::Returning => self.give_back(&cell).await?,
+                CellState::Returning => {
+                    refusals.keep(|| name("giving back"), self.give_back(&cell).await)?;
+                }
                 // No ADD takes a cell now: this one was dropped while it waited.
                 CellState::Taking => drop(self.store.borrow_mut().return_cell(&cell.nonce, now())?),
                 CellState::Owned | CellState::Unconfirmed => {}
             }
         }
-        Ok(())
+        Ok(refusals.into_list())
     }
 
     /// Begins to give back cells that have been empty for a while; the last one of a domain's family much later.

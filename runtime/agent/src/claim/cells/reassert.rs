@@ -16,7 +16,9 @@ use super::share::{Sharing, Verdict};
 use super::work::CellWork;
 use crate::claim::backend::{Backend, WriteError};
 use crate::claim::block::{BlockSpec, LedgerDomain, block_name};
-use crate::claim::reassert::Conflict;
+use crate::claim::drain::DrainError;
+use crate::claim::reassert::{Conflict, Reasserted};
+use crate::claim::round::Refusals;
 
 impl<B: Backend> CellWork<'_, B> {
     /// Writes missing cells, and returns those that belong to somebody else. `entries` are this node's claims.
@@ -27,33 +29,38 @@ impl<B: Backend> CellWork<'_, B> {
         &self,
         epoch: u64,
         entries: &[(RemoteRow, IpAddr)],
-    ) -> Result<(usize, Vec<Conflict>), CellError> {
-        let (mut written, mut conflicts) = (0, Vec::new());
+    ) -> Result<Reasserted, DrainError> {
+        let (mut done, mut refusals) = (Reasserted::default(), Refusals::default());
         let sizes: BTreeMap<String, u32> = self.store.borrow().domains(self.ledger)?.into_iter().collect();
         for (domain, cell_size) in &sizes {
-            let domain = LedgerDomain { domain: domain.clone(), cell_size: *cell_size };
-            written += usize::from(make_again(self.backend, &domain, epoch).await?.1);
+            let lost = LedgerDomain { domain: domain.clone(), cell_size: *cell_size };
+            let made = make_again(self.backend, &lost, epoch).await;
+            let made = refusals.keep(|| format!("recording domain {domain} again"), made)?;
+            done.written += usize::from(made.is_some_and(|(_size, written)| written));
         }
         for cell in self.cells()? {
             let inside = self.store.borrow().inside(&cell, &self.identity.boot_id)?;
             let is_used = cell.state == CellState::Owned || cell.state == CellState::Unconfirmed && !inside.is_empty();
             let Some(size) = sizes.get(&cell.domain).copied().filter(|_size| is_used) else { continue };
-            match self.cell(&cell, (size, epoch)).await? {
-                Found::Own => {}
-                Found::Written => written += 1,
-                Found::Others(holder) => conflicts.extend(self.lost(&cell, inside, &holder)?),
+            let name = || format!("taking the cell {}-{} again", cell.first, cell.last);
+            match refusals.keep(name, self.cell(&cell, (size, epoch)).await)? {
+                Some(Found::Own) | None => {}
+                Some(Found::Written) => done.written += 1,
+                Some(Found::Others(holder)) => done.conflicts.extend(self.lost(&cell, inside, &holder)?),
             }
         }
         let known = RefCell::new(BTreeSet::new());
         for (row, address) in entries.iter().filter(|(row, _address)| row.ledger == self.ledger) {
             let Some(size) = sizes.get(&row.domain).copied().filter(|size| *size > 0) else { continue };
             let sharing = Sharing { size, known: &known };
-            if let Verdict::Others(holder) = sharing.ensure(self.backend, (&row.domain, *address), Some(epoch)).await? {
+            let shared = sharing.ensure(self.backend, (&row.domain, *address), Some(epoch)).await;
+            let shared = refusals.keep(|| format!("sharing the cell of {address} again"), shared)?;
+            if let Some(Verdict::Others(holder)) = shared {
                 let container_id = row.key.attachment.container_id.clone();
-                conflicts.push(Conflict { address: *address, container_id, holder });
+                done.conflicts.push(Conflict { address: *address, container_id, holder });
             }
         }
-        Ok((written, conflicts))
+        Ok(Reasserted { refused: refusals.into_list(), ..done })
     }
 
     async fn cell(&self, cell: &Cell, (size, epoch): (u32, u64)) -> Result<Found, CellError> {

@@ -5,6 +5,8 @@ use super::error::CellError;
 use super::work::CellWork;
 use crate::claim::backend::{Backend, Listing, WriteError};
 use crate::claim::block::{Block, BlockHolder};
+use crate::claim::drain::DrainError;
+use crate::claim::round::Refusals;
 use crate::claim::sweep::{Swept, is_over};
 
 impl<B: Backend> CellWork<'_, B> {
@@ -12,7 +14,7 @@ impl<B: Backend> CellWork<'_, B> {
     ///
     /// # Errors
     /// The ledger or the store cannot be read or written.
-    pub(in crate::claim) async fn sweep(&self) -> Result<Swept, CellError> {
+    pub(in crate::claim) async fn sweep(&self) -> Result<Swept, DrainError> {
         let listed = self.backend.blocks(Listing::Node(&self.identity.node)).await?;
         judge_cells(self, &listed).await
     }
@@ -22,21 +24,25 @@ impl<B: Backend> CellWork<'_, B> {
 pub(in crate::claim) async fn judge_cells<B: Backend>(
     work: &CellWork<'_, B>,
     listed: &[Block],
-) -> Result<Swept, CellError> {
+) -> Result<Swept, DrainError> {
     let mut swept = Swept::default();
+    let mut refusals = Refusals::default();
     for block in listed {
         match is_left_over(work, block)? {
             Verdict::Known => {}
             Verdict::Foreign => swept.foreign += 1,
-            Verdict::LeftOver => match work.backend.delete_block(&block.spec.name(), &block.versions).await {
-                Ok(()) => swept.removed += 1,
-                // It has changed since the list; the next sweep handles it.
-                Err(WriteError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            },
+            Verdict::LeftOver => {
+                let removed = match work.backend.delete_block(&block.spec.name(), &block.versions).await {
+                    // It has changed since the list; the next sweep handles it.
+                    Err(WriteError::Conflict) => Ok(0),
+                    removed => removed.map(|()| 1),
+                };
+                let name = || format!("removing this machine's cell {}", block.spec.addresses());
+                swept.removed += refusals.keep(name, removed)?.unwrap_or(0);
+            }
         }
     }
-    Ok(swept)
+    Ok(Swept { refused: refusals.into_list(), ..swept })
 }
 
 /// The owner of a listed cell.

@@ -90,14 +90,18 @@ async fn local(backend: &AnyBackend, options: &CheckOptions) -> anyhow::Result<O
     // A store without an id has never used a cluster ledger.
     let Ok(store_id) = store.store_id() else { return Ok(None) };
     let machine = machine_id().context("this machine has no id")?;
-    let is_this = |node: &LedgerNode| node.machine == machine && node.store_id == store_id;
-    let Some(node) = backend.nodes().await?.into_iter().find(is_this) else { return Ok(None) };
+    let Some(node) = this_node(backend.nodes().await?, &machine) else { return Ok(None) };
     let identity = Identity { node: node.node, machine, store_id, boot_id: weft_core::netlink::boot_id()? };
     let ledger = match backend {
         AnyBackend::Kubernetes(_) => "kubernetes",
         AnyBackend::Etcd(_) => "etcd",
     };
     Ok(Some(Local { store: RefCell::new(store), identity, ledger: ledger.to_owned() }))
+}
+
+/// Returns the record of this machine. A rebuilt store has a new id, which the agent records only at its next start.
+fn this_node(nodes: Vec<LedgerNode>, machine: &str) -> Option<LedgerNode> {
+    nodes.into_iter().find(|node| node.machine(machine).is_some())
 }
 
 /// Opens the existing store; only a repair may write to it.
@@ -108,4 +112,27 @@ fn open(state_dir: &Path, writable: bool) -> anyhow::Result<Option<NodeStore>> {
     }
     let boot_id = weft_core::netlink::boot_id()?;
     Ok(Some(NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::object::OtherMachine;
+
+    #[test]
+    fn a_node_is_known_by_its_machine() {
+        let other = OtherMachine { machine: "m-2".into(), ..OtherMachine::default() };
+        let record = |node: &str, machine: &str, others| LedgerNode {
+            node: node.into(),
+            machine: machine.into(),
+            // Of the store before it was rebuilt.
+            store_id: "old".into(),
+            others,
+            ..LedgerNode::default()
+        };
+        let nodes = vec![record("a", "m-1", Vec::new()), record("b", "m-3", vec![other])];
+        for (machine, node) in [("m-1", Some("a")), ("m-2", Some("b")), ("m-3", Some("b")), ("m-4", None), ("", None)] {
+            assert_eq!(this_node(nodes.clone(), machine).map(|node| node.node).as_deref(), node, "{machine}");
+        }
+    }
 }

@@ -11,12 +11,12 @@ use weft_core::agent::Refusal;
 use weft_core::agent::claim::{CellWant, ClaimReply};
 use weft_core::ledger::remote::RemoteRow;
 
-use super::{Claims, LONGEST, Ledger, refuse};
+use super::{Claims, LONGEST, Ledger, Refused, refuse};
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::WriteError;
 use crate::claim::cells::{CellError, CellWork, Sharing, learn};
 use crate::claim::grant::{Grant, GrantError, Granted};
-use crate::claim::record::outlives_taint;
+use crate::claim::record::look_again;
 use crate::claim::{DrainError, now};
 use crate::server::Deadline;
 
@@ -25,17 +25,18 @@ impl Claims {
         CellWork { backend: &ledger.backend, store: &self.store, identity: &self.identity, ledger: text }
     }
 
-    /// Runs one round of the background work.
-    pub(super) async fn look_after_cells(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+    /// Runs one round of the background work. Returns what the ledger refuses.
+    pub(super) async fn look_after_cells(&self, text: &str, ledger: &Ledger) -> Result<Vec<Refused>, DrainError> {
         let _one = ledger.cells.lock().await;
         let is_frozen = ledger.progress.borrow().state.frozen;
         let mut idle = ledger.known.idle.take();
         let looked = self.cells(text, ledger).look_after(&mut idle, is_frozen).await;
         ledger.known.idle.replace(idle);
-        Ok(looked?)
+        looked
     }
 
-    /// Compares owned cells with the ledger, and a taint under which this boot began with the Node. Cells that this
+    /// Compares owned cells with the ledger, and a taint under which this boot began with the Node. Looks whether a person
+    /// has fenced this machine. Cells that this
     /// machine has lost give nothing out any more; the next look at the state writes them again, or reports a conflict.
     pub(super) async fn compare(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let lost = {
@@ -53,10 +54,9 @@ impl Claims {
             progress.lost_cells = true;
             progress.next_state = None;
         }
-        if ledger.progress.borrow().outlives_taint {
-            let outlives_taint = outlives_taint(&ledger.backend, &self.identity).await?;
-            ledger.progress.borrow_mut().outlives_taint = outlives_taint;
-        }
+        let outlives_taint = ledger.progress.borrow().outlives_taint;
+        let spoken = look_again(&ledger.backend, &self.identity, outlives_taint).await?;
+        self.note_spoken(text, ledger, spoken);
         Ok(())
     }
 
@@ -114,6 +114,9 @@ impl Claims {
         let _one = locked.map_err(|_late| CellError::Deadline("other ADDs are taking cells".to_owned()))?;
         if ledger.progress.borrow().state.frozen {
             return Err(WriteError::Frozen.into());
+        }
+        if ledger.progress.borrow().is_fenced {
+            return Err(CellError::Fenced);
         }
         let size = self.cell_size((&want.ledger, ledger), &want.domain, (want.size, deadline)).await?;
         if size != want.size {

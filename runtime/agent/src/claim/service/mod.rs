@@ -2,11 +2,15 @@
 
 mod cells;
 mod counts;
+mod refused;
+mod same;
 mod state;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,12 +30,14 @@ use crate::claim::backend::kept::Keeper;
 use crate::claim::backend::kubernetes::ClientSource;
 use crate::claim::backend::{Backend, Cells, Listing, WriteError};
 use crate::claim::cells::{CellError, KnownCells};
+use crate::claim::clock::Clocks;
 use crate::claim::grant::{GrantError, Granted};
 use crate::claim::object::{Identity, LedgerState, Persistent};
 use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
+use crate::claim::round::Refusal as Refused;
 use crate::claim::taken::Lists;
-use crate::claim::{Conflict, DrainError, drain, machine_id, now, reverse_sweep};
+use crate::claim::{Conflict, DrainError, Looks, machine_id, now, reverse_sweep};
 use crate::events::Events;
 use crate::server::{Deadline, Handler};
 
@@ -50,6 +56,8 @@ const COMPARE: Duration = Duration::from_secs(60);
 /// A ledger that this node has not used for a week, and in which it has nothing, is ignored: no request lives that
 /// long.
 const REMEMBERED: u64 = 7 * 24 * 3600;
+/// A ledger that did not answer for longer may have lost what this node has: a person may have fenced the node meanwhile.
+const CUT_OFF: Duration = Duration::from_secs(60);
 /// Pause between two requests to an unreachable ledger.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time limit of an ADD whose caller sets none.
@@ -103,8 +111,18 @@ struct Progress {
     lost_cells: bool,
     /// See [`LedgerNode::outlives_taint`](crate::claim::LedgerNode::outlives_taint).
     outlives_taint: bool,
+    /// A person has fenced this machine in this boot, although it runs.
+    is_fenced: bool,
+    /// Entries that the ledger refused are written again then.
+    next_reassert: Option<Instant>,
     /// The last logged error, so that each is logged once.
     trouble: Option<String>,
+    /// Since when the ledger has not answered.
+    trouble_since: Option<Instant>,
+    /// What the ledger refuses and was logged.
+    refused: BTreeSet<String>,
+    /// When tombstones that stay are looked at again.
+    looks: Looks,
     /// Holders of another store of this machine that the last sweep left alone.
     foreign: usize,
 }
@@ -167,7 +185,7 @@ impl Claims {
         let backend = AnyBackend::new(text, self.kubernetes.as_ref())
             .map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let seen = self.store.borrow().seen(text).map_err(|error| internal(&error))?;
-        backend.history().resume(seen);
+        backend.history().resume(seen, now());
         let ledger = Rc::new(Ledger {
             backend,
             progress: RefCell::default(),
@@ -183,8 +201,10 @@ impl Claims {
     /// Does the background work, forever.
     pub async fn work(self: Rc<Self>) {
         let mut tick = interval(TICK);
+        let mut clocks = Clocks::default();
         loop {
             tick.tick().await;
+            self.look_at_clocks(&mut clocks);
             if let Err(error) = self.store.borrow_mut().expire_intents(now().saturating_sub(OLDEST_INTENT), now()) {
                 self.log.warn(&format!("intents of a cluster ledger cannot be expired: {error}"));
             }
@@ -218,6 +238,9 @@ impl Claims {
                 if progress.trouble.take().is_some() {
                     self.log.info(&format!("the cluster ledger {text} answers again"));
                 }
+                if progress.trouble_since.take().is_some_and(|since| since.elapsed() > CUT_OFF) {
+                    progress.start_over();
+                }
             }
             Err(error) => {
                 let error = error.to_string();
@@ -225,6 +248,7 @@ impl Claims {
                     self.log.warn(&format!("cluster ledger {text}: {error}"));
                 }
                 progress.trouble = Some(error);
+                progress.trouble_since.get_or_insert_with(Instant::now);
                 progress.next_state = Some(Instant::now() + RETRY);
                 progress.next_compare = None;
             }
@@ -248,18 +272,24 @@ impl Claims {
             // It did not answer a moment ago.
             return Ok(Round::Skipped);
         }
-        drain(&ledger.backend, &self.store, |row| row.ledger == text, now()).await?;
+        let names = self.names_to_serve(text)?;
+        let mut refused = self.drain(&names, ledger).await?;
         if compare_due {
-            self.compare(text, ledger).await?;
+            for name in &names {
+                self.compare(name, ledger).await?;
+            }
             let pause = COMPARE.mul_f64(0.75 + fastrand::f64() / 2.0);
             ledger.progress.borrow_mut().next_compare = Some(Instant::now() + pause);
         }
-        self.look_after_cells(text, ledger).await?;
+        for name in &names {
+            refused.extend(self.look_after_cells(name, ledger).await?);
+        }
         if sweep_due {
             let mut swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;
             let of_cells = self.cells(text, ledger).sweep().await?;
             swept.removed += of_cells.removed;
             swept.foreign += of_cells.foreign;
+            refused.extend(swept.refused.into_iter().chain(of_cells.refused));
             if swept.removed > 0 {
                 self.log.info(&format!(
                     "{} claims and cells of this machine that its store does not know are given back",
@@ -277,6 +307,7 @@ impl Claims {
             progress.foreign = swept.foreign;
             progress.next_sweep = Some(Instant::now() + pause);
         }
+        self.warn_of_refused(text, ledger, refused);
         Ok(Round::Answered)
     }
 
@@ -291,16 +322,12 @@ impl Claims {
         let ledger = self.ledger(&row.ledger)?;
         let deadline = Instant::now() + deadline.left(LONGEST);
         self.begin(&row.ledger, &ledger, deadline).await?;
-        if ledger.progress.borrow().state.frozen {
-            return Err(refuse(&WriteError::Frozen.into()));
-        }
+        ledger.progress.borrow().may_grant().map_err(|error| refuse(&error))?;
         match self.run(&row, &ledger, (cell_size, deadline), pool).await {
             Ok(Granted::All) => {
                 // A connection that broke meanwhile may lead to another history.
                 self.begin(&row.ledger, &ledger, deadline).await?;
-                if ledger.progress.borrow().state.frozen {
-                    return Err(refuse(&WriteError::Frozen.into()));
-                }
+                ledger.progress.borrow().may_grant().map_err(|error| refuse(&error))?;
                 Ok(ClaimReply::Granted)
             }
             Ok(Granted::Lost { want, taken }) => {
@@ -388,6 +415,7 @@ fn fault(error: &GrantError) -> Fault {
             WriteError::Refused(_) => Fault::Internal,
             _ => Fault::Unavailable,
         },
+        GrantError::Fenced | GrantError::Cell(CellError::Fenced) => Fault::Unavailable,
         GrantError::Doubt(_) | GrantError::Cell(CellError::Doubt(_) | CellError::Read(_)) => Fault::Unavailable,
         GrantError::Cell(CellError::Domain(_)) => Fault::Request,
         GrantError::Store(_) | GrantError::Cell(CellError::Store(_)) => Fault::Internal,

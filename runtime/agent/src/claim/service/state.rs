@@ -5,14 +5,14 @@
 
 use tokio::time::Instant;
 use weft_core::agent::{Fault, Refusal};
-use weft_core::ledger::remote::Seen;
+use weft_core::ledger::remote::{RemoteRow, Seen};
 
 use super::{Claims, Ledger, refuse};
 use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
 use crate::claim::record::speak;
 use crate::claim::sweep::entries;
-use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, remark, settle};
+use crate::claim::{Conflict, DrainError, GrantError, Reasserted, drop_intents, now, reassert, remark, settle};
 
 /// After this many seconds the position is stored again even if nothing changed.
 const NOTED: u64 = 1800;
@@ -24,39 +24,41 @@ impl Claims {
         let (started, confirmed, cleared, lost_cells) = {
             let mut progress = ledger.progress.borrow_mut();
             progress.state = state;
-            (progress.started, progress.confirmed, progress.cleared, progress.lost_cells)
+            let refused = progress.next_reassert.is_some_and(|at| at <= Instant::now());
+            (progress.started, progress.confirmed, progress.cleared, progress.lost_cells || refused)
         };
         let again = self.has_lost_word(ledger, state).await?;
         if started && confirmed >= state.epoch && !again && !lost_cells {
             return Ok(());
         }
+        let names = self.names(text)?;
         // Only once: a node that cannot confirm because of a conflict comes here every time.
         let clears = (started || state.frozen) && (again || cleared != Some(state.epoch));
         if clears {
             // Grants from before the freeze are not used after it, and versions may reappear.
             drop_intents(&self.store, now())?;
             self.store.borrow_mut().forget_versions()?;
-            self.suspend_cells(text, ledger).await?;
+            for name in &names {
+                self.suspend_cells(name, ledger).await?;
+            }
         }
-        let mut done =
-            reassert(&ledger.backend, &self.store, (&self.identity, state.epoch), |row| row.ledger == text).await?;
-        let (written, conflicts) = self.cells(text, ledger).reassert(state.epoch, &entries(&self.store)?).await?;
-        done.written += written;
-        done.conflicts.extend(conflicts);
+        let mut done = self.reassert(&names, ledger, state.epoch).await?;
         if !started || clears {
-            done.written += self.remark(ledger, state.epoch).await?;
+            done.written += self.remark(text, ledger, state.epoch).await?;
         }
         if done.written > 0 {
             self.log
                 .info(&format!("{} claims and cells that were missing in the cluster are written again", done.written));
         }
-        let strict = done.conflicts.is_empty();
+        let strict = self.is_strict((text, ledger), &done, state)?;
         for conflict in self.warn_of(ledger, state, done.conflicts) {
             self.tell(ledger, &conflict).await;
         }
-        let outlives_taint = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
+        Self::reassert_again(ledger, !done.refused.is_empty());
+        self.warn_of_refused(text, ledger, done.refused);
+        let spoken = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
+        self.note_spoken(text, ledger, spoken);
         let mut progress = ledger.progress.borrow_mut();
-        progress.outlives_taint = outlives_taint;
         progress.lost_cells = false;
         if clears || !progress.started || strict {
             progress.next_sweep = None;
@@ -69,8 +71,39 @@ impl Claims {
         Ok(())
     }
 
+    /// Writes what the ledger has lost of everything that this node has under its names.
+    async fn reassert(&self, names: &[String], ledger: &Ledger, epoch: u64) -> Result<Reasserted, DrainError> {
+        let mine = |row: &RemoteRow| names.contains(&row.ledger);
+        let mut done = reassert(&ledger.backend, &self.store, (&self.identity, epoch), mine).await?;
+        for name in names {
+            let cells = self.cells(name, ledger).reassert(epoch, &entries(&self.store)?).await?;
+            done.written += cells.written;
+            done.conflicts.extend(cells.conflicts);
+            done.refused.extend(cells.refused);
+        }
+        Ok(done)
+    }
+
+    /// `confirm_strict`: returns whether every entry has its claim.
+    fn is_strict(
+        &self,
+        (text, ledger): (&str, &Ledger),
+        done: &Reasserted,
+        state: LedgerState,
+    ) -> Result<bool, DrainError> {
+        let unknown = if state.frozen { self.unknown_name(text)? } else { None };
+        if let Some(name) = &unknown
+            && ledger.progress.borrow_mut().refused.insert(name.clone())
+        {
+            self.log.warn(&format!(
+                "cluster ledger {text} is not confirmed: ledger {name} has the same prefix and does not answer, so it may be the same one under other names; let it answer, or delete its pods on this node"
+            ));
+        }
+        Ok(done.conflicts.is_empty() && done.refused.is_empty() && unknown.is_none())
+    }
+
     /// R41: claims again what IPAMClaims keep. Returns how many claims were missing.
-    async fn remark(&self, ledger: &Ledger, epoch: u64) -> Result<usize, DrainError> {
+    async fn remark(&self, text: &str, ledger: &Ledger, epoch: u64) -> Result<usize, DrainError> {
         let done = remark(&ledger.backend, epoch).await?;
         if done.forbidden {
             self.log.info(
@@ -80,6 +113,8 @@ impl Claims {
         for lost in done.lost {
             self.log.warn(&format!("an address that is kept is in use elsewhere: {lost}"));
         }
+        // It is not this node's alone, so it does not keep the node from confirming.
+        self.warn_of_refused(text, ledger, done.refused);
         Ok(done.written)
     }
 
@@ -145,7 +180,8 @@ impl Claims {
             return Ok(false);
         }
         let record = ledger.backend.node(&self.identity.node).await?;
-        Ok(record.is_none_or(|record| record.confirmed_epoch < state.epoch))
+        let known = record.and_then(|record| record.machine(&self.identity.machine));
+        Ok(known.is_none_or(|known| known.confirmed_epoch < state.epoch))
     }
 
     /// Before the first grant from a ledger, writes this node's record to it: this shows whether it is frozen, and

@@ -1,0 +1,118 @@
+//! Tests the service's decisions that need no answer of a ledger.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::rc::Rc;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+use weft_core::journal::Record;
+use weft_core::ledger::remote::{Answer, IntentAsk, Owner, scope};
+use weft_core::ledger::{ClaimAsk, Want};
+use weft_core::store::{Key, Role};
+use weft_host_abi::types::{Attachment, ReleaseRule};
+
+use super::{CUT_OFF, Claims, Ledger, Round};
+use crate::Log;
+use crate::claim::backend::ReadError;
+use crate::claim::record::Spoken;
+use crate::claim::{DrainError, GrantError};
+
+const TWO: &str = r#"{"endpoints":["http://192.0.2.1:2379","http://192.0.2.2:2379"],"type":"etcd"}"#;
+/// The same servers in another order, and one of them with a new one.
+const TURNED: &str = r#"{"endpoints":["http://192.0.2.2:2379","http://192.0.2.1:2379"],"type":"etcd"}"#;
+const REPLACED: &str = r#"{"endpoints":["http://192.0.2.3:2379","http://192.0.2.1:2379"],"type":"etcd"}"#;
+/// Nothing in common with `TWO`, but with `REPLACED`.
+const LATER: &str = r#"{"endpoints":["http://192.0.2.3:2379"],"type":"etcd"}"#;
+const ELSEWHERE: &str = r#"{"endpoints":["http://192.0.2.9:2379"],"type":"etcd"}"#;
+
+fn claims() -> (TempDir, Rc<Claims>) {
+    let dir = TempDir::new().unwrap();
+    let claims = Claims::open_as(dir.path(), ("a", "m-a"), None, Log).unwrap();
+    (dir, claims)
+}
+
+fn ledger(claims: &Claims, text: &str) -> Rc<Ledger> {
+    let ledger = claims.ledger(text).map_err(|refusal| refusal.message).unwrap();
+    ledger.progress.borrow_mut().started = true;
+    ledger
+}
+
+/// An attachment on a ledger, with an address.
+fn add(claims: &Claims, text: &str, number: u8) {
+    let attachment =
+        Attachment { network: "storage".into(), container_id: format!("c{number}"), ifname: "net1".into() };
+    let key = Key { attachment, role: Role::Attachment };
+    let address = format!("10.0.0.{number}/24").parse().unwrap();
+    let wants = [Want { candidates: vec![(address, None)], gateway: None }];
+    let (owner, release, scope) = (Owner::default(), ReleaseRule::Free, scope("default"));
+    let intent = IntentAsk {
+        key: &key,
+        ledger: text,
+        domain: "default",
+        owner: &owner,
+        wants: &wants,
+        release: &release,
+        now: 1000,
+    };
+    let mut store = claims.store.borrow_mut();
+    let nonce = store.intend::<()>(&intent).unwrap();
+    store.note_answer(&nonce, address.addr(), Answer::Granted, None).unwrap();
+    let ask = ClaimAsk { key: &key, scope: &scope, identities: &[], wants: &wants, release: &release, now: 1000 };
+    store.commit_intent(&ask, &nonce, |_| Ok::<_, ()>(Record::default())).unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_compares_everything_again() {
+    let (_dir, claims) = claims();
+    let ledger = ledger(&claims, TWO);
+    let fails = || Err(DrainError::Read(ReadError("cut".into())));
+    // A short trouble is none.
+    claims.report(TWO, &ledger, fails());
+    claims.report(TWO, &ledger, Ok(Round::Answered));
+    assert!(ledger.progress.borrow().started);
+    claims.report(TWO, &ledger, fails());
+    ledger.progress.borrow_mut().trouble_since = Instant::now().checked_sub(CUT_OFF * 2);
+    claims.report(TWO, &ledger, fails());
+    claims.report(TWO, &ledger, Ok(Round::Answered));
+    assert!(!ledger.progress.borrow().started);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_fenced_while_it_runs_grants_nothing() {
+    let (_dir, claims) = claims();
+    let ledger = ledger(&claims, TWO);
+    assert!(ledger.progress.borrow().may_grant().is_ok());
+    let spoken = |is_fenced| Spoken { outlives_taint: false, is_fenced };
+    claims.note_spoken(TWO, &ledger, spoken(true));
+    assert!(matches!(ledger.progress.borrow().may_grant(), Err(GrantError::Fenced)));
+    assert!(!ledger.progress.borrow().started, "what it has is compared with the ledger");
+    claims.note_spoken(TWO, &ledger, spoken(false));
+    assert!(ledger.progress.borrow().may_grant().is_ok());
+}
+
+#[tokio::test]
+async fn a_ledger_has_several_names() {
+    let (_dir, claims) = claims();
+    for (number, text) in (1..).zip([TWO, TURNED, REPLACED, LATER, ELSEWHERE]) {
+        add(&claims, text, number);
+    }
+    let mut names = claims.names(TWO).unwrap();
+    assert_eq!(names[0], TWO);
+    names.sort();
+    let mut expected = [TWO, TURNED, REPLACED, LATER];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    // Its client works for names that do not answer.
+    for text in [TWO, TURNED] {
+        ledger(&claims, text);
+    }
+    let served = claims.names_to_serve(TWO).unwrap();
+    assert!(!served.iter().any(|name| name == TURNED) && served.len() == 3, "{served:?}");
+    ledger(&claims, TURNED).progress.borrow_mut().trouble = Some("cut".into());
+    assert_eq!(claims.names_to_serve(TWO).unwrap().len(), 4);
+    // The last one may be the same ledger: as long as it does not answer, nothing is confirmed.
+    assert_eq!(claims.unknown_name(TWO).unwrap().as_deref(), Some(ELSEWHERE));
+    ledger(&claims, ELSEWHERE);
+    assert_eq!(claims.unknown_name(TWO).unwrap(), None);
+}
