@@ -58,6 +58,7 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-weft-that-is-killed-leaks-nothing", weft_killed),
     ("a-late-create-is-swept", late_create),
     ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
+    ("an-address-that-a-person-releases-is-free-in-the-cluster", released_by_hand),
     ("an-address-in-use-on-the-wire-is-marked", conflict::marked),
     ("a-range-in-use-on-the-wire-gives-nothing", conflict::none_left),
     ("a-restore-behind-a-freeze-duplicates-nothing", restore::frozen),
@@ -117,6 +118,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
+    ("one-claim-that-is-refused-keeps-no-other", objects::refused),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
     ("a-controller-leads-through-a-long-round", controller::leads_through_a_long_round),
     ("a-delete-of-the-controller-that-is-delivered-late", traps::held_delete_of_the_controller),
@@ -158,6 +160,7 @@ fn main() -> ExitCode {
     });
     suite.test("etcd/a-named-fallback-decides", &needs, || fallback::shipped(&mut Cluster::etcd()?));
     suite.test("etcd/the-last-good-policy-decides", &needs, || fallback::last_good(&mut Cluster::etcd()?));
+    suite.test("etcd/a-ledger-whose-server-was-replaced", &needs, || server_replaced(&mut Cluster::etcd()?));
     // On the node, the same happens with an API server.
     suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
         requests::stopped_at_every_request(&mut Cluster::etcd()?)
@@ -411,8 +414,59 @@ fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
     alive.operate(cluster, &["fence", "node3"])?;
     ensure!(cluster.claims()?.is_empty(), "the fenced node keeps its claim");
     ensure!(alive.add(&other)? == held, "the freed address is the lowest");
+    // The machine was not dead: it grants nothing any more, and deletes its pod.
+    dead.start_agent()?;
+    let late = Pod::new("late")?;
+    let error = dead.run("ADD", &late)?.error()?;
+    ensure!(error.code == 11 && error.msg.contains("fenced"), "{error:?}");
+    dead.del(&pod)?;
+    ensure!(cluster.claims()?.len() == 1, "the fenced machine took {held} back");
+    // Its next boot ends the fence.
+    drop((pod, late));
+    dead.reboot(blocks::BOOT)?;
+    dead.start_agent()?;
+    let next = Pod::new("next")?;
+    added(&dead, &next)?;
+    dead.del(&next)?;
     alive.del(&other)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// `weftctl ledger release` gives a claim back, unless a link has its address.
+fn released_by_hand(cluster: &mut Cluster) -> Result<()> {
+    let (node, rival) = (Node::new(cluster, 1)?, Node::new(cluster, 2)?);
+    let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
+    let held = node.add(&pod)?;
+    let release = ["release", "cluster/default", &held, "--force"];
+    let refused = node.on_own_store(&release)?;
+    ensure!(refused.status != Some(0), "released although a link has it: {}", refused.text());
+    ensure!(cluster.claims()?.len() == 1, "the claim of a link is gone");
+    pod.lose_addresses()?;
+    let said = node.on_own_store(&release)?.success("weftctl ledger release")?.text();
+    ensure!(said.contains("gives it back to the cluster ledger"), "{said}");
+    wait(PATIENCE, "the claim given back", || Ok(cluster.claims()?.is_empty()))?;
+    ensure!(rival.add(&other)? == held, "the freed address is the lowest");
+    node.del(&pod)?;
+    ensure!(cluster.claims()?.len() == 1, "the DEL of the first pod took the claim of the second");
+    rival.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))?;
+    [node, rival].iter().try_for_each(Node::wait_for_nothing_left)
+}
+
+/// A server of the network's etcd is replaced: what the node has under the old names is given back through the new ones.
+fn server_replaced(cluster: &mut Cluster) -> Result<()> {
+    let proxy = cluster.proxy()?;
+    let mut node = Node::behind(cluster, 1, &proxy)?;
+    let pods = [Pod::new("old")?, Pod::new("new")?];
+    node.add(&pods[0])?;
+    proxy.end(&cluster.netns)?;
+    node.name_another_server(cluster)?;
+    node.add(&pods[1])?;
+    for pod in &pods {
+        node.del(pod)?;
+    }
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
+    node.wait_for_nothing_left()
 }
 
 /// Runs ADD like a runtime: repeats it while the answer is code 11.

@@ -225,3 +225,70 @@ pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     alive.del(&other)?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0))
 }
+
+/// Another program's admission policy protects two claims: everything else is given back and granted, also by an agent
+/// that starts.
+pub(crate) fn refused(cluster: &mut Cluster) -> Result<()> {
+    let mut node = Node::new(cluster, 1)?;
+    let pods = ["deleted", "lost", "third"].map(Pod::new).into_iter().collect::<Result<Vec<_>>>()?;
+    let mut names = Vec::new();
+    for pod in &pods {
+        let address: std::net::Ipv4Addr = node.add(pod)?.parse()?;
+        names.push(format!("default-{:08x}", u32::from(address)));
+    }
+    let plane = cluster.plane()?;
+    plane.kubectl(&["delete", "addressclaim", &names[1]], "")?;
+    protect(cluster, &names[..2])?;
+    for pod in [&pods[0], &pods[2]] {
+        node.del(pod)?;
+    }
+    // Only the protected one is left.
+    wait(PATIENCE, "the third claim given back", || Ok(cluster.claims()?.len() == 1)).with_context(|| node.log())?;
+    node.kill_agent();
+    node.start_agent()?;
+    let late = Pod::new("late")?;
+    node.add(&late)?;
+    wait(PATIENCE, "both refusals in the log", || Ok(node.log().matches(" refuses ").count() >= 2))?;
+    node.del(&late)?;
+    plane.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "protected"], "")?;
+    let free = || Ok(say(cluster, "create", &claim(&names[1], "10.50.0.3", NONCE, None)).is_ok());
+    wait(PATIENCE, "the end of the policy", free)?;
+    plane.kubectl(&["delete", "addressclaim", &names[1]], "")?;
+    // Another agent does not wait for the next try.
+    node.kill_agent();
+    node.start_agent()?;
+    let is_back = || Ok(cluster.claims()?.len() == 1 && plane.kubectl(&["get", "addressclaim", &names[1]], "").is_ok());
+    wait(PATIENCE, "the lost claim, and not the deleted one", is_back).with_context(|| node.log())?;
+    node.del(&pods[1])?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))?;
+    node.wait_for_nothing_left()
+}
+
+/// Lets nobody make or delete claims of these names.
+fn protect(cluster: &Cluster, names: &[String]) -> Result<()> {
+    let list = names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let expression = format!("!((request.operation == 'DELETE' ? oldObject : object).metadata.name in [{list}])");
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "protected"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["ipam.weft.dev"], "apiVersions": ["*"],
+                "operations": ["CREATE", "DELETE"], "resources": ["addressclaims"]}]},
+            "validations": [{"expression": expression, "message": "this claim is protected"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "protected"},
+        "spec": {"policyName": "protected", "validationActions": ["Deny"]},
+    });
+    accepts(cluster, "a policy", "create", &policy)?;
+    accepts(cluster, "a binding", "create", &binding)?;
+    let probe = claim(&names[1], "10.50.0.3", NONCE, None).to_string();
+    let is_refused = || {
+        let said = cluster.plane()?.kubectl(&["create", "--dry-run=server", "-f", "-"], &probe);
+        Ok(said.is_err_and(|error| format!("{error:#}").contains("this claim is protected")))
+    };
+    wait(PATIENCE, "the policy", is_refused)
+}

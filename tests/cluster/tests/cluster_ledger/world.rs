@@ -19,7 +19,7 @@ use weft_kit::netns::NetNs;
 use weft_kit::process::{self, LIMIT, Output, Place};
 use weft_kit::programs::{self, Installation};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, without_waiting};
 use super::proxy::Proxy;
 
 /// How long programs may take to start, or to finish background work.
@@ -204,7 +204,21 @@ impl Node {
 
     /// Runs `weftctl ledger ...` on this node and returns its output.
     pub(crate) fn operate(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-        self.weftctl(cluster, &[&["ledger"], arguments].concat())
+        self.weftctl(cluster, &[&["ledger"], arguments, without_waiting(arguments)].concat())
+    }
+
+    /// Runs `weftctl ledger ...` about this node's own store.
+    pub(crate) fn on_own_store(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.installation.weftctl());
+        command.arg("--state-dir").arg(self.installation.state()).arg("ledger").args(arguments);
+        process::output(&self.place()?, command, &[], process::LIMIT)
+    }
+
+    /// Gives the network's ledger one more server: the cluster's own, besides the proxy that it was reached through.
+    pub(crate) fn name_another_server(&mut self, cluster: &Cluster) -> Result<()> {
+        let own = cluster.ledger()["endpoints"][0].clone();
+        self.ledger["endpoints"].as_array_mut().context("endpoints")?.push(own);
+        Ok(())
     }
 
     /// Runs `weftctl ...` about the cluster on this node and returns its output.
