@@ -1,6 +1,6 @@
 //! The operator's tool, as an operator uses it: every command, as a table and as JSON, on a scratch machine.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
     suite.test("a_node_gets_the_agents_copies_before_the_programs", &needs, copies_first);
     suite.test("a_second_install_removes_what_the_first_one_had_elsewhere", &needs, elsewhere);
+    suite.test("every_preset_installs_where_its_distribution_looks", &needs, presets);
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("uninstall_refuses_while_attachments_exist", &needs, uninstall_refuses);
     suite.test("plan_changes_nothing", &needs, plan);
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     suite.test("mistakes_are_told_on_stderr_and_in_json", &needs, mistakes);
     suite.test("add_check_and_del_by_hand", &needs, by_hand);
     suite.test("by_hand_beside_cnitool", &[&needs[..], &[Need::Current]].concat(), beside_cnitool);
+    suite.test("libcni_sends_status_to_the_installed_list", &[&needs[..], &[Need::Current]].concat(), status_by_libcni);
     suite.test("schema_for_editors", &[&needs[..], &[Need::Tool("jsonschema")]].concat(), schema);
     suite.test("tables_fit_and_colours_are_for_terminals", &needs, tables);
     suite.test("completion_and_man_pages", &needs, manual);
@@ -237,6 +239,68 @@ fn copies_first() -> Result<()> {
     let places = order.into_iter().map(at).collect::<Result<Vec<_>>>()?;
     ensure!(places.is_sorted(), "{steps:#?}");
     ensure!(at("install/weftctl ")? < at("sbin/weftctl ")?, "{steps:#?}");
+    Ok(())
+}
+
+/// Directories of the machine that presets write to, replaced by directories of this trial.
+const OF_PRESETS: [&str; 6] = ["/opt/cni", "/etc/cni", "/etc/kubernetes", "/var/lib/rancher", "/var/lib/cni", "/home"];
+
+/// Each preset puts programs and configuration where the runtimes of its distribution look, and takes them away again.
+fn presets() -> Result<()> {
+    let (usual, k3s) = ("/etc/cni/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d");
+    for (preset, bin, conf) in [
+        ("default", "/opt/cni/bin", usual),
+        ("rke2", "/opt/cni/bin", usual),
+        ("talos", "/opt/cni/bin", usual),
+        ("k3s", "/var/lib/rancher/k3s/data/cni", k3s),
+        ("gke", "/home/kubernetes/bin", usual),
+        ("openshift", "/var/lib/cni/bin", "/etc/kubernetes/cni/net.d"),
+    ] {
+        let dirs = Dirs::new()?;
+        let mut place = Place::default();
+        for dir in OF_PRESETS {
+            fs::create_dir_all(dir)?;
+            let own = dirs.path(dir.trim_start_matches('/'));
+            fs::create_dir_all(&own)?;
+            place.binds.push((CString::new(own)?, CString::new(dir)?));
+        }
+        let here = |path: &str| dirs.path(path.trim_start_matches('/'));
+        let (state, weft) = (dirs.path("state"), programs::weft().map_err(anyhow::Error::msg)?.display().to_string());
+        let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?;
+        let node = ["--kubernetes", "--preset", preset, "--default-network", "main"];
+        let install = [&["--state-dir", &state, "install", "--weft", &weft][..], &node].concat();
+        let done = run(&place, &weftctl, &install)?;
+        ensure!(done.status == Some(0), "{preset}: {} {}", text(&done), done.stderr);
+        for program in ["weft", "weft-pod", "weft-ipam", "weftctl"] {
+            ensure!(Path::new(&here(bin)).join(program).exists(), "{preset}: no {program} in {bin}");
+        }
+        let file = Path::new(&here(conf)).join("00-weft.conflist");
+        let list: Value = serde_json::from_slice(&fs::read(&file).with_context(|| format!("{preset}: {conf}"))?)?;
+        ensure!(list["plugins"][0]["type"] == "weft-pod" && list["plugins"][0]["clusterNetwork"] == "main", "{list}");
+        let gone = run(&place, &weftctl, &["--state-dir", &state, "uninstall"])?;
+        ensure!(gone.status == Some(0), "{preset}: {} {}", text(&gone), gone.stderr);
+        ensure!(!file.exists() && fs::read_dir(here(bin))?.next().is_none(), "{preset}: uninstall left something");
+    }
+    Ok(())
+}
+
+/// The CNI project's library sends STATUS and GC only to lists of version 1.1.0, and takes the version of the installed
+/// list from `cniVersions`.
+fn status_by_libcni() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
+    let dirs = Dirs::new()?;
+    let conf_dir = dirs.path("net.d");
+    let installed = dirs.install(&["--kubernetes", "--conf-dir", &conf_dir, "--default-network", "main"])?;
+    ensure!(installed.status == Some(0), "{}", installed.stderr);
+    let netns = world.container("pod")?.path().display().to_string();
+    let (state, bin) = (world.state(), dirs.path("bin"));
+    let env =
+        [("WEFT_STATE_DIR", state.as_os_str()), ("CNI_PATH", OsStr::new(&bin)), ("NETCONFPATH", OsStr::new(&conf_dir))];
+    // No agent runs, so no ADD would work.
+    let status = run_with(&world.place()?, &cnitool, &["status", "weft-pod", &netns], &env)?;
+    let said = format!("{} {}", text(&status), status.stderr);
+    ensure!(status.status != Some(0) && said.contains("agent.sock"), "weft-pod was not asked: {said}");
     Ok(())
 }
 

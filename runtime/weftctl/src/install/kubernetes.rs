@@ -105,9 +105,11 @@ impl KubernetesArgs {
         let conf_dir = self.conf_path().parent().map(Path::to_owned).unwrap_or_default();
         let file = conf_dir.join(network);
         let cluster_network = if network.contains('.') { file.display().to_string() } else { network.clone() };
-        // containerd 1.6 does not support 1.1.0.
+        // libcni up to 1.1 (containerd 1.6, 1.7) takes only `cniVersion`, and does not know 1.1.0. libcni from 1.2 takes the
+        // highest version of both keys, and sends STATUS and GC only to lists of 1.1.0.
         let conf = json!({
             "cniVersion": "1.0.0",
+            "cniVersions": ["1.0.0", "1.1.0"],
             "name": "weft-pod",
             "plugins": [{"type": "weft-pod", "clusterNetwork": cluster_network, "capabilities": {"portMappings": true, "bandwidth": true}}],
         });
@@ -229,7 +231,8 @@ mod tests {
             |network| -> Value { serde_json::from_slice(&args(Some(network), None).conf_text().unwrap()).unwrap() };
         assert_eq!(named("main")["plugins"][0]["clusterNetwork"], "main");
         assert_eq!(named("10-flannel.conflist")["plugins"][0]["clusterNetwork"], "/c/10-flannel.conflist");
-        assert_eq!(named("main")["cniVersion"], "1.0.0");
+        assert_eq!(named("main")["cniVersion"], "1.0.0", "for containerd 1.6");
+        assert_eq!(named("main")["cniVersions"], json!(["1.0.0", "1.1.0"]), "without it nobody sends STATUS and GC");
         assert!(args(None, None).conf_text().is_err());
     }
 
