@@ -4,6 +4,9 @@
 //! whatever the plugin does with its stdin and stdout. Children that keep our pipes open do not delay weft either: only
 //! the end of the plugin itself counts. Nor does a killed plugin that the kernel does not let end, for example because
 //! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it.
+//! A plugin runs where the node's files are (`place`).
+
+mod place;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +21,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+pub use self::place::{NodeFiles, Place, RUNTIME_SOCKETS, Surroundings, place, surround};
 use crate::cni::{CniError, code};
+use crate::phases::{Phase, timed};
 
 /// How often to check a plugin that still has all pipes open.
 const TICK: Duration = Duration::from_millis(20);
@@ -140,6 +145,14 @@ pub enum ExecError {
         /// What became of it.
         fate: Fate,
     },
+    /// It would run in a container, where it finds other files than on the node.
+    #[error("the CNI plugin {plugin:?} was not called: {why}")]
+    OutOfReach {
+        /// Its name.
+        plugin: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// It failed with its own error.
     #[error("{}", .0.msg)]
     Said(CniError),
@@ -181,6 +194,7 @@ impl ExecError {
             Self::Run { .. } => code::IO,
             Self::TimedOut { .. } => code::TRY_AGAIN,
             Self::TooLarge { .. } => code::DECODE,
+            Self::OutOfReach { .. } => code::LEFTOVERS,
             Self::Said(error) => error.code,
         }
     }
@@ -204,7 +218,7 @@ fn spaced(path: &[PathBuf]) -> String {
 /// # Errors
 /// The plugin does not exist, cannot be run, takes too long, prints too much, or fails.
 pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
-    exec_file(&find(call.plugin, call.path)?, call)
+    in_place(call, |call| run(&find(call.plugin, call.path)?, call))
 }
 
 /// Like `exec`, for a given file.
@@ -212,6 +226,26 @@ pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
 /// # Errors
 /// As `exec`.
 pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+    in_place(call, |call| run(binary, call))
+}
+
+/// Makes a call where the node's files are.
+fn in_place(
+    call: &ExecCall<'_>,
+    work: impl FnOnce(&ExecCall<'_>) -> Result<Answer, ExecError> + Send,
+) -> Result<Answer, ExecError> {
+    let plugin = || call.plugin.to_owned();
+    timed(Phase::Plugins, || match place().map_err(|why| ExecError::OutOfReach { plugin: plugin(), why })? {
+        Place::Here => work(call),
+        Place::Node(files) => {
+            let netns = files.path(Path::new(call.netns)).display().to_string();
+            let call = ExecCall { netns: &netns, ..call.clone() };
+            files.run(|| work(&call)).map_err(|source| ExecError::Run { plugin: plugin(), source })?
+        }
+    })
+}
+
+fn run(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
     let plugin = || call.plugin.to_owned();
     let failed = |source: io::Error| ExecError::Run { plugin: plugin(), source };
     let mut command = Command::new(binary);

@@ -34,6 +34,7 @@ pub(crate) mod keys;
 pub mod ledger;
 pub mod log;
 pub mod netlink;
+pub(crate) mod phases;
 pub mod plan;
 pub mod pod;
 pub mod policy;

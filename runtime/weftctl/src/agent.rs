@@ -9,6 +9,7 @@ use weft_agent::registry::{Access, stand_in_for_system_roots};
 use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::lease::{Reply, Request};
 use weft_core::agent::{self, Lease, SOCKET};
+use weft_core::exec::Surroundings;
 use weft_host_abi::types::Attachment;
 
 use crate::output::Output;
@@ -76,6 +77,17 @@ pub(crate) struct AgentArgs {
     resendtimeout: Duration,
 }
 
+impl AgentArgs {
+    /// Returns what other vendors' plugins need.
+    pub(crate) fn surroundings(&self, state: &Path) -> Surroundings {
+        Surroundings {
+            state_dir: state.to_owned(),
+            prefix: self.hostprefix.clone(),
+            runtime: self.runtime_socket.clone(),
+        }
+    }
+}
+
 /// Shows the leases of a running agent.
 fn show(socket: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let limit = Some(Duration::from_secs(10));
@@ -131,4 +143,42 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
     };
     weft_agent::run(&options, state)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// `docs/agent.md` has a row for every option, with its environment variable and its default.
+    #[test]
+    fn every_option_is_documented() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/agent.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `--")).collect();
+        let command = crate::Cli::command();
+        let agent = command.find_subcommand("agent").unwrap();
+        let mut seen = 0;
+        for option in agent.get_arguments().filter_map(|argument| Some((argument.get_long()?, argument))) {
+            let (name, argument) = option;
+            if ["help", "version"].contains(&name) {
+                continue;
+            }
+            seen += 1;
+            let starts =
+                |row: &&&str| row.starts_with(&format!("| `--{name}`")) || row.starts_with(&format!("| `--{name} "));
+            let row = rows.iter().find(starts);
+            let row = row.unwrap_or_else(|| panic!("docs/agent.md has no row for --{name}"));
+            if let Some(variable) = argument.get_env() {
+                assert!(row.contains(&*variable.to_string_lossy()), "--{name}: {row}");
+            }
+            for value in argument.get_default_values() {
+                assert!(row.contains(&*value.to_string_lossy()) || *value == *"false", "--{name}: {row}");
+            }
+        }
+        assert_eq!(seen, rows.len(), "a row of docs/agent.md is about an option that does not exist");
+    }
 }

@@ -29,10 +29,11 @@ mod selector;
 #[cfg(feature = "agent")]
 mod timespan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use weft_core::exec::{self, Surroundings};
 
 use crate::output::Output;
 
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
     };
     let output = Output::new(cli.json);
     let state = cli.state_dir;
+    exec::surround(surroundings(&cli.command, &state));
     let done = match cli.command {
         Command::Install(args) => install::install(&args, &state, output),
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
@@ -161,6 +163,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns what other vendors' plugins need if this is a pod.
+#[cfg_attr(not(feature = "agent"), expect(unused_variables, reason = "only the agent says more"))]
+fn surroundings(command: &Command, state: &Path) -> Surroundings {
+    #[cfg(feature = "agent")]
+    if let Command::Agent(args) = command {
+        return args.surroundings(state);
+    }
+    Surroundings { state_dir: state.to_owned(), ..Surroundings::default() }
 }
 
 /// Prints help, or why the command line is wrong.

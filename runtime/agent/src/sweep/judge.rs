@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use weft_host_abi::types::Attachment;
 
-/// Maximum age of an entry whose ADD the runtime may not have finished.
+/// An older entry's ADD is over: the runtime, which lists a sandbox only afterwards, has given up long before.
 pub(super) const SETTLED: Duration = Duration::from_secs(600);
 
 /// Why an entry is removed.
@@ -65,7 +65,8 @@ pub(super) struct Signs {
     pub(super) of_pod: bool,
     /// Whether the pod is gone according to a live read.
     pub(super) pod_gone: bool,
-    /// The age of the entry.
+    /// How long the entry has been there for certain: by the clock of the ADD, and by that of this process, because the
+    /// time of day may be set forward.
     pub(super) age: Duration,
 }
 

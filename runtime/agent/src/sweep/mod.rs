@@ -5,7 +5,8 @@
 //!
 //! Invariants: an entry is removed through `attach::del`, so links, rules and claims are removed in its order, and what
 //! cannot be removed stays in the journal. The event loop never waits for the node: checks and removals run on a
-//! thread.
+//! thread. Another vendor's plugin runs where the node's files are; if that is not possible from here, its attachment
+//! stays in the journal.
 
 mod audit;
 mod judge;
@@ -24,6 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
 use weft_core::attach::{self, Call, Context, Node};
+use weft_core::exec::{self, Place};
 use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::pod::remove_pod;
@@ -75,6 +77,8 @@ pub(crate) struct Swept {
     pub(crate) removed: BTreeMap<&'static str, u64>,
     /// Removals that failed since the start.
     pub(crate) failed: u64,
+    /// Attachments that stay because their plugins cannot be called from here.
+    pub(crate) out_of_reach: usize,
     /// Pods that run without the networks they request.
     pub(crate) missing: usize,
 }
@@ -87,6 +91,11 @@ pub(crate) struct Sweep {
     cluster: Option<Rc<Cluster>>,
     events: Option<Events>,
     swept: RefCell<Swept>,
+    /// Attachments that stay because their plugins cannot be called from here. What weft itself could remove of them is
+    /// removed.
+    out_of_reach: RefCell<BTreeSet<Attachment>>,
+    /// When this process saw an entry first.
+    first_seen: RefCell<BTreeMap<Attachment, Instant>>,
     log: Log,
 }
 
@@ -121,7 +130,8 @@ impl Sweep {
         log: Log,
     ) -> Rc<Self> {
         let (state, swept) = (state.to_owned(), RefCell::default());
-        let sweep = Rc::new(Self { options, state, prefix, cluster, events, swept, log });
+        let (out_of_reach, first_seen) = (RefCell::default(), RefCell::default());
+        let sweep = Rc::new(Self { options, state, prefix, cluster, events, swept, out_of_reach, first_seen, log });
         let running = Rc::clone(&sweep);
         tokio::task::spawn_local(async move { running.run().await });
         sweep
@@ -132,6 +142,14 @@ impl Sweep {
     }
 
     async fn run(&self) {
+        match spawn_blocking(exec::place).await {
+            Ok(Ok(Place::Here)) | Err(_) => {}
+            Ok(Ok(Place::Node(files))) => {
+                let process = files.process();
+                self.log.info(&format!("other vendors' plugins run in the mount namespace of process {process}"));
+            }
+            Ok(Err(why)) => self.log.warn(&format!("the sweep cannot call other vendors' plugins: {why}")),
+        }
         let mut candidates = Candidates::default();
         let mut audit = Audit::default();
         let mut last_fault = None;
@@ -152,10 +170,11 @@ impl Sweep {
         let (sandboxes, fault) = self.sandboxes(&found).await;
         let mut seen = Vec::new();
         let mut gone: BTreeMap<PodName, bool> = BTreeMap::new();
-        for entry in found.iter().filter(|entry| entry.in_reach) {
+        let seen_for = self.seen_for(&found);
+        for (entry, seen_for) in found.iter().zip(seen_for).filter(|(entry, _)| entry.in_reach) {
             let sandbox = sandboxes.of(&entry.attachment.container_id);
-            let mut signs =
-                Signs { netns: entry.has_netns, sandbox, of_pod: entry.pod.is_some(), pod_gone: false, age: entry.age };
+            let (of_pod, age) = (entry.pod.is_some(), entry.age.min(seen_for));
+            let mut signs = Signs { netns: entry.has_netns, sandbox, of_pod, pod_gone: false, age };
             let mut reason = judge::reason(&signs);
             // Make the live read only if it could decide.
             if reason.is_none()
@@ -176,12 +195,29 @@ impl Sweep {
         }
         let due = candidates.look(seen, Instant::now(), self.options.grace);
         self.swept.borrow_mut().candidates = candidates.len();
-        for (attachment, reason) in due {
-            let Some(entry) = found.iter().find(|entry| entry.attachment == attachment).cloned() else { continue };
-            self.remove(entry, reason).await;
+        let unreachable = spawn_blocking(exec::place).await.map_err(|error| error.to_string())?.err();
+        let is_due = |attachment: &Attachment| due.iter().any(|(due, _reason)| due == attachment);
+        self.out_of_reach.borrow_mut().retain(|attachment| unreachable.is_some() && is_due(attachment));
+        for (attachment, reason) in &due {
+            let Some(entry) = found.iter().find(|entry| entry.attachment == *attachment).cloned() else { continue };
+            // What can be removed from here was removed in an earlier round.
+            if !self.out_of_reach.borrow().contains(attachment) {
+                self.remove(entry, *reason, unreachable.as_deref()).await;
+            }
         }
+        self.swept.borrow_mut().out_of_reach = self.out_of_reach.borrow().len();
         self.audit(audit, &found, &sandboxes).await;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Returns for how long this process has seen each entry.
+    fn seen_for(&self, found: &[Found]) -> Vec<Duration> {
+        let now = Instant::now();
+        let mut before = self.first_seen.borrow_mut();
+        let since = |entry: &Found| before.get(&entry.attachment).copied().unwrap_or(now);
+        let times: Vec<Instant> = found.iter().map(since).collect();
+        *before = found.iter().map(|entry| entry.attachment.clone()).zip(times.iter().copied()).collect();
+        times.into_iter().map(|first| now.duration_since(first)).collect()
     }
 
     /// Returns the runtime's sandboxes, or those of nobody if the answer is not from the runtime of this node's pods.
@@ -236,8 +272,9 @@ impl Sweep {
         }
     }
 
-    async fn remove(&self, entry: Found, reason: Reason) {
-        let Attachment { network, container_id, ifname } = entry.attachment.clone();
+    async fn remove(&self, entry: Found, reason: Reason, unreachable: Option<&str>) {
+        let attachment = entry.attachment.clone();
+        let Attachment { network, container_id, ifname } = &attachment;
         let state = self.state.clone();
         let removed = spawn_blocking(move || delete(&state, &entry)).await;
         let mut swept = self.swept.borrow_mut();
@@ -245,6 +282,12 @@ impl Sweep {
             Ok(()) => {
                 *swept.removed.entry(reason.name()).or_default() += 1;
                 self.log.info(&format!("swept {ifname} of container {container_id} on {network:?}: {}", reason.name()));
+            }
+            Err(text) if unreachable.is_some_and(|why| text.contains(why)) => {
+                self.log.warn(&format!(
+                    "{ifname} of container {container_id} on {network:?} stays in the journal until the runtime's DEL, or `weftctl gc` on the node: {text}"
+                ));
+                self.out_of_reach.borrow_mut().insert(attachment.clone());
             }
             Err(text) => {
                 swept.failed += 1;
@@ -340,5 +383,5 @@ fn delete(state: &Path, entry: &Found) -> Result<(), String> {
         Some(path) => call.with_netns(path),
         None => call,
     };
-    attach::del(&mut node, &call).map_err(|error| error.to_string())
+    attach::del(&mut node, &call).map_err(|error| error.chain())
 }

@@ -10,18 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
+use weft_core::exec::RUNTIME_SOCKETS;
 
 use super::PodName;
 use super::judge::Sandbox;
 use crate::grpc;
 
-/// Sockets of runtimes, tried if none is named.
-const SOCKETS: [&str; 4] = [
-    "/run/containerd/containerd.sock",
-    "/run/k3s/containerd/containerd.sock",
-    "/run/crio/crio.sock",
-    "/var/run/crio/crio.sock",
-];
 /// Time limit of a runtime's answer.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Maximum size of an answer.
@@ -141,7 +135,7 @@ async fn ask(socket: &Path) -> Result<BTreeMap<String, Listed>, String> {
 fn find() -> Vec<PathBuf> {
     let mut seen = BTreeSet::new();
     let is_new = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| seen.insert((file.dev(), file.ino())));
-    SOCKETS.iter().map(PathBuf::from).filter(is_new).collect()
+    RUNTIME_SOCKETS.iter().map(PathBuf::from).filter(is_new).collect()
 }
 
 #[cfg(test)]

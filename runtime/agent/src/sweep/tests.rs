@@ -37,6 +37,8 @@ fn sweep(state: &Path, grace: Duration) -> Sweep {
         cluster: None,
         events: None,
         swept: RefCell::default(),
+        out_of_reach: RefCell::default(),
+        first_seen: RefCell::default(),
         log: Log,
     }
 }
@@ -160,4 +162,21 @@ fn the_pod_of_an_entry_is_that_of_its_request() {
     assert_eq!(pod(r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": ""}}}"#), None);
     assert_eq!(pod(r#"{"request": {"pod": null}}"#), None);
     assert_eq!(pod(""), None);
+}
+
+/// An ADD that runs while the time of day is set forward looks old by that clock, but not by the agent's own.
+#[test]
+fn an_entry_is_no_older_than_the_agent_has_known_it() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "a", Path::new("/run/netns/a"));
+    let sweep = sweep(dir.path(), Duration::ZERO);
+    let mut found = entries(dir.path(), None).unwrap();
+    found[0].age = Duration::from_secs(86_400);
+    assert_eq!(sweep.seen_for(&found), [Duration::ZERO]);
+    std::thread::sleep(Duration::from_millis(5));
+    let later = sweep.seen_for(&found)[0];
+    assert!(later > Duration::ZERO && later < judge::SETTLED, "{later:?}");
+    // It was removed and came back.
+    assert!(sweep.seen_for(&[]).is_empty());
+    assert_eq!(sweep.seen_for(&found), [Duration::ZERO]);
 }

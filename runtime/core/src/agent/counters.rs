@@ -12,12 +12,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::phases::{self, Phase};
+
 /// The file in the state directory.
 const FILE: &str = "counters";
 /// The name under which the agent reads a full file.
 const TAKEN: &str = "counters.taken";
 /// Maximum size: a larger file means that the agent has ended and nobody reads it.
 const LARGEST: u64 = 1 << 20;
+/// The phase of the time that belongs to no other.
+const OTHER: &str = "other";
 /// Maximum number of outcomes that are counted separately.
 const DISTINCT: usize = 2_000;
 
@@ -26,15 +30,35 @@ pub type Outcome = (String, String, String);
 
 /// Counts one call, if an agent collects counts. Fails silently: a call must not fail because of its count.
 pub fn count(state: &Path, verb: &str, network: &str, code: u32, took: Duration) {
+    count_phases(state, (verb, network, code), took, phases::taken());
+}
+
+fn count_phases(state: &Path, (verb, network, code): (&str, &str, u32), took: Duration, phases: [Duration; 4]) {
     let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
-    append(state, &format!("{verb}\t{name}\t{code}\t{}\n", took.as_micros()));
+    let phases: String = phases.iter().map(|took| format!("\t{}", took.as_micros())).collect();
+    append(state, &format!("{verb}\t{name}\t{code}\t{}{phases}\n", took.as_micros()));
+}
+
+/// Counts one decision of a policy that counts, with its fuel. The outcome is one word. Fails silently too.
+pub fn count_decision(state: &Path, network: &str, policy: &str, outcome: &'static str, fuel: u64) {
+    append_policy(state, network, policy, &format!("active\t{outcome}\t{fuel}"));
+}
+
+/// Counts an ADD for which the fallback decided, with the reason as one word. Fails silently too.
+pub fn count_fallback(state: &Path, network: &str, reason: &'static str) {
+    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
+    append(state, &format!("{FALLBACK}\t{name}\t{reason}\n"));
 }
 
 /// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for their
 /// comparison) and the answer as one word. Fails silently too.
 pub fn count_policy(state: &Path, network: &str, policy: &str, part: &'static str, answer: &'static str) {
+    append_policy(state, network, policy, &format!("{part}\t{answer}"));
+}
+
+fn append_policy(state: &Path, network: &str, policy: &str, rest: &str) {
     let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
-    append(state, &format!("{POLICY}\t{}\t{}\t{part}\t{answer}\n", plain(network), plain(policy)));
+    append(state, &format!("{POLICY}\t{}\t{}\t{rest}\n", plain(network), plain(policy)));
 }
 
 /// Counts addresses that somebody on the wire used. Fails silently too.
@@ -45,6 +69,8 @@ pub fn count_conflicts(state: &Path, network: &str, count: usize) {
 
 /// The first word of a line about a policy, where others have a verb.
 const POLICY: &str = "policy";
+/// The first word of a line about a fallback.
+const FALLBACK: &str = "fallback";
 /// The first word of a line about addresses in use.
 const CONFLICT: &str = "conflict";
 
@@ -64,7 +90,13 @@ pub type PolicyAnswer = [String; 4];
 pub struct Totals {
     requests: RefCell<BTreeMap<Outcome, u64>>,
     durations: RefCell<BTreeMap<String, (u64, f64)>>,
+    /// Seconds by verb and phase.
+    phases: RefCell<BTreeMap<(String, &'static str), f64>>,
     policies: RefCell<BTreeMap<PolicyAnswer, u64>>,
+    /// Decisions and fuel by network and policy.
+    fuel: RefCell<BTreeMap<(String, String), (u64, u64)>>,
+    /// ADDs by network and reason.
+    fallbacks: RefCell<BTreeMap<(String, String), u64>>,
     conflicts: RefCell<BTreeMap<String, u64>>,
 }
 
@@ -122,6 +154,10 @@ impl Totals {
             self.add_policy(answer);
             return;
         }
+        if let Some(fallback) = line.strip_prefix(FALLBACK).and_then(|rest| rest.strip_prefix('\t')) {
+            self.add_fallback(fallback);
+            return;
+        }
         if let Some(conflict) = line.strip_prefix(CONFLICT).and_then(|rest| rest.strip_prefix('\t')) {
             self.add_conflict(conflict);
             return;
@@ -142,10 +178,46 @@ impl Totals {
         let (count, seconds) = durations.entry(verb.to_owned()).or_default();
         *count += 1;
         *seconds += f64::from(micros) / 1e6;
+        drop(durations);
+        // An older weft does not say them.
+        let phases = parts.map(|text| text.parse::<u32>().unwrap_or_default());
+        self.add_phases(verb, micros, phases);
+    }
+
+    /// Adds the phases of a call. The rest of its time is `other`, so that the phases add up to the whole.
+    fn add_phases(&self, verb: &str, whole: u32, phases: impl Iterator<Item = u32>) {
+        let mut sums = self.phases.borrow_mut();
+        let mut other = whole;
+        for (phase, micros) in Phase::ALL.into_iter().zip(phases) {
+            // Threads may have worked at the same time.
+            let micros = micros.min(other);
+            other -= micros;
+            *sums.entry((verb.to_owned(), phase.name())).or_default() += f64::from(micros) / 1e6;
+        }
+        *sums.entry((verb.to_owned(), OTHER)).or_default() += f64::from(other) / 1e6;
+    }
+
+    fn add_fallback(&self, line: &str) {
+        let Some((network, reason)) = line.split_once('\t') else { return };
+        let key = (network.to_owned(), reason.to_owned());
+        let mut fallbacks = self.fallbacks.borrow_mut();
+        if fallbacks.len() < DISTINCT || fallbacks.contains_key(&key) {
+            *fallbacks.entry(key).or_default() += 1;
+        }
     }
 
     fn add_policy(&self, line: &str) {
-        let parts: Vec<String> = line.split('\t').map(ToOwned::to_owned).collect();
+        let mut parts: Vec<String> = line.split('\t').map(ToOwned::to_owned).collect();
+        let fuel = if parts.len() > 4 { parts.pop().and_then(|text| text.parse::<u64>().ok()) } else { None };
+        if let (Some(fuel), [network, policy, ..]) = (fuel, parts.as_slice()) {
+            let key = (network.clone(), policy.clone());
+            let mut sums = self.fuel.borrow_mut();
+            if sums.len() < DISTINCT || sums.contains_key(&key) {
+                let (count, sum) = sums.entry(key).or_default();
+                *count += 1;
+                *sum = sum.saturating_add(fuel);
+            }
+        }
         let Ok(answer) = PolicyAnswer::try_from(parts) else { return };
         let mut policies = self.policies.borrow_mut();
         if policies.len() < DISTINCT || policies.contains_key(&answer) {
@@ -168,7 +240,25 @@ impl Totals {
         self.conflicts.borrow().iter().map(|(network, count)| (network.clone(), *count)).collect()
     }
 
-    /// Returns the answers of policies in networks with a monitor.
+    /// Returns the seconds spent, by verb and phase.
+    #[must_use]
+    pub fn phases(&self) -> Vec<((String, &'static str), f64)> {
+        self.phases.borrow().iter().map(|(phase, seconds)| (phase.clone(), *seconds)).collect()
+    }
+
+    /// Returns decisions and their fuel, by network and policy.
+    #[must_use]
+    pub fn fuel(&self) -> Vec<((String, String), (u64, u64))> {
+        self.fuel.borrow().iter().map(|(policy, sums)| (policy.clone(), *sums)).collect()
+    }
+
+    /// Returns ADDs for which a fallback decided, by network and reason.
+    #[must_use]
+    pub fn fallbacks(&self) -> Vec<((String, String), u64)> {
+        self.fallbacks.borrow().iter().map(|(reason, count)| (reason.clone(), *count)).collect()
+    }
+
+    /// Returns the answers of policies.
     #[must_use]
     pub fn policies(&self) -> Vec<(PolicyAnswer, u64)> {
         self.policies.borrow().iter().map(|(answer, count)| (answer.clone(), *count)).collect()
@@ -219,6 +309,49 @@ mod tests {
         assert_eq!(totals.policies(), [(answer, 1)]);
         assert_eq!(totals.conflicts(), [("net".to_owned(), 3)]);
         assert_eq!(totals.durations()[0], ("ADD".to_owned(), (3, 0.75)));
+    }
+
+    #[test]
+    fn phases_of_a_call_add_up_to_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = Collector::open(dir.path()).unwrap();
+        let totals = Totals::default();
+        let millis = Duration::from_millis;
+        count_phases(dir.path(), ("ADD", "net", 0), millis(100), [10, 20, 30, 0].map(millis));
+        // Two threads at the same time.
+        count_phases(dir.path(), ("ADD", "net", 0), millis(100), [90, 90, 0, 0].map(millis));
+        // A line of an older weft.
+        totals.add("DEL\tnet\t0\t5000");
+        collector.collect(&totals).unwrap();
+        collector.collect(&totals).unwrap();
+        let found: Vec<(String, u64)> = totals
+            .phases()
+            .into_iter()
+            .map(|((verb, phase), seconds)| (format!("{verb} {phase}"), (seconds * 1e3).round() as u64))
+            .collect();
+        let found: Vec<(&str, u64)> = found.iter().map(|(name, millis)| (name.as_str(), *millis)).collect();
+        let of_add = [("ADD claim", 30), ("ADD links", 30), ("ADD other", 40), ("ADD plugins", 0), ("ADD policy", 100)];
+        assert_eq!(found[..5], of_add);
+        assert_eq!(found[5..], [("DEL other", 5)]);
+    }
+
+    #[test]
+    fn decisions_fuel_and_fallbacks_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = Collector::open(dir.path()).unwrap();
+        let totals = Totals::default();
+        count_decision(dir.path(), "net", "by-label", "decided", 700);
+        count_decision(dir.path(), "net", "by-label", "denied", 300);
+        count_policy(dir.path(), "net", "by-label", "monitor", "decided");
+        count_fallback(dir.path(), "n\tet", "node");
+        collector.collect(&totals).unwrap();
+        collector.collect(&totals).unwrap();
+        let answer = |part: &str, outcome: &str| ["net", "by-label", part, outcome].map(str::to_owned);
+        let answers =
+            [(answer("active", "decided"), 1), (answer("active", "denied"), 1), (answer("monitor", "decided"), 1)];
+        assert_eq!(totals.policies(), answers);
+        assert_eq!(totals.fuel(), [(("net".to_owned(), "by-label".to_owned()), (2, 1000))]);
+        assert_eq!(totals.fallbacks(), [(("net".to_owned(), "node".to_owned()), 1)]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     blocks, chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool,
     remove, restart, supersede, takeover,
 };
+use crate::agent::counters;
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
 
@@ -27,6 +28,7 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     let added = add_unrecorded(node, call);
     if let Err(error) = &added {
         let attempt = node.log.attempt.clone().filter(|_attempt| node.watched.len() > before);
+        count_refusal(node, call, error);
         let record = failures::keep(node, call, error);
         if let Some(notice) = failures::notice(call, error) {
             node.log.notice(notice);
@@ -36,6 +38,19 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         }
     }
     added
+}
+
+/// Counts the decision of a policy that led to no attachment.
+fn count_refusal(node: &Node<'_>, call: &Call, error: &AttachError) {
+    let outcome = match error {
+        AttachError::Denied { .. } => "denied",
+        AttachError::Policy(_) => "failed",
+        _ => return,
+    };
+    if let Some(attempt) = &node.log.attempt {
+        let state = &node.context.state_dir;
+        counters::count_decision(state, &call.network.name, &attempt.policy, outcome, attempt.fuel);
+    }
 }
 
 fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {

@@ -18,6 +18,7 @@ use super::node::{Context, Node, Policies, Watch};
 use super::policies::{choice_reference, grants, limits};
 use super::trace::{Asked, Attempt};
 use super::watching::{compare, keep, no_compiler};
+use crate::agent::counters;
 use crate::cni::Verb;
 use crate::conf::SelectConf;
 use crate::policy::{Called, Choice, Loaded, verify_choice};
@@ -71,7 +72,8 @@ impl Watch for Watched {
         };
         let (context, policies) = (node.context, node.policies.clone());
         let mut trace = self.ask(context, &policies);
-        compare(context, &call.network.name, (policy, outcome), &mut trace);
+        compare(context, &call.network.name, outcome, &mut trace);
+        counters::count_policy(&context.state_dir, &call.network.name, policy, "active", outcome.name());
         match active {
             Active::Chose { .. } => keep(node, call, |traces| traces.choice_monitor = Some(trace)),
             Active::Failed { record: Some(record), .. } => failures::add_monitor(record, trace),

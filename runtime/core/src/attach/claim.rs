@@ -17,6 +17,7 @@ use crate::commit::ClaimError;
 use crate::delegate::{Addressing, Given};
 use crate::journal::Record;
 use crate::ledger::{ClaimAsk, Claimed};
+use crate::phases::{Phase, timed};
 use crate::plan::Plan;
 
 /// What to do with claimed addresses.
@@ -102,13 +103,14 @@ pub(super) fn plan_within(
         now: decided.now,
     };
     let mut planned = None;
-    let claimed = commit(&ask, &mut |claimed| {
+    let mut record_of = |claimed: &[Claimed]| -> Result<Record, AttachError> {
         let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
         decided.check_plan(call, &plan)?;
         let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
         planned = Some(plan);
         Ok(record)
-    })?;
+    };
+    let claimed = timed(Phase::Claim, || commit(&ask, &mut record_of))?;
     let plan = planned.ok_or(ClaimError::Record(AttachError::NoPlan))?;
     let irreplaceable = conflict::irreplaceable(call, decided, &claimed);
     Ok((Planned { plan, irreplaceable }, claimed))

@@ -19,6 +19,7 @@ use crate::conf::{ClusterConf, LedgerKind};
 use crate::facts;
 use crate::ledger::Want;
 use crate::ledger::remote::{Owner, Runs, Span};
+use crate::phases::{Phase, timed};
 use crate::store::NodeStore;
 
 /// Addresses that an IPAMClaim already has: the policy is asked for them, and may offer no others.
@@ -107,7 +108,7 @@ impl<'a> Cluster<'a> {
 
     fn ask(&self, request: ClaimRequest) -> Result<ClaimReply, AgentError> {
         let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left))
+        timed(Phase::Claim, || agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left)))
     }
 
     /// Returns the owner of the claims: the IPAMClaim that the network names, the pod, or the sandbox if the runtime

@@ -17,6 +17,7 @@ use crate::conf::IpamConf;
 use crate::delegate::first_host;
 use crate::facts;
 use crate::ledger::{Claimed, Want};
+use crate::phases::{Phase, timed};
 use crate::plan::{Op, Plan, Side};
 use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
 use crate::store::NodeStore;
@@ -72,6 +73,11 @@ impl Decided {
         &self.trace.request
     }
 
+    /// Returns the fuel that the policy used.
+    pub(super) fn fuel(&self) -> u64 {
+        self.trace.fuel
+    }
+
     pub(super) fn into_trace(self) -> Trace {
         self.trace
     }
@@ -112,7 +118,8 @@ pub(super) fn decide_beside(
         None => Box::new(EmptyLedger),
     };
     let began = Instant::now();
-    let Called { outcome, evidence, digest, data_digest } = policy.allocate(&request, view, &limits(&call.network));
+    let Called { outcome, evidence, digest, data_digest } =
+        timed(Phase::Policy, || policy.allocate(&request, view, &limits(&call.network)));
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     log.policy(policy.name(), &evidence);
     let (decision, verified, free_gateways) = match judge(call, policy.name(), &request, store, outcome) {

@@ -12,6 +12,7 @@ use super::node::{Context, Log, Node, Policies};
 use super::notice::Notice;
 use super::policies::{self, Loading, grants, ipam};
 use super::trace::Fallback;
+use crate::agent::counters;
 use crate::conf::FallbackConf;
 use crate::policy::{Loaded, PolicyError, PolicyRef};
 use crate::store::NodeStore;
@@ -23,6 +24,10 @@ pub(super) struct Standing<'a> {
     loaded: Loaded,
     may_fall_back: bool,
     fallback: Option<Fallback>,
+    /// Why the fallback decides, as one word.
+    reason: &'static str,
+    /// The fuel of the last decision.
+    fuel: u64,
 }
 
 // === impl Standing ===
@@ -43,10 +48,11 @@ impl<'a> Standing<'a> {
         let may_fall_back = call.network.terms.fallback != FallbackConf::Fail;
         let (context, policies) = (node.context, node.policies.clone());
         match loaded {
-            Ok(loaded) => Ok(Self { context, policies, loaded, may_fall_back, fallback: None }),
+            Ok(loaded) => Ok(Self { context, policies, loaded, may_fall_back, fallback: None, reason: "", fuel: 0 }),
             Err(AttachError::Policy(error)) if may_fall_back && error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(context, &policies, call, &error)?;
-                let standing = Self { context, policies, loaded, may_fall_back, fallback: Some(fallback) };
+                let (fallback, reason) = (Some(fallback), error.class().name());
+                let standing = Self { context, policies, loaded, may_fall_back, fallback, reason, fuel: 0 };
                 standing.note(&call.network.name, &mut node.log);
                 Ok(standing)
             }
@@ -83,7 +89,7 @@ impl<'a> Standing<'a> {
         let decided = match (decide::decide_beside(call, &self.loaded, (store, beside), request, log), again) {
             (Err(AttachError::Policy(error)), Some((beside, request))) if error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
-                (self.loaded, self.fallback) = (loaded, Some(fallback));
+                (self.loaded, self.fallback, self.reason) = (loaded, Some(fallback), error.class().name());
                 self.note(&call.network.name, log);
                 beside.forget_looks();
                 decide::decide_beside(call, &self.loaded, (store, beside), request, log)?
@@ -93,6 +99,7 @@ impl<'a> Standing<'a> {
         if self.fallback.is_none() {
             ipam_keys::refuse_unknown(call, &self.loaded)?;
         }
+        self.fuel = decided.fuel();
         Ok(decided.by_fallback(self.fallback.clone()))
     }
 
@@ -104,6 +111,11 @@ impl<'a> Standing<'a> {
     /// Ends an ADD for which the policy decided.
     pub(super) fn end(self, call: &Call, log: &mut Log) {
         self.remember(call, log);
+        let (state, network) = (&self.context.state_dir, &call.network.name);
+        counters::count_decision(state, network, self.name(), "decided", self.fuel);
+        if self.is_fallback() {
+            counters::count_fallback(state, network, self.reason);
+        }
         self.context.discard(self);
     }
 

@@ -14,6 +14,7 @@ use super::record::Chained;
 use super::{chain, external, lease, result, sharing};
 use crate::cni::CniResult;
 use crate::netlink::{Applied, ApplyError, Executor, UndoError};
+use crate::phases::{Phase, timed};
 use crate::plan::{AgentLease, Plan};
 
 /// What this ADD wrote into the journal, and removes if it fails.
@@ -63,8 +64,8 @@ impl Work {
     /// Applies a plan on top of what was applied.
     pub(super) fn apply(&mut self, plan: &Plan) -> Result<(), AttachError> {
         let Some(executor) = &mut self.executor else { return Ok(()) };
-        executor
-            .extend(&mut self.applied, plan)
+        let extend = || executor.extend(&mut self.applied, plan);
+        timed(Phase::Links, extend)
             .map_err(|ApplyError { op, cause, .. }| AttachError::Op { op: op.into(), source: cause })
     }
 

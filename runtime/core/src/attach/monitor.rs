@@ -148,16 +148,16 @@ pub fn observe(node: &mut Node<'_>) {
 fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
     let (context, policies) = (node.context, node.policies.clone());
     let active = std::mem::replace(&mut watched.active, Active::Unknown);
-    let (recorded, outcome, policy) = match &active {
+    let (recorded, outcome) = match &active {
         Active::Unknown => return,
-        Active::Decided(trace) => (trace.ledger.clone(), outcome_in(trace), trace.policy.clone()),
+        Active::Decided(trace) => (trace.ledger.clone(), outcome_in(trace)),
         Active::Failed { attempt, error, .. } => {
             let outcome = attempt.denial.clone().map_or_else(|| Outcome::Failed(error.clone()), Outcome::Denied);
-            (attempt.ledger.clone(), outcome, attempt.policy.clone())
+            (attempt.ledger.clone(), outcome)
         }
     };
     let Some(mut trace) = watched.ask(context, &policies, recorded) else { return };
-    compare(context, &watched.call.network.name, (&policy, &outcome), &mut trace);
+    compare(context, &watched.call.network.name, &outcome, &mut trace);
     match active {
         Active::Decided(_) => keep(node, &watched.call, |traces| traces.monitor = Some(trace)),
         Active::Failed { record: Some(record), .. } => failures::add_monitor(&record, trace),

@@ -8,6 +8,7 @@ use super::error::AttachError;
 use super::node::{Context, Node};
 use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
+use crate::phases::{Phase, timed};
 use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, PolicyRef};
 
 /// Returns what the network grants its policies, and where this process runs them.
@@ -114,9 +115,9 @@ impl Loading {
 
     /// Waits for the policy. If it could not be loaded in the background, loads it now.
     pub(super) fn wait(loading: Option<Self>, node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
-        match loading.and_then(|loading| loading.0.recv().ok().flatten()) {
+        timed(Phase::Policy, || match loading.and_then(|loading| loading.0.recv().ok().flatten()) {
             Some(loaded) => Ok(loaded),
             None => load(node, call),
-        }
+        })
     }
 }

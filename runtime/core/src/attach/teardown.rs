@@ -8,6 +8,7 @@ use super::node::Node;
 use super::{liveness, sharing};
 use crate::journal::Entry;
 use crate::netlink::Executor;
+use crate::phases::{Phase, timed};
 use crate::plan::Plan;
 
 /// Tears down one plan of an entry, given with the netns path of its ADD. `needed` names shared things to keep, besides
@@ -42,5 +43,6 @@ pub(super) fn plan(
         let kept = node.store().and_then(|store| sharing::decide(store, &entry.key, &needed, names));
         kept.map_err(|error| error.chain())
     };
-    executor.teardown_among(plan, &mut decide).iter().map(|left| in_full(left)).collect()
+    let torn_down = timed(Phase::Links, || executor.teardown_among(plan, &mut decide));
+    torn_down.iter().map(|left| in_full(left)).collect()
 }

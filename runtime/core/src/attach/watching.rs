@@ -14,11 +14,10 @@ pub(super) fn no_compiler(_ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()))
 }
 
-/// Compares with the outcome that counted, decided by the policy of that name, and counts both.
-pub(super) fn compare(context: &Context, network: &str, (policy, outcome): (&str, &Outcome), trace: &mut MonitorTrace) {
+/// Compares with the outcome that counted, and counts the monitor's.
+pub(super) fn compare(context: &Context, network: &str, outcome: &Outcome, trace: &mut MonitorTrace) {
     trace.differences = differences(outcome, &trace.outcome);
     let state: &Path = &context.state_dir;
-    counters::count_policy(state, network, policy, "active", outcome.name());
     counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
     counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
 }

@@ -1,6 +1,6 @@
 //! Network namespaces: opens and compares them, and runs threads inside them.
 //!
-//! Invariant: `setns` is called only here, on a thread that was started for it and ends here. The program's other
+//! Invariant: a network namespace is entered only here, on a thread that was started for it and ends here. The program's other
 //! threads never change their namespace.
 
 use std::fs::File;

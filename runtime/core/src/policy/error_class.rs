@@ -17,6 +17,20 @@ pub enum Class {
     Passing,
 }
 
+impl Class {
+    /// Returns its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Node => "node",
+            Self::Policy => "policy",
+            Self::Host => "host",
+            Self::Passing => "passing",
+        }
+    }
+}
+
 impl PolicyError {
     /// Returns whether the policy could not be used at all, so that the network's `fallback` replaces it. Its answers,
     /// and faults of the ledger, do not count.
