@@ -270,7 +270,7 @@ pub(super) fn asks_no_stranger() -> Result<()> {
     ensure!(stranger.asked()?.is_empty(), "{}", stranger.asked()?);
     // With one, the operator's own network may name a registry on this machine.
     rules(&node, &format!("{REGISTRY}/net"))?;
-    node.until(&agent, &reference, "was tampered with")?;
+    node.until(&agent, &reference, "digest mismatch")?;
     ensure!(stranger.asked()?.contains("/v2/net/rack/manifests/"), "{}", stranger.asked()?);
     agent.stop()
 }
