@@ -96,7 +96,7 @@ pub(crate) fn moved_clock(cluster: &mut Cluster) -> Result<()> {
         node.del(&killed)?;
         if seconds < 0 {
             // Only the cooldown has to end by itself; the rest waits for two minutes by design.
-            let tombstones = "SELECT count(*) FROM remote_addresses WHERE state = 2 AND answer = 2";
+            let tombstones = "SELECT count(*) FROM remote_addresses WHERE state = 2 AND answer = 2 AND late = 0";
             wait(PATIENCE, "the cooldown", || Ok(node.sql(tombstones)? == "0")).with_context(|| node.log())?;
         }
         node.move_clock(10_800)?;
