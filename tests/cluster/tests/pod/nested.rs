@@ -2,7 +2,7 @@
 //! a program of his own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,8 +27,12 @@ fn tenant(scene: &Scene) -> Result<(PathBuf, PathBuf)> {
 /// As `ipam` of a network of ours, and as the plugin itself: nothing is called.
 pub(crate) fn refused(mut scene: Scene) -> Result<()> {
     let (dir, note) = tenant(&scene)?;
-    // weft finds itself there.
-    fs::create_dir_all("/opt/cni/bin")?;
+    // An installed weft finds itself there.
+    let own = ["weft-pod", "multus"].map(|name| Path::new("/opt/cni/bin").join(name));
+    for file in &own {
+        fs::remove_file(file).ok();
+        symlink(scene.node.scratch().join("bin/weft-pod"), file).context("install weft-pod")?;
+    }
     scene.nad("a", &vendor("a"))?;
     for nested in [
         json!({"type": "bridge", "ipam": {"type": "weft-pod"}}),
@@ -46,6 +50,7 @@ pub(crate) fn refused(mut scene: Scene) -> Result<()> {
         scene.run("DEL")?.quiet()?;
     }
     ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
+    own.iter().try_for_each(fs::remove_file).context("remove weft-pod")?;
     scene.nothing_left()
 }
 
@@ -55,12 +60,13 @@ pub(crate) fn relayed(mut scene: Scene) -> Result<()> {
     let weft_pod = scene.node.scratch().join("bin/weft-pod");
     program(Path::new("/opt/cni/bin/relay"), &format!("exec {}", weft_pod.display()))?;
     let evil = json!({"cniVersion": "1.1.0", "name": "evil", "type": "relay", "binDir": dir,
-        "agentSocket": scene.conf["agentSocket"], "delegates": [{"type": "p"}]});
+        "agentSocket": scene.conf["agentSocket"], "delegates": [{"type": "p"}, {"type": "p"}]});
+    scene.nad("a", &vendor("a"))?;
     scene.nad("evil", &evil)?;
-    scene.pod("evil")?;
+    scene.pod("a@q, evil")?;
     let error = scene.run("ADD")?.error()?;
     ensure!(error.code == 7 && error.msg.contains("weft does not run it"), "{error:?}");
-    ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
+    ensure!(calls()? == ["fake ADD eth0", "fake ADD q", "fake DEL q", "fake DEL eth0"], "{:?}", calls()?);
     scene.run("DEL")?.quiet()?;
     ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
     fs::remove_file("/opt/cni/bin/relay")?;

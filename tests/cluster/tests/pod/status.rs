@@ -26,10 +26,10 @@ pub(crate) fn failing_within_a_second(scene: &Scene) -> Result<CniError> {
     anyhow::bail!("STATUS took {shortest:?} at least")
 }
 
-/// The agent takes almost all of its time, and then a plugin inside a network of ours hangs.
+/// The agent takes most of its time, and then a plugin inside a network of ours hangs.
 pub(crate) fn one_deadline(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    scene.api.behave(|behaviour| behaviour.delay = Duration::from_millis(370));
+    scene.api.behave(|behaviour| behaviour.delay = Duration::from_millis(320));
     rules(json!([{"when": {"command": "STATUS"}, "do": {"sleep_ms": 100_000}}]))?;
     let by_ipam = json!({"cniVersion": "1.1.0", "name": "main", "type": "bridge", "ipam": {"type": "fake"}});
     let by_delegate = json!({"cniVersion": "1.1.0", "name": "main", "type": "weft", "delegate": {"type": "fake"}});
