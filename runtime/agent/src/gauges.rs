@@ -1,11 +1,12 @@
 //! The agent's metrics, collected on request.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use weft_core::agent::counters;
 use weft_core::agent::policy::PolicyState;
 
-use crate::claim::Claims;
+use crate::claim::ClaimDoor;
 use crate::cluster::Cluster;
 use crate::health::Health;
 use crate::keep::{Filters, Keeper};
@@ -20,12 +21,11 @@ pub(crate) struct Sources {
     pub(crate) cluster: Option<Rc<Cluster>>,
     pub(crate) statuses: Option<Rc<Statuses>>,
     pub(crate) policies: Rc<Policies>,
+    pub(crate) claims: Rc<ClaimDoor>,
     pub(crate) sweep: Option<Rc<Sweep>>,
     pub(crate) keeper: Rc<Keeper>,
     pub(crate) filters: Rc<Filters>,
     pub(crate) counters: Rc<counters::Totals>,
-    /// Cluster ledgers, if they are served.
-    pub(crate) ledgers: Option<Rc<Claims>>,
 }
 
 impl Sources {
@@ -62,6 +62,9 @@ impl Sources {
             let help = "Pods that run without the networks they ask for.";
             metrics.add("weft_pods_missing_networks", Kind::Gauge, help, &[], number(swept.missing));
             metrics.add("weft_gc_failures_total", Kind::Counter, "Removals that failed.", &[], large(swept.failed));
+            let help =
+                "Abandoned attachments that stay, because their plugins cannot be called from the agent's container.";
+            metrics.add("weft_gc_out_of_reach", Kind::Gauge, help, &[], number(swept.out_of_reach));
         }
         for row in self.policies.rows() {
             let digest = row.reference.rsplit_once('@').map_or("", |(_place, digest)| digest);
@@ -76,12 +79,10 @@ impl Sources {
                 metrics.add("weft_policy_digest_info", Kind::Gauge, help, &labels, 1.0);
             }
         }
-        if let Some(ledgers) = &self.ledgers {
-            ledgers.metrics(&mut metrics);
-        }
+        self.claims.metrics(&mut metrics);
         self.kept_in_place(&mut metrics);
         self.counted(&mut metrics);
-        self.monitored(&mut metrics);
+        self.decided(&mut metrics);
         metrics
     }
 
@@ -92,9 +93,12 @@ impl Sources {
             let help = "CNI calls by their outcome; code 0 is success.";
             metrics.add("weft_cni_requests_total", Kind::Counter, help, &labels, large(count));
         }
-        for (verb, (count, seconds)) in self.counters.durations() {
-            let labels = [("verb", verb.as_str())];
-            metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, "Time spent in CNI calls.", &labels, seconds);
+        let counts: BTreeMap<String, (u64, f64)> = self.counters.durations().into_iter().collect();
+        for ((verb, phase), seconds) in self.counters.phases() {
+            let labels = [("verb", verb.as_str()), ("phase", phase)];
+            let help = "Time spent in CNI calls. The phases of a verb add up to the whole.";
+            metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, help, &labels, seconds);
+            let count = counts.get(&verb).map_or(0, |(count, _seconds)| *count);
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
         for (network, count) in self.counters.conflicts() {
@@ -103,8 +107,18 @@ impl Sources {
         }
     }
 
-    /// Adds networks that compare two policies.
-    fn monitored(&self, metrics: &mut Metrics) {
+    /// Adds the decisions of policies.
+    fn decided(&self, metrics: &mut Metrics) {
+        for ((network, policy), (count, fuel)) in self.counters.fuel() {
+            let labels = [("network", network.as_str()), ("policy", policy.as_str())];
+            metrics.add("weft_policy_fuel_sum", Kind::Counter, "Fuel that decisions used.", &labels, large(fuel));
+            metrics.add("weft_policy_fuel_count", Kind::Counter, "Decisions.", &labels, large(count));
+        }
+        for ((network, reason), count) in self.counters.fallbacks() {
+            let help = "ADDs for which a network's fallback decided; reason says whose fault it is.";
+            let labels = [("network", network.as_str()), ("reason", reason.as_str())];
+            metrics.add("weft_policy_fallback_total", Kind::Counter, help, &labels, large(count));
+        }
         for ([network, policy, part, answer], count) in self.counters.policies() {
             let labels = [("network", network.as_str()), ("policy", policy.as_str())];
             if part == "compared" {
@@ -113,7 +127,7 @@ impl Sources {
                 metrics.add("weft_policy_compared_total", Kind::Counter, help, &labels, large(count));
             } else {
                 let labels = [labels[0], labels[1], ("part", part.as_str()), ("outcome", answer.as_str())];
-                let help = "Answers of policies in networks with a monitor; part is active or monitor.";
+                let help = "Answers of policies; part is active for those that count, or monitor.";
                 metrics.add("weft_policy_decisions_total", Kind::Counter, help, &labels, large(count));
             }
         }
@@ -125,7 +139,7 @@ impl Sources {
         let help = "Files put back that another program had changed.";
         metrics.add("weft_files_restored_total", Kind::Counter, help, &[], large(kept.restored));
         let filters = self.filters.kept();
-        let help = "Number of packet filter checks of live attachments. (docs/agent.md, metric weft_filter_looks_total; renaming the metric breaks dashboards, so only the help text)";
+        let help = "Number of packet filter checks of live attachments.";
         metrics.add("weft_filter_looks_total", Kind::Counter, help, &[], large(filters.looks));
         let help = "Attachments whose part of the packet filter was put back after somebody had removed it.";
         metrics.add("weft_filters_restored_total", Kind::Counter, help, &[], large(filters.restored));

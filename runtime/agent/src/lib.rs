@@ -37,12 +37,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
-use weft_core::agent::claim::ClusterClaims;
 use weft_core::agent::counters::{Collector, Totals};
 use weft_core::agent::{pod as pod_messages, status as status_messages};
 pub use weft_dhcp::Pace;
 
-use self::claim::{Claims, ClientSource};
+use self::claim::{ClaimDoor, Claimant, ClientSource, Gate};
 use self::cluster::Cluster;
 pub use self::cluster::Source;
 use self::devices::Devices;
@@ -64,8 +63,6 @@ pub use self::sweep::SweepOptions;
 
 /// How often to collect the counts of one-shot processes.
 const COLLECT: Duration = Duration::from_secs(5);
-/// The host's name.
-const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 /// The answer of a service that needs a cluster, without one.
 const NO_CLUSTER: &str = "start \"weftctl agent\" with --node-name, and with --kubeconfig outside of a pod";
 
@@ -148,7 +145,7 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     let (mut cluster, mut statuses, mut events) = (None, None, None);
     if let Some(KubernetesOptions { node, source, kubelet }) = &options.kubernetes {
         let its = Cluster::start(source.clone(), node, log);
-        report_first_sync(&its, &health);
+        report_cluster(&its, &health);
         let its_events = Events::start(Rc::clone(&its), log);
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
         services =
@@ -161,18 +158,8 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     services = services.with(Rc::clone(&policies));
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
     let sender = events.as_ref().map(|(events, _node)| events.clone());
-    let mut ledgers = None;
-    services = match claims(state, node.as_deref(), (cluster.as_ref(), sender.clone()), log) {
-        Ok(claims) => {
-            ledgers = Some(Rc::clone(&claims));
-            services.with(claims)
-        }
-        // The other services continue.
-        Err(error) => {
-            log.warn(&format!("cluster ledgers are not served: {error:#}"));
-            services.without::<ClusterClaims>(&format!("{error:#}; fix this, then restart the agent"))
-        }
-    };
+    let claims = claims(state, node.clone(), (cluster.as_ref(), sender.clone()), log);
+    services = services.with(Rc::clone(&claims));
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
     let filters = Filters::start(state, log);
@@ -182,9 +169,17 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), (cluster.clone(), sender), log));
     let counters = collect_counters(state, log);
     if let Some(address) = &options.probes {
-        let health_of = Rc::clone(&health);
-        let sources =
-            Sources { health: health_of, cluster, statuses, policies, sweep, keeper, filters, counters, ledgers };
+        let sources = Sources {
+            health: Rc::clone(&health),
+            cluster,
+            statuses,
+            policies,
+            claims,
+            sweep,
+            keeper,
+            filters,
+            counters,
+        };
         let probes = Probes { health, metrics: Rc::new(move || sources.collect()) };
         probes::start(address, Rc::new(probes), log).await?;
     }
@@ -194,32 +189,22 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
 /// Creates the service of cluster ledgers: the cluster's own, and those in etcd that networks name.
 fn claims(
     state: &Path,
-    node: Option<&str>,
+    node: Option<String>,
     (cluster, events): (Option<&Rc<Cluster>>, Option<Events>),
     log: Log,
-) -> anyhow::Result<Rc<Claims>> {
-    let node = match node {
-        Some(node) => node.to_owned(),
-        // Without Kubernetes the name is only informational; the machine's id counts.
-        None => {
-            std::fs::read_to_string(HOST_NAME).with_context(|| format!("cannot read {HOST_NAME}"))?.trim().to_owned()
-        }
-    };
-    let client = cluster.map(|cluster| -> ClientSource {
+) -> Rc<ClaimDoor> {
+    let kubernetes = cluster.map(|cluster| -> ClientSource {
         let cluster = Rc::clone(cluster);
         Rc::new(move || cluster.client().map_err(|error| error.to_string()))
     });
-    let claims = Claims::open(state, &node, client, log)?;
-    if let Some(events) = events {
-        claims.report_to(events);
-    }
-    tokio::task::spawn_local(Rc::clone(&claims).work());
-    Ok(claims)
+    let cluster = cluster.cloned();
+    let gate: Gate = Rc::new(move || cluster.as_ref().and_then(|cluster| cluster.node_fault()));
+    ClaimDoor::start(state, Claimant { node, machine: None, kubernetes, gate, events }, log)
 }
 
 /// Until the first lists have arrived, the node is not ready. Afterwards the copies are used, whatever the API server
-/// does.
-fn report_first_sync(cluster: &Rc<Cluster>, health: &Rc<Health>) {
+/// does. Under a wrong name the node is never ready.
+fn report_cluster(cluster: &Rc<Cluster>, health: &Rc<Health>) {
     let (cluster, health) = (Rc::clone(cluster), Rc::clone(health));
     tokio::task::spawn_local(async move {
         while !cluster.is_synced() {
@@ -228,7 +213,11 @@ fn report_first_sync(cluster: &Rc<Cluster>, health: &Rc<Health>) {
             health.set("cluster", Some(text.unwrap_or(waiting)));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        health.set("cluster", None);
+        loop {
+            cluster.check_node().await;
+            health.set("cluster", cluster.node_fault());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     });
 }
 

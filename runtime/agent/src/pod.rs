@@ -39,6 +39,10 @@ impl Pods {
         let Some(pod) = self.cluster.pod(&namespace, &name, &uid, deadline).await? else {
             return Ok(PodReply::NotFound);
         };
+        // It answers with the labels of a node, and its copy has that node's pods.
+        if let Some(fault) = self.cluster.node_fault() {
+            return Err(Refusal::new(Fault::Unavailable, fault));
+        }
         let names = references(&pod.annotations, &namespace, &configured);
         let (networks, namespace_labels, node_labels) = futures_util::join!(
             self.networks(&names, deadline),

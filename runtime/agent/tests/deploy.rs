@@ -89,13 +89,15 @@ fn chart_and_manifests_give_the_same_rights() {
         let from = text.find("rules:").unwrap();
         text[from..].split("---").next().unwrap().trim().to_owned()
     };
-    assert_eq!(rules("kubernetes/rbac.yaml"), rules("helm/weft/templates/rbac.yaml"));
+    for file in ["rbac.yaml", "rbac-ledger.yaml"] {
+        let (manifest, template) = (format!("kubernetes/{file}"), format!("helm/weft/templates/{file}"));
+        assert_eq!(rules(&manifest), rules(&template));
+    }
 }
 
-/// `weftctl doctor` checks exactly the granted rights.
-#[test]
-fn the_listed_rights_are_those_of_the_manifest() {
-    let text = fs::read_to_string(deploy().join("kubernetes/rbac.yaml")).unwrap();
+/// Returns group, resource and verbs of every rule of a manifest.
+fn granted(file: &str) -> Vec<(String, String, Vec<String>)> {
+    let text = fs::read_to_string(deploy().join(file)).unwrap();
     let list = |line: &str, key: &str| -> Option<Vec<String>> {
         let (_key, list) = line.trim().trim_start_matches("- ").split_once(key)?;
         let list = list.trim().strip_prefix('[')?.strip_suffix(']')?;
@@ -109,10 +111,27 @@ fn the_listed_rights_are_those_of_the_manifest() {
             granted.push((groups[0].clone(), resource.clone(), list(line, "verbs:").unwrap()));
         }
     }
+    granted
+}
+
+/// `weftctl doctor` checks exactly the granted rights.
+#[test]
+fn the_listed_rights_are_those_of_the_manifests() {
     let owned = |(group, resource, verbs): &weft_agent::inspect::Right| {
         ((*group).to_owned(), (*resource).to_owned(), verbs.iter().map(|verb| (*verb).to_owned()).collect::<Vec<_>>())
     };
-    assert_eq!(granted, weft_agent::inspect::RIGHTS.iter().map(owned).collect::<Vec<_>>());
+    let listed = |rights: &[weft_agent::inspect::Right]| rights.iter().map(owned).collect::<Vec<_>>();
+    assert_eq!(granted("kubernetes/rbac.yaml"), listed(weft_agent::inspect::RIGHTS));
+    assert_eq!(granted("kubernetes/rbac-ledger.yaml"), listed(weft_agent::inspect::LEDGER_RIGHTS));
+}
+
+/// An installation without the cluster ledger has no rights of it, and reads no ConfigMap.
+#[test]
+fn a_plain_installation_has_no_rights_of_the_cluster_ledger() {
+    for (group, resource, verbs) in granted("kubernetes/rbac.yaml") {
+        let of_ledger = group == "ipam.weft.dev" || resource.starts_with("ipamclaims");
+        assert!(!of_ledger && !["configmaps", "secrets"].contains(&resource.as_str()), "{verbs:?} {resource} {group}");
+    }
 }
 
 #[test]
@@ -132,18 +151,19 @@ fn the_values_schema_knows_every_value() {
     }
 }
 
+/// The files that name metrics.
+const EXPORTERS: [&str; 3] = ["gauges.rs", "claim/controller.rs", "claim/service/counts.rs"];
+
 /// An alert on a metric that nobody exports would never fire.
 #[test]
 fn alerts_name_metrics_that_there_are() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let exported: String = ["gauges.rs", "claim/controller.rs", "claim/service/counts.rs"]
-        .iter()
-        .map(|file| fs::read_to_string(source.join(file)).unwrap())
-        .collect::<Vec<_>>()
-        .concat();
-    let alerts = fs::read_to_string(deploy().join("alerts/weft.yaml")).unwrap();
+    let exported: String =
+        EXPORTERS.iter().map(|file| fs::read_to_string(source.join(file)).unwrap()).collect::<Vec<_>>().concat();
+    let read = |file: &str| fs::read_to_string(deploy().join("alerts").join(file)).unwrap();
+    let alerts = format!("{}{}", read("weft.yaml"), read("weft-ledger.yaml"));
     let expressions: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
-    assert!(expressions.len() >= 11, "{expressions:?}");
+    assert!(expressions.len() >= 15, "{expressions:?}");
     for expression in expressions {
         let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
         let named: Vec<&str> = expression.split(|c| !is_part(c)).filter(|word| word.starts_with("weft_")).collect();
@@ -174,4 +194,22 @@ fn tables_have_the_usual_columns() {
     };
     assert_eq!(columns("addressclaims"), ["IP", "POOL", "POD", "IFACE", "NODE", "HOLDERS", "STATE", "AGE"]);
     assert_eq!(columns("addresspools"), ["CIDR", "USED", "FREE", "USED%", "MODE", "READY", "AGE"]);
+}
+
+/// `docs/agent.md` lists every metric.
+#[test]
+fn every_metric_is_documented() {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(crate_dir.join("../../docs/agent.md")).unwrap();
+    let mut seen = 0;
+    for file in EXPORTERS {
+        let source = fs::read_to_string(crate_dir.join("src").join(file)).unwrap();
+        for name in source.split('"').filter(|word| word.starts_with("weft_") && !word.contains(' ')) {
+            seen += 1;
+            // A pair is written as NAME_{sum,count}.
+            let base = name.trim_end_matches("_sum").trim_end_matches("_count");
+            assert!(page.contains(name) || page.contains(&format!("{base}_{{sum,count}}")), "{name} of {file}");
+        }
+    }
+    assert!(seen > 25, "{seen}");
 }

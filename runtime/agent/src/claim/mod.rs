@@ -83,7 +83,7 @@ pub use remark::{Remarked, remark};
 pub use remembered::{Claimed, Remembered};
 pub use rest::Rests;
 pub use round::Refusal;
-pub use service::Claims;
+pub use service::{ClaimDoor, Claimant, Claims, Gate};
 pub use sweep::{Swept, reverse_sweep};
 
 /// Returns the seconds since 1970, only for ages.

@@ -7,6 +7,7 @@
 mod cache;
 mod credentials;
 mod objects;
+mod own_node;
 mod watch;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use self::credentials::Credentials;
 pub use self::credentials::Source;
 pub(crate) use self::credentials::client;
 pub(crate) use self::objects::{NadObject, Pod, nad_resource};
+use self::own_node::OwnNode;
 use crate::Log;
 use crate::server::Deadline;
 
@@ -38,6 +40,7 @@ pub(crate) struct Cluster {
     nads: Cache<objects::Nad>,
     namespaces: Cache<objects::Labels>,
     nodes: Cache<objects::Labels>,
+    own: OwnNode,
     log: Log,
 }
 
@@ -138,6 +141,7 @@ impl Cluster {
             nads: Cache::default(),
             namespaces: Cache::default(),
             nodes: Cache::default(),
+            own: OwnNode::default(),
             log,
         });
         watch::start(&cluster);
@@ -170,8 +174,8 @@ impl Cluster {
         (self.pods.len(), self.nads.len(), self.namespaces.len())
     }
 
-    /// Returns the pod with a namespace and name. If `uid` is given and the copy has another one, or none, makes a live
-    /// read.
+    /// Returns the pod with a namespace and name. Makes a live read unless the copy has this pod with this uid: without
+    /// a uid, the copy's may be an older pod of the same name.
     ///
     /// # Errors
     /// The copy does not know it and the live read failed. `None`: according to a live read, the pod does not exist.
@@ -183,14 +187,22 @@ impl Cluster {
         deadline: Deadline,
     ) -> Result<Option<Rc<Pod>>, ClusterError> {
         if let Some(pod) = self.pods.get(namespace, name)
-            && (uid.is_empty() || pod.has_uid(uid))
+            && !uid.is_empty()
+            && pod.has_uid(uid)
         {
             return Ok(Some(pod));
         }
         let what = format!("read pod {namespace}/{name}");
-        let api: kube::Api<objects::PodMeta> = kube::Api::namespaced(self.client()?, namespace);
-        let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
-        Ok(found.map(|object| Rc::new(Pod::from(object.metadata))))
+        // Not only its metadata, because of the node to which it is bound.
+        let api: kube::Api<v1::Pod> = kube::Api::namespaced(self.client()?, namespace);
+        let Some(object) = self.bounded(&what, deadline, api.get_opt(name)).await? else { return Ok(None) };
+        let pod = Pod::from(object.metadata);
+        if let Some(bound) = object.spec.and_then(|spec| spec.node_name)
+            && pod.has_uid(uid)
+        {
+            self.note_node_of_pod(&format!("{namespace}/{name}"), &bound);
+        }
+        Ok(Some(Rc::new(pod)))
     }
 
     /// Returns a pod of this node from the copy.

@@ -12,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use self::resource_claims::ResourceClaimError;
@@ -106,7 +107,9 @@ impl Devices {
             Ok(Err(text)) => text,
             Err(_elapsed) => format!("no answer within {} ms", limit.as_millis()),
         };
-        let read = std::fs::read(&self.checkpoint).and_then(|bytes| {
+        let path = self.checkpoint.clone();
+        let bytes = spawn_blocking(move || std::fs::read(path)).await.map_err(io::Error::other);
+        let read = bytes.and_then(|read| read).and_then(|bytes| {
             checkpoint::of_pod(&bytes, uids).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
         });
         read.map_err(|error| DevicesError::NoSource {

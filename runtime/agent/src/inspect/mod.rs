@@ -4,6 +4,7 @@
 
 mod rights;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use kube::{Client, Resource};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-pub use self::rights::{RIGHTS, Right};
+pub use self::rights::{LEDGER_RIGHTS, RIGHTS, Right};
 use crate::cluster::{ClusterError, NadObject, Source, client, nad_resource};
 use crate::devices::Devices;
 
@@ -75,6 +76,8 @@ pub struct Inspected {
     pub user: String,
     /// Missing rights, as in `list pods`; or why they are unknown.
     pub denied: Result<Vec<String>, String>,
+    /// ConfigMaps that networks name and the agent may not read, as NAMESPACE/NAME; or why they are unknown.
+    pub unreadable: Result<Vec<String>, String>,
     /// Resources of [`NETWORKS`] and [`LEDGER`] that are not served, each with the served versions of its group.
     pub undefined: Vec<(Defined, Vec<String>)>,
     /// Whether a Node with the given name exists; or why that is unknown.
@@ -97,13 +100,15 @@ pub fn inspect(source: &Source, node: Option<&str>) -> Result<Inspected, Inspect
             Some(name) => Some(has_node(&client, name).await),
             None => None,
         };
+        let definitions = definitions(&client).await;
         Ok(Inspected {
             version: version.git_version,
             user,
             denied: denied(&client).await,
+            unreadable: unreadable(&client, definitions.as_deref().unwrap_or_default()).await,
             undefined: undefined(&client).await,
             node,
-            definitions: definitions(&client).await,
+            definitions,
         })
     })
 }
@@ -150,9 +155,8 @@ async fn user(client: &Client) -> Result<String, InspectError> {
 }
 
 async fn denied(client: &Client) -> Result<Vec<String>, String> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut denied = Vec::new();
-    for (group, resource, verbs) in RIGHTS {
+    for (group, resource, verbs) in RIGHTS.iter().chain(LEDGER_RIGHTS) {
         let (name, part) = resource.split_once('/').map_or((*resource, None), |(name, part)| (name, Some(part)));
         for verb in *verbs {
             let attributes = ResourceAttributes {
@@ -162,16 +166,49 @@ async fn denied(client: &Client) -> Result<Vec<String>, String> {
                 verb: Some((*verb).to_owned()),
                 ..ResourceAttributes::default()
             };
-            let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-            let review = SelfSubjectAccessReview { spec, ..Default::default() };
-            let answer = ask("say what is granted", api.create(&PostParams::default(), &review)).await;
-            let answer = answer.map_err(|error| error.chain())?;
-            if !answer.status.is_some_and(|status| status.allowed) {
+            if !is_granted(client, attributes).await? {
                 denied.push(format!("{verb} {resource}{}{group}", if group.is_empty() { "" } else { "." }));
             }
         }
     }
     Ok(denied)
+}
+
+/// Returns the ConfigMaps of `configmap://` references that may not be read.
+async fn unreadable(client: &Client, definitions: &[Definition]) -> Result<Vec<String>, String> {
+    let named: BTreeSet<(&str, &str)> =
+        definitions.iter().filter_map(|definition| definition.config.as_deref()).flat_map(config_maps).collect();
+    let mut unreadable = Vec::new();
+    for (namespace, name) in named {
+        let attributes = ResourceAttributes {
+            group: Some(String::new()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            resource: Some("configmaps".to_owned()),
+            verb: Some("get".to_owned()),
+            ..ResourceAttributes::default()
+        };
+        if !is_granted(client, attributes).await? {
+            unreadable.push(format!("{namespace}/{name}"));
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Returns namespace and name of every ConfigMap in a configuration's text.
+fn config_maps(config: &str) -> impl Iterator<Item = (&str, &str)> {
+    config.split("configmap://").skip(1).filter_map(|rest| {
+        let mut parts = rest.split(['/', '"', '@']);
+        Some((parts.next()?, parts.next()?)).filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+    })
+}
+
+async fn is_granted(client: &Client, attributes: ResourceAttributes) -> Result<bool, String> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    let review = SelfSubjectAccessReview { spec, ..Default::default() };
+    let answer = ask("say what is granted", api.create(&PostParams::default(), &review)).await;
+    Ok(answer.map_err(|error| error.chain())?.status.is_some_and(|status| status.allowed))
 }
 
 async fn undefined(client: &Client) -> Vec<(Defined, Vec<String>)> {
@@ -216,5 +253,17 @@ async fn definitions(client: &Client) -> Result<Vec<Definition>, String> {
             Some(token) => params.continue_token = Some(token),
             None => return Ok(definitions),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_maps_of_a_text_are_found() {
+        let text = r#"{"plugins": [{"ipam": {"policy": "configmap://infra/policies/rack.wasm@sha256:aa"}},
+            {"monitor": {"policy": "configmap://team/x.y"}}, {"note": "configmap://"}]}"#;
+        assert_eq!(config_maps(text).collect::<Vec<_>>(), [("infra", "policies"), ("team", "x.y")]);
     }
 }

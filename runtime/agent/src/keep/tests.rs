@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Instant;
+
+use super::look::{History, MOST, REST, Verdict, WINDOW, look_at};
 use super::*;
 
 struct Place {
@@ -42,7 +47,10 @@ impl Place {
     }
 
     fn look(&mut self) -> Vec<String> {
-        self.keeper.look(&self.manifest, &mut self.memory)
+        let seen = look_at(&self.keeper.state, &self.manifest, &mut self.memory);
+        let faults = seen.faults.clone();
+        self.keeper.take(seen);
+        faults
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants: an annotation that was not written before the caller's deadline is stored in a file before the caller
 //! gets its answer, and is retried, even by the next agent, until it is written or the pod is gone. A pod of the same
-//! name with another uid is never changed. Of several annotations for one pod, the newest wins.
+//! name with another uid is never changed. Of several annotations for one pod, the newest wins: only the newest is kept
+//! in a file, and a file is gone before a newer annotation counts as written.
 
 mod pending;
 
@@ -16,7 +17,8 @@ use k8s_openapi::api::core::v1;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use weft_core::agent::Refusal;
 use weft_core::agent::status::{Status, StatusReply, StatusRequest};
@@ -47,6 +49,8 @@ struct Shared {
     newest: RefCell<BTreeMap<(String, String), u64>>,
     /// The last number that was given to a request.
     turns: Cell<u64>,
+    /// Held while changing a file of `pending`, together with the look at `newest` that allows it.
+    files: Mutex<()>,
     events: Events,
     log: Log,
 }
@@ -63,8 +67,8 @@ impl Statuses {
     /// Starts the service, with the annotations that the previous agent could not write.
     pub(crate) fn start(cluster: Rc<Cluster>, events: Events, state: &Path, log: Log) -> Rc<Self> {
         let pending = Pending::open(&state.join("agent").join("status"), log);
-        let shared = Rc::new(Shared { cluster, pending, newest: RefCell::default(), turns: Cell::new(0), events, log });
-        let statuses = Rc::new(Self(shared));
+        let (newest, turns, files) = (RefCell::default(), Cell::new(0), Mutex::default());
+        let statuses = Rc::new(Self(Rc::new(Shared { cluster, pending, newest, turns, files, events, log })));
         for request in statuses.0.pending.all() {
             statuses.begin(request);
         }
@@ -81,7 +85,7 @@ impl Statuses {
         if request.annotation.is_none() {
             return StatusReply::Written;
         }
-        let mut progress = self.begin(request.clone());
+        let (turn, mut progress) = self.begin(request.clone());
         let limit = deadline.left(WAIT).saturating_sub(RESERVE);
         let ended = async {
             loop {
@@ -96,9 +100,7 @@ impl Statuses {
         match timeout(limit, ended).await {
             Ok(Some(reply)) => return reply,
             // A newer request for the same pod replaced this one.
-            Ok(None) => {
-                return StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() };
-            }
+            Ok(None) => return newer(),
             Err(_elapsed) => {}
         }
         let reason = match &*progress.borrow() {
@@ -106,19 +108,27 @@ impl Statuses {
             Progress::Trying => "the API server does not answer".to_owned(),
             Progress::Ended(reply) => return reply.clone(),
         };
-        self.0.pending.put(request);
-        StatusReply::Later { reason }
+        // A task of its own, because the caller may leave in the middle of it.
+        let (shared, request) = (Rc::clone(&self.0), request.clone());
+        let kept = tokio::task::spawn_local(async move { shared.keep(request, turn).await });
+        if kept.await.unwrap_or(true) { StatusReply::Later { reason } } else { newer() }
     }
 
-    fn begin(&self, request: StatusRequest) -> watch::Receiver<Progress> {
+    /// Starts to write an annotation. Returns the number of the request, and its progress.
+    fn begin(&self, request: StatusRequest) -> (u64, watch::Receiver<Progress>) {
         let key = (request.namespace.clone(), request.name.clone());
         let turn = self.0.next_turn();
         self.0.newest.borrow_mut().insert(key, turn);
         let (sender, receiver) = watch::channel(Progress::Trying);
         let shared = Rc::clone(&self.0);
         tokio::task::spawn_local(async move { shared.write_until_done(request, turn, &sender).await });
-        receiver
+        (turn, receiver)
     }
+}
+
+/// The answer to a request that a newer one for the same pod replaced.
+fn newer() -> StatusReply {
+    StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() }
 }
 
 impl Shared {
@@ -130,20 +140,44 @@ impl Shared {
         turn
     }
 
+    /// Returns whether a request is the newest of its pod.
+    fn is_newest(&self, request: &StatusRequest, turn: u64) -> bool {
+        self.newest.borrow().get(&(request.namespace.clone(), request.name.clone())) == Some(&turn)
+    }
+
+    /// Stores a request for the next agent, unless a newer one for the same pod has come, or it was written after all.
+    /// Returns whether it still has to be written.
+    async fn keep(&self, request: StatusRequest, turn: u64) -> bool {
+        let _one = self.files.lock().await;
+        if !self.is_newest(&request, turn) {
+            return false;
+        }
+        let pending = self.pending.clone();
+        // It logs a failure.
+        spawn_blocking(move || pending.put(&request)).await.ok();
+        true
+    }
+
+    /// Removes the stored request of a pod whose newest annotation was written.
+    async fn forget(&self, request: &StatusRequest) {
+        let _one = self.files.lock().await;
+        let (pending, request) = (self.pending.clone(), request.clone());
+        spawn_blocking(move || pending.remove(&request)).await.ok();
+    }
+
     async fn write_until_done(&self, request: StatusRequest, turn: u64, progress: &watch::Sender<Progress>) {
         let key = (request.namespace.clone(), request.name.clone());
         let mut pause = Pause::new(Duration::from_millis(200), Duration::from_secs(60));
         loop {
-            if self.newest.borrow().get(&key) != Some(&turn) {
+            if !self.is_newest(&request, turn) {
                 return;
             }
             let outcome = self.write(&request).await;
             match outcome {
                 Ok(reply) => {
-                    let mut newest = self.newest.borrow_mut();
-                    if newest.get(&key) == Some(&turn) {
-                        newest.remove(&key);
-                        self.pending.remove(&request);
+                    if self.is_newest(&request, turn) {
+                        self.newest.borrow_mut().remove(&key);
+                        self.forget(&request).await;
                     }
                     if let StatusReply::Refused { message } = &reply {
                         self.log.warn(message);

@@ -11,6 +11,7 @@ use weft_core::agent::status::StatusRequest;
 use crate::Log;
 
 /// The files.
+#[derive(Clone)]
 pub(super) struct Pending {
     dir: PathBuf,
     log: Log,

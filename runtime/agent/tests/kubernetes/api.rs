@@ -260,7 +260,8 @@ fn respond(mut stream: &TcpStream, code: u16, body: &Value) -> Option<()> {
     .ok()
 }
 
-/// Returns `(verb, resource)` of every rule of the agent's ClusterRole.
+/// Returns `(verb, resource)` of every rule of the agent's ClusterRole, and the right on a ConfigMap with policies that
+/// an operator grants.
 fn rights() -> Vec<(String, String)> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes/rbac.yaml");
     let text = std::fs::read_to_string(file).unwrap();
@@ -279,5 +280,6 @@ fn rights() -> Vec<(String, String)> {
         }
     }
     assert!(!rights.is_empty());
+    rights.push(("get".to_owned(), "configmaps".to_owned()));
     rights
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weft_agent::registry::Access;
 use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
+use weft_core::agent::claim::{ClaimRequest, ClusterClaims};
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::lease::{self, Lease};
 use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest, References};
@@ -41,17 +42,32 @@ impl Place {
 
     /// The same with options for policies.
     fn with(policies: PolicyOptions) -> Self {
+        let place = Self::not_started();
+        place.start(policies);
+        place
+    }
+
+    fn not_started() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Api::start();
         api.put("nodes", json!({"metadata": {"name": NODE, "labels": {"zone": "a"}}}));
         api.put("nodes", json!({"metadata": {"name": "n2", "labels": {"zone": "b"}}}));
         api.put("namespaces", json!({"metadata": {"name": "team", "labels": {"tier": "gold"}}}));
-        let place = Self { socket: dir.path().join("agent.sock"), dir, api };
-        place.start(policies);
-        place
+        Self { socket: dir.path().join("agent.sock"), dir, api }
     }
 
     fn start(&self, policies: PolicyOptions) {
+        self.start_as(NODE, policies);
+        until("the agent is ready", || self.faults().is_some_and(|faults| faults.is_empty()));
+    }
+
+    /// Returns why the node is not ready; `None` if the agent does not answer yet.
+    fn faults(&self) -> Option<Vec<String>> {
+        ask::<Health>(&self.socket, &HealthRequest {}, LONG).ok().map(|health| health.faults)
+    }
+
+    /// Starts the agent under a name.
+    fn start_as(&self, node: &str, policies: PolicyOptions) {
         std::fs::write(self.dir.path().join("token"), "one").unwrap();
         let kubeconfig = self.dir.path().join("kubeconfig");
         let server = format!("http://{}", self.api.address);
@@ -68,7 +84,7 @@ impl Place {
             pid_file: None,
             pace: Pace { timeout: 1_000, resend_max: 1_000, resend_timeout: 1_000 },
             kubernetes: Some(KubernetesOptions {
-                node: NODE.to_owned(),
+                node: node.to_owned(),
                 source: Source::Kubeconfig(kubeconfig),
                 kubelet: self.dir.path().join("kubelet"),
             }),
@@ -79,9 +95,6 @@ impl Place {
         let state = self.dir.path().join("state");
         std::fs::create_dir_all(&state).unwrap();
         thread::spawn(move || weft_agent::run(&options, &state).unwrap());
-        until("the agent is ready", || {
-            ask::<Health>(&self.socket, &HealthRequest {}, LONG).is_ok_and(|health| health.faults.is_empty())
-        });
     }
 
     fn pod(&self, name: &str, uid: &str, annotations: Value) {
@@ -329,6 +342,115 @@ fn a_status_is_one_write_and_is_retried_until_it_is_there() {
     place.api.change(|state| state.hangs = false);
     until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
     until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
+}
+
+/// The caller of an older status gives up only after a newer one of the pod was written, and leaves nothing behind that
+/// the next agent would write over it.
+#[test]
+fn an_old_status_that_times_out_is_not_kept() {
+    let place = Place::new();
+    place.pod("web", "u1", json!({}));
+    let accepts = |token: &str| place.api.change(|state| state.token = token.to_owned());
+    accepts("another");
+    thread::scope(|scope| {
+        // After some refusals, its next try is seconds away.
+        let old = scope.spawn(|| place.report("u1", "[\"old\"]", Duration::from_secs(5)));
+        thread::sleep(Duration::from_millis(3_500));
+        accepts("one");
+        assert_eq!(place.report("u1", "[\"new\"]", Duration::from_secs(20)), StatusReply::Written);
+        let old = old.join().unwrap();
+        assert!(matches!(old, StatusReply::Later { .. }), "{old:?}");
+    });
+    let kept = place.dir.path().join("state/agent/status");
+    assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0, "the next agent would write the old status");
+    assert_eq!(place.annotations().last().unwrap().1, "[\"new\"]");
+}
+
+/// Without a uid, the copy may still have the pod of that name that was deleted.
+#[test]
+fn a_pod_without_a_uid_is_read_live() {
+    let place = Place::new();
+    place.nad("main", "{}", json!({}));
+    place.pod("web", "u1", json!({}));
+    until("the copy has the pod", || {
+        place.api.state().asked.clear();
+        place.info("web", "u1");
+        place.api.state().asked.is_empty()
+    });
+    place.info("web", "");
+    assert!(place.api.state().asked.contains(&("get".to_owned(), "pods".to_owned())));
+}
+
+fn node(name: &str, boot_id: &str) -> Value {
+    let info = json!({
+        "bootID": boot_id, "architecture": "", "containerRuntimeVersion": "", "kernelVersion": "", "kubeProxyVersion": "",
+        "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
+    });
+    json!({"metadata": {"name": name}, "status": {"nodeInfo": info}})
+}
+
+impl Place {
+    /// Checks that the agent is not ready, answers no ADD and claims nothing, and that each of them says why.
+    fn is_refused(&self, uid: &str, words: &[&str]) {
+        let has_all = |text: &str| words.iter().all(|word| text.contains(word));
+        until("the fault of the node", || {
+            self.faults().is_some_and(|faults| faults.iter().any(|fault| has_all(fault)))
+        });
+        let ready = http(&self.dir.path().join("http.sock"), "/readyz");
+        assert!(ready.contains("503") && has_all(&ready), "{ready}");
+        match self.query("web", uid, LONG).unwrap_err() {
+            AgentError::Refused { message, .. } => assert!(has_all(&message), "{message}"),
+            other => panic!("{other}"),
+        }
+        let request = ClaimRequest::Grant { nonce: "n".to_owned(), cell_size: 0, pool: String::new() };
+        match ask::<ClusterClaims>(&self.socket, &request, LONG).unwrap_err() {
+            AgentError::Refused { message, .. } => assert!(has_all(&message), "{message}"),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_node_name_that_no_node_has_is_an_error() {
+    let place = Place::not_started();
+    place.pod("web", "u1", json!({}));
+    place.start_as("nobody", PolicyOptions::default());
+    place.is_refused("u1", &["no Node \"nobody\"", "--node-name"]);
+    // It was only late.
+    place.api.put("nodes", node("nobody", ""));
+    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
+}
+
+#[test]
+fn the_name_of_another_node_is_an_error() {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let place = Place::not_started();
+    place.api.put("nodes", node(NODE, boot_id.trim()));
+    place.api.put("nodes", node("n2", "11111111-2222-3333-4444-555555555555"));
+    place.pod("web", "u1", json!({}));
+    place.start_as("n2", PolicyOptions::default());
+    place.is_refused("u1", &["this machine is node \"n1\"", "\"n2\"", "--node-name"]);
+}
+
+/// Nodes that say nothing about their boot: the first pod shows the mistake.
+#[test]
+fn a_pod_that_is_bound_to_another_node_is_an_error() {
+    let place = Place::not_started();
+    place.pod("web", "u1", json!({}));
+    place.start_as("n2", PolicyOptions::default());
+    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
+    place.query("web", "u1", LONG).unwrap_err();
+    place.is_refused("u1", &["team/web", "\"n1\"", "\"n2\"", "--node-name"]);
+}
+
+/// A Node that has not reported this boot yet is no other machine's.
+#[test]
+fn a_node_that_has_just_booted_is_not_called_wrong() {
+    let place = Place::not_started();
+    place.api.put("nodes", node(NODE, "11111111-2222-3333-4444-555555555555"));
+    place.start(PolicyOptions::default());
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(place.faults(), Some(Vec::new()));
 }
 
 #[test]

@@ -82,7 +82,6 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
     for op in &removed {
         lines.push(format!("removed what belongs to no attachment: {op}"));
     }
-    lines.push("restart the agent of this node, if it runs".to_owned());
     let taken: Vec<_> =
         report.taken.iter().map(|(scope, address)| json!({ "scope": scope, "address": address })).collect();
     let document = json!({ "attachments": running.iter().map(document).collect::<Vec<_>>(), "entries": report.entries,

@@ -84,7 +84,7 @@ impl Claims {
         let (backend, store, identity, lost) = (&ledger.backend, &self.store, &self.identity, Cell::default());
         let granted = Grant { backend, store, identity, deadline, sharing, pool, lost: &lost }.run(&row.nonce).await;
         let drawn_on = if pool.is_empty() { row.key.attachment.network.as_str() } else { pool };
-        self.counts.lost(drawn_on, lost.get());
+        self.reports.counts.lost(drawn_on, lost.get());
         granted
     }
 

@@ -36,20 +36,24 @@ impl Counts {
         let (count, sum) = self.requests.get();
         self.requests.set((count + 1, sum + took));
     }
-}
 
-impl Claims {
-    /// Adds the metrics of all cluster ledgers.
-    pub(crate) fn metrics(&self, metrics: &mut Metrics) {
-        for (pool, count) in self.counts.lost.borrow().iter() {
+    /// Adds them to the metrics.
+    pub(super) fn metrics(&self, metrics: &mut Metrics) {
+        for (pool, count) in self.lost.borrow().iter() {
             let help = "Claims that somebody else was faster with.";
             metrics.add("weft_claim_conflicts_total", Kind::Counter, help, &[("pool", pool)], large(*count));
         }
-        let (count, sum) = self.counts.requests.get();
+        let (count, sum) = self.requests.get();
         let help = "Requests of ADDs for addresses of a cluster ledger.";
         metrics.add("weft_claim_duration_seconds_count", Kind::Counter, help, &[], large(count));
         let help = "Time spent in these requests.";
         metrics.add("weft_claim_duration_seconds_sum", Kind::Counter, help, &[], sum.as_secs_f64());
+    }
+}
+
+impl Claims {
+    /// Adds what the store and the cluster ledgers say now to the metrics.
+    pub(super) fn metrics(&self, metrics: &mut Metrics) {
         let (waiting, oldest) = self.tombstones();
         let help = "Addresses that a cluster ledger has to be told of: their attachments are gone. Those in a cooldown count too.";
         metrics.add("weft_tombstones", Kind::Gauge, help, &[], number(waiting));

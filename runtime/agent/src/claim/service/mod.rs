@@ -1,7 +1,9 @@
 //! The service `claim`, and its background work: drain and sweep. `state` handles a ledger that was frozen or restored.
+//! `door` opens the store.
 
 mod cells;
 mod counts;
+mod door;
 mod refused;
 mod same;
 mod state;
@@ -9,7 +11,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -24,6 +26,7 @@ use weft_core::ledger::remote::{Runs, Seen};
 use weft_core::store::NodeStore;
 
 use self::counts::Counts;
+pub use self::door::{ClaimDoor, Claimant, Gate};
 use crate::Log;
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::kept::Keeper;
@@ -37,7 +40,7 @@ use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
 use crate::claim::round::Refusal as Refused;
 use crate::claim::taken::Lists;
-use crate::claim::{Conflict, DrainError, Looks, machine_id, now, reverse_sweep};
+use crate::claim::{Conflict, DrainError, Looks, now, reverse_sweep};
 use crate::events::Events;
 use crate::server::{Deadline, Handler};
 
@@ -70,10 +73,17 @@ pub struct Claims {
     kubernetes: Option<ClientSource>,
     ledgers: RefCell<BTreeMap<String, Rc<Ledger>>>,
     pools: KnownPools,
-    counts: Counts,
-    /// Where to send events about pods, if the agent serves Kubernetes.
-    events: OnceCell<Events>,
+    reports: Reports,
     log: Log,
+}
+
+/// What outlives a store that is opened again.
+#[derive(Clone, Default)]
+struct Reports {
+    /// Counts since the agent started.
+    counts: Rc<Counts>,
+    /// Where to send events about pods, if the agent serves Kubernetes.
+    events: Option<Events>,
 }
 
 /// One cluster ledger.
@@ -136,23 +146,15 @@ enum Round {
 }
 
 impl Claims {
-    /// Opens the node's store for the cluster ledgers of node `node`.
-    ///
-    /// # Errors
-    /// The store cannot be opened, or the machine has no id.
-    pub fn open(state_dir: &Path, node: &str, kubernetes: Option<ClientSource>, log: Log) -> anyhow::Result<Rc<Self>> {
-        let machine = machine_id()?;
-        Self::open_as(state_dir, (node, &machine), kubernetes, log)
-    }
-
-    /// Like `open`, for a machine with a known id.
+    /// Opens the node's store for the cluster ledgers of a node and its machine.
     ///
     /// # Errors
     /// The store cannot be opened.
-    pub fn open_as(
+    fn open_as(
         state_dir: &Path,
         (node, machine): (&str, &str),
         kubernetes: Option<ClientSource>,
+        reports: Reports,
         log: Log,
     ) -> anyhow::Result<Rc<Self>> {
         let boot_id = weft_core::netlink::boot_id()?;
@@ -172,8 +174,7 @@ impl Claims {
             kubernetes,
             ledgers: RefCell::default(),
             pools: KnownPools::default(),
-            counts: Counts::default(),
-            events: OnceCell::new(),
+            reports,
             log,
         }))
     }
@@ -388,7 +389,7 @@ impl Handler for Claims {
             ClaimRequest::Grant { nonce, cell_size, pool } => {
                 let begin = Instant::now();
                 let granted = self.grant(&nonce, (cell_size, &pool), deadline).await;
-                self.counts.took(begin.elapsed());
+                self.reports.counts.took(begin.elapsed());
                 granted
             }
             ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,

@@ -7,21 +7,15 @@ use super::{Claims, Ledger};
 use crate::claim::backend::Backend as _;
 use crate::claim::object::{Claim, ClaimOwner, Holder};
 use crate::claim::{Conflict, claim_name};
-use crate::events::{Events, Subject};
+use crate::events::Subject;
 
 /// The reason of such an event.
 const REASON: &str = "AddressConflict";
 
 impl Claims {
-    /// Sends events about pods to the API server from now on.
-    pub(crate) fn report_to(&self, events: Events) {
-        // Called once, before the background work starts.
-        self.events.set(events).ok();
-    }
-
     /// Tells both pods of a conflict. The log has it already.
     pub(super) async fn tell(&self, ledger: &Ledger, conflict: &Conflict) {
-        let Some(events) = self.events.get() else { return };
+        let Some(events) = &self.reports.events else { return };
         let row = self.row_of(conflict);
         let own = row.as_ref().and_then(own_pod);
         let text = format!(

@@ -12,7 +12,7 @@ use weft_core::ledger::{ClaimAsk, Want};
 use weft_core::store::{Key, Role};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
-use super::{CUT_OFF, Claims, Ledger, Round};
+use super::{CUT_OFF, Claims, Ledger, Reports, Round};
 use crate::Log;
 use crate::claim::backend::ReadError;
 use crate::claim::record::Spoken;
@@ -28,7 +28,7 @@ const ELSEWHERE: &str = r#"{"endpoints":["http://192.0.2.9:2379"],"type":"etcd"}
 
 fn claims() -> (TempDir, Rc<Claims>) {
     let dir = TempDir::new().unwrap();
-    let claims = Claims::open_as(dir.path(), ("a", "m-a"), None, Log).unwrap();
+    let claims = Claims::open_as(dir.path(), ("a", "m-a"), None, Reports::default(), Log).unwrap();
     (dir, claims)
 }
 
