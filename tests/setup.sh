@@ -42,6 +42,7 @@ all=(
     "jq            jq                        # JSON in scripts"
     "strace        strace                    # no child process is started"
     "openssl       openssl                   # a key for the service accounts of the real Kubernetes"
+    "promtool      prometheus                # the alerts, evaluated"
     "hyperfine     hyperfine                 # benchmarks by hand"
     "cpio          cpio                      # the VM's initramfs"
     "qemu-system-x86_64 qemu-system-x86      # a kernel with what this one may lack"

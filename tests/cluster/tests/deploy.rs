@@ -2,15 +2,17 @@
 //! compared with the manifests.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use weft_cluster::api_server::ADMIN;
 use weft_cluster::chart;
 use weft_cluster::control_plane::ControlPlane;
 use weft_kit::netns::NetNs;
+use weft_kit::process::{self, LIMIT, Place};
 use weft_kit::programs::repository;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -27,8 +29,10 @@ fn main() -> ExitCode {
     };
     test("chart/says-what-the-manifests-say", same_as_the_manifests);
     test("chart/every-value-is-taken", every_value);
+    test("chart/every-preset-has-its-directories", presets);
     test("chart/wrong-values-are-refused", wrong_values);
     test("chart/is-installed-upgraded-and-removed", life);
+    suite.test("alerts/fire-for-what-they-are-for-and-for-nothing-else", &[Need::Tool("promtool")], alerts);
     let code = suite.run_threads(Some(1));
     // Statics are not dropped.
     SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -134,7 +138,12 @@ fn differences(chart: &Objects, manifests: &Objects) -> Vec<String> {
 /// ledger, all of its objects; with the registries' objects, the DaemonSet as patched by `registries/`.
 fn same_as_the_manifests(server: &Server) -> Result<()> {
     let node = ["crds/network-attachment-definitions.yaml", "kubernetes/rbac.yaml", "kubernetes/daemonset.yaml"];
-    let ledger = ["crds/ipamclaims.yaml", "crds/ipam.weft.dev.yaml", "kubernetes/controller.yaml"];
+    let ledger = [
+        "crds/ipamclaims.yaml",
+        "crds/ipam.weft.dev.yaml",
+        "kubernetes/rbac-ledger.yaml",
+        "kubernetes/controller.yaml",
+    ];
     let registries = json!({"trustConfigMap": "weft-trust", "caConfigMap": "weft-registry-ca", "credentialsSecret": "weft-registries"});
     let plain = manifests(&node)?;
     let whole = manifests(&[&node[..], &ledger[..]].concat())?;
@@ -167,19 +176,9 @@ fn every_value(server: &Server) -> Result<()> {
             vec!["\"image\":\"registry.test/weft:1.2\"", "\"imagePullPolicy\":\"Always\""],
         ),
         (json!({"image": {"digest": digest}}), vec![digest.as_str()]),
+        (json!({"takeOver": ["bridge", "host-local"]}), vec!["--take-over=bridge,host-local"]),
         (
-            json!({"preset": "k3s", "takeOver": ["bridge", "host-local"]}),
-            vec![
-                "--preset=k3s",
-                "--take-over=bridge,host-local",
-                "/var/lib/rancher/k3s/data/cni",
-                "/run/k3s/containerd",
-                "--conf-dir=/var/lib/rancher/k3s/agent/etc/cni/net.d",
-            ],
-        ),
-        (json!({"preset": "openshift"}), vec!["/etc/kubernetes/cni/net.d", "/run/crio"]),
-        (
-            json!({"agent": {"hostPID": true, "http": {"address": "127.0.0.2", "port": 9999},
+            json!({"agent": {"http": {"address": "127.0.0.2", "port": 9999},
                           "extraArgs": ["--sweep-grace=4s"],
                           "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.test:3128"}],
                           "resources": {"requests": {"cpu": "7m"}}}}),
@@ -207,10 +206,71 @@ fn every_value(server: &Server) -> Result<()> {
         }
         ensure!(daemonset.contains("DOCKER_CONFIG") == values.pointer("/registries/credentialsSecret").is_some());
     }
-    let without = json!({"defaultNetwork": "default", "crds": false, "agent": {"sweep": false}});
+    let without = json!({"defaultNetwork": "default", "crds": false, "agent": {"sweep": false, "hostPID": false}});
     let objects = server.objects(&chart::render(&without)?)?;
     ensure!(objects.keys().all(|(kind, _name)| kind != "CustomResourceDefinition"), "{:?}", objects.keys());
-    ensure!(!format!("{objects:?}").contains("--sweep"), "{objects:?}");
+    let text = format!("{objects:?}");
+    ensure!(!text.contains("--sweep") && !text.contains("hostPID"), "{objects:?}");
+    rights(server)
+}
+
+/// A plain release has no rights of the cluster ledger; the agent may read only the ConfigMaps that are named.
+fn rights(server: &Server) -> Result<()> {
+    let rights = |values: Value| -> Result<Vec<String>> {
+        let objects = server.objects(&chart::render(&values)?)?;
+        let is_role = |(kind, _name): &(String, String)| kind.ends_with("Role");
+        Ok(objects.iter().filter(|(key, _)| is_role(key)).map(|((kind, _), role)| format!("{kind} {role}")).collect())
+    };
+    let plain = rights(json!({"defaultNetwork": "default"}))?;
+    for word in ["ipam.weft.dev", "ipamclaims", "configmaps", "secrets"] {
+        ensure!(!plain.iter().any(|role| role.contains(word)), "a plain release has rights on {word}: {plain:#?}");
+    }
+    let named = rights(json!({"defaultNetwork": "default", "policies": {"configMaps": ["default/racks"]}}))?;
+    let more: Vec<&String> = named.iter().filter(|role| !plain.contains(role)).collect();
+    let parts = ["Role ", "\"namespace\":\"default\"", "\"resourceNames\":[\"racks\"]", "\"verbs\":[\"get\"]"];
+    ensure!(more.len() == 1 && parts.iter().all(|part| more.iter().all(|role| role.contains(part))), "{more:#?}");
+    Ok(())
+}
+
+/// With every preset, the agent and the installer see the directories of that distribution.
+fn presets(server: &Server) -> Result<()> {
+    let (usual, k3s) = ("/etc/cni/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d");
+    let presets = [
+        ("default", "/opt/cni/bin", usual, "/run/containerd"),
+        ("rke2", "/opt/cni/bin", usual, "/run/k3s/containerd"),
+        ("talos", "/opt/cni/bin", usual, "/run/containerd"),
+        ("k3s", "/var/lib/rancher/k3s/data/cni", k3s, "/run/k3s/containerd"),
+        ("gke", "/home/kubernetes/bin", usual, "/run/containerd"),
+        ("openshift", "/var/lib/cni/bin", "/etc/kubernetes/cni/net.d", "/run/crio"),
+    ];
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(repository().join("deploy/helm/weft/values.schema.json"))?)?;
+    let known = schema.pointer("/properties/preset/enum").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(known == presets.len(), "the schema has {known} presets, this trial {}", presets.len());
+    for (preset, bin, conf, runtime) in presets {
+        let objects = server.objects(&chart::render(&json!({"defaultNetwork": "default", "preset": preset}))?)?;
+        let daemonset = objects.get(&("DaemonSet".to_owned(), "weft".to_owned())).context("a DaemonSet")?;
+        let spec = daemonset.pointer("/spec/template/spec").context("a pod's spec")?;
+        let host_path = |name: &str| {
+            let mut volumes = spec["volumes"].as_array().into_iter().flatten();
+            let volume = volumes.find(|volume| volume["name"] == name);
+            volume.and_then(|volume| volume.pointer("/hostPath/path")).and_then(Value::as_str).unwrap_or_default()
+        };
+        let found = [host_path("bin"), host_path("conf"), host_path("runtime")];
+        ensure!(found == [bin, conf, runtime], "{preset}: the volumes are {found:?}");
+        let containers = [&spec["initContainers"][0], &spec["containers"][0]];
+        for container in containers {
+            for dir in [bin, conf] {
+                let is_there = |mount: &Value| mount["mountPath"] == dir;
+                let mounts = container["volumeMounts"].as_array();
+                ensure!(mounts.is_some_and(|mounts| mounts.iter().any(is_there)), "{preset}: {dir} is not mounted");
+            }
+        }
+        let arguments = containers.map(|container| container["args"].to_string());
+        ensure!(arguments[0].contains(&format!("--preset={preset}")), "{preset}: {}", arguments[0]);
+        let says_conf = arguments[1].contains(&format!("--conf-dir={conf}"));
+        ensure!(says_conf == (conf != usual), "{preset}: {}", arguments[1]);
+    }
     Ok(())
 }
 
@@ -230,6 +290,7 @@ fn wrong_values(_server: &Server) -> Result<()> {
         (json!({"registries": {"trust": {}}}), "trust"),
         (json!({"registries": {"plainHttp": ["http://mirror.test"]}}), "/registries/plainHttp/0"),
         (json!({"clusterLedger": "yes"}), "/clusterLedger"),
+        (json!({"policies": {"configMaps": ["racks"]}}), "/policies/configMaps/0"),
     ];
     chart::render(&json!({"defaultNetwork": "default"}))?;
     for (mut values, word) in cases {
@@ -270,4 +331,23 @@ fn life(server: &Server) -> Result<()> {
         ensure!(server.get("customresourcedefinition", name)?.is_some(), "{name} is gone, and its objects with it");
     }
     Ok(())
+}
+
+/// Prometheus evaluates the alerts on the series of `tests/cluster/alerts.yaml`, and each of them fires there.
+fn alerts() -> Result<()> {
+    let dir = TempDir::new()?;
+    let tests = std::fs::read_to_string(repository().join("tests/cluster/alerts.yaml")).context("read alerts.yaml")?;
+    std::fs::write(dir.path().join("alerts.yaml"), &tests)?;
+    for file in ["weft.yaml", "weft-ledger.yaml"] {
+        let text = std::fs::read_to_string(repository().join("deploy/alerts").join(file)).context(file)?;
+        // A rule file is what a PrometheusRule has below `spec`.
+        let (_head, rules) = text.split_once("\nspec:\n").with_context(|| format!("no spec in {file}"))?;
+        std::fs::write(dir.path().join(file), rules)?;
+        for name in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            ensure!(tests.contains(&format!("alertname=\"{name}\"")), "{name} of {file} fires in no test");
+        }
+    }
+    let mut command = Command::new("promtool");
+    command.args(["test", "rules", "alerts.yaml"]).current_dir(dir.path());
+    process::output(&Place::default(), command, b"", LIMIT)?.success("promtool test rules").map(drop)
 }

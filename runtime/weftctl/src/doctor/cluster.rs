@@ -17,7 +17,8 @@ use crate::policy;
 /// How many faulty networks are shown.
 const NETWORKS_SHOWN: usize = 20;
 
-const APPLY_RIGHTS: &str = "apply deploy/kubernetes/rbac.yaml, or upgrade the chart";
+const APPLY_RIGHTS: &str =
+    "apply deploy/kubernetes/rbac.yaml (and rbac-ledger.yaml for the cluster ledger), or upgrade the chart";
 
 /// Checks with these credentials, for the node of this name.
 pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Option<&str>)) -> Vec<Finding> {
@@ -25,7 +26,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Op
         Ok(inspected) => inspected,
         Err(error) => return vec![Finding::fail("API server", error.to_string(), remedy(&error))],
     };
-    let Inspected { version, user, denied, undefined, node: found, definitions } = inspected;
+    let Inspected { version, user, denied, unreadable, undefined, node: found, definitions } = inspected;
     let mut findings = vec![Finding::ok("API server", format!("{version}, as {user}"))];
     findings.extend(node.zip(found).and_then(|(name, found)| node_object(name, found)));
     let definitions = match definitions {
@@ -37,6 +38,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Op
     };
     let wants_ledger = wants_ledger(args, &definitions);
     findings.push(rights(denied, wants_ledger));
+    findings.extend(config_maps(unreadable));
     findings.push(resources(undefined, wants_ledger));
     findings.extend(networks(args, state, &definitions));
     findings.extend(installed_network(state, &definitions));
@@ -96,6 +98,19 @@ fn rights(denied: Result<Vec<String>, String>, wants_ledger: bool) -> Finding {
                 return Finding::ok(what, "all granted");
             }
             Finding::fail(what, format!("not granted: {}", denied.join(", ")), APPLY_RIGHTS)
+        }
+    }
+}
+
+/// Networks name ConfigMaps with policies; the agent may read only those that it was given.
+fn config_maps(unreadable: Result<Vec<String>, String>) -> Option<Finding> {
+    let remedy = "name them in the chart's policies.configMaps, or grant `get` on them (docs/registries.md)";
+    match unreadable {
+        Err(error) => Some(Finding::warn("ConfigMaps with policies", error, remedy)),
+        Ok(names) if names.is_empty() => None,
+        Ok(names) => {
+            let detail = format!("the agent may not read {}", names.join(", "));
+            Some(Finding::fail("ConfigMaps with policies", detail, remedy))
         }
     }
 }
@@ -227,6 +242,9 @@ mod tests {
         let found = rights(denied(), true);
         assert!(found.state == State::Fail && found.detail.contains("get addressclaims"), "{found:?}");
         assert_eq!(rights(Ok(vec!["list pods".to_owned()]), false).state, State::Fail);
+        assert!(config_maps(Ok(Vec::new())).is_none());
+        let unreadable = config_maps(Ok(vec!["team/policies".to_owned()]));
+        assert!(unreadable.is_some_and(|found| found.state == State::Fail && found.detail.contains("team/policies")));
         let undefined = || LEDGER.iter().map(|defined| (*defined, Vec::new())).collect();
         assert_eq!(resources(undefined(), false).state, State::Ok);
         assert_eq!(resources(undefined(), true).state, State::Fail);

@@ -165,7 +165,7 @@ impl Cluster {
     }
 
     /// Returns the requests of weft's service account at the API server: the number per verb, resource (with its
-    /// subresource) and status code.
+    /// subresource and group, as `pods/status` and `addressclaims.ipam.weft.dev`) and status code.
     ///
     /// # Errors
     /// The audit log cannot be read.
@@ -176,6 +176,7 @@ impl Cluster {
             let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let (resource, part) = (text("/objectRef/resource"), text("/objectRef/subresource"));
             let resource = if part.is_empty() { resource.to_owned() } else { format!("{resource}/{part}") };
+            let resource = of_group(&resource, text("/objectRef/apiGroup"));
             let code = event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0);
             *counts.entry((text("/verb").to_owned(), resource, code)).or_default() += 1;
         }
@@ -205,6 +206,12 @@ impl Drop for Cluster {
         self.nodes.clear();
         containerd::end_control_groups(self.cgroup.trim_start_matches('/'));
     }
+}
+
+/// Returns a resource with its group, unless it is of the core group.
+#[must_use]
+pub fn of_group(resource: &str, group: &str) -> String {
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
 /// Returns the last lines of a log with errors.

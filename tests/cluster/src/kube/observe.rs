@@ -1,6 +1,8 @@
 //! Observes a node and its pods without weft: `ip -j`, `nft -j`, `sqlite3`, containerd.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -100,7 +102,7 @@ fn links(enter: &[&str], family: Option<&str>) -> Result<BTreeMap<String, Vec<St
 }
 
 /// Returns everything that belongs to pods on a node: journal entries and claims of weft's store, links of the host,
-/// the packet filter.
+/// the packet filter, addresses of the stock plugin.
 ///
 /// # Errors
 /// An observing program fails.
@@ -127,7 +129,16 @@ pub fn leftovers(node: &Node) -> Result<BTreeSet<String>> {
         }
     }
     left.extend(filters(node)?);
+    left.extend(of_host_local(node));
     Ok(left)
+}
+
+/// Returns the addresses that the stock plugin keeps as files.
+fn of_host_local(node: &Node) -> Vec<String> {
+    let networks = fs::read_dir(node.file("/var/lib/cni/networks")).into_iter().flatten().flatten();
+    let files = networks.flat_map(|network| fs::read_dir(network.path()).into_iter().flatten().flatten());
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    names.filter(|name| name.parse::<IpAddr>().is_ok()).map(|address| format!("host-local {address}")).collect()
 }
 
 /// Returns the packet filter's objects of individual pods: elements of sets and maps in weft's table, whose rules are

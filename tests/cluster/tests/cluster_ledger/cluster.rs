@@ -170,6 +170,7 @@ impl Cluster {
             "crds/ipamclaims.yaml",
             "crds/ipam.weft.dev.yaml",
             "kubernetes/rbac.yaml",
+            "kubernetes/rbac-ledger.yaml",
             "kubernetes/controller.yaml",
         ] {
             plane.apply(file)?;

@@ -15,6 +15,7 @@ mod storm;
 mod tools;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     with_registry.extend(["docker-registry", "skopeo", "minisign", "dnsmasq", "python3"].map(Need::Tool));
     let mut suite = Suite::new();
     let mut test_with = |name: &str, needs: &[Need], trial: fn(&mut Cluster) -> Result<()>| {
+        TRIALS.fetch_add(1, Ordering::Relaxed);
         suite.test(name, needs, move || with_cluster(trial));
     };
     test_with("a-policy-from-a-registry-alive-and-dead", &with_registry, registry::alive_and_dead);
@@ -70,7 +72,17 @@ fn lock() -> MutexGuard<'static, Option<Result<Cluster, String>>> {
     CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The number of trials, and of those that have begun.
+static TRIALS: AtomicUsize = AtomicUsize::new(0);
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns whether no trial was left out.
+fn all_ran() -> bool {
+    BEGUN.load(Ordering::Relaxed) == TRIALS.load(Ordering::Relaxed)
+}
+
 fn with_cluster(trial: fn(&mut Cluster) -> Result<()>) -> Result<()> {
+    BEGUN.fetch_add(1, Ordering::Relaxed);
     let mut guard = lock();
     let started = guard.get_or_insert_with(|| Cluster::start(NODES).map_err(|error| format!("{error:#}")));
     let cluster = started.as_mut().map_err(|error| anyhow::anyhow!("there is no cluster: {error}"))?;

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_cluster::kube::{Cluster, PATIENCE};
+use weft_cluster::kube::{Cluster, PATIENCE, of_group};
 use weft_kit::dhcp::wait;
-use weft_kit::programs::repository;
 
 use super::{definition, has_networks, on, pod, running};
 
@@ -48,22 +47,66 @@ pub(super) fn labels(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// All requests of the agents to the API server in all trials are in the ClusterRole of `deploy/`, and were granted.
+/// Rights that no trial here uses for certain, and where they are used.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    // What a copy does not have yet is read live.
+    ("get", "namespaces", "runtime/agent/tests/kubernetes: one_round_trip_has_everything_an_add_needs"),
+    ("get", "network-attachment-definitions.k8s.cni.cncf.io", "runtime/agent/tests/kubernetes: one_round_trip"),
+    ("patch", "events", "tests/cluster/tests/pod: events that repeat"),
+    ("get", "addressclaims.ipam.weft.dev", "cluster_ledger: claims that were lost"),
+    ("list", "addressclaims.ipam.weft.dev", "cluster_ledger: the reverse sweep"),
+    ("update", "addressclaims.ipam.weft.dev", "cluster_ledger: holders of IPAMClaims"),
+    ("delete", "addressclaims.ipam.weft.dev", "cluster_ledger: tombstones"),
+    ("get", "addressblocks.ipam.weft.dev", "cluster_ledger: block mode"),
+    ("list", "addressblocks.ipam.weft.dev", "cluster_ledger: block mode"),
+    ("create", "addressblocks.ipam.weft.dev", "cluster_ledger: block mode"),
+    ("update", "addressblocks.ipam.weft.dev", "cluster_ledger: block mode"),
+    ("delete", "addressblocks.ipam.weft.dev", "cluster_ledger: block mode"),
+    ("get", "ledgerdomains.ipam.weft.dev", "cluster_ledger: the second user of a domain"),
+    ("get", "ledgerstates.ipam.weft.dev", "cluster_ledger: a restore of etcd"),
+    ("list", "ledgerstates.ipam.weft.dev", "cluster_ledger: a restore of etcd"),
+    ("create", "ledgerstates.ipam.weft.dev", "cluster_ledger: a restore of etcd"),
+    ("update", "ledgerstates.ipam.weft.dev", "cluster_ledger: a restore of etcd"),
+    ("update", "ledgernodes.ipam.weft.dev", "cluster_ledger: a restore of etcd"),
+    ("get", "ipamclaims.k8s.cni.cncf.io", "cluster_ledger: r38, r39"),
+    ("list", "ipamclaims.k8s.cni.cncf.io", "cluster_ledger: r41"),
+    ("create", "ipamclaims.k8s.cni.cncf.io", "cluster_ledger: release keep"),
+    ("update", "ipamclaims/status.k8s.cni.cncf.io", "cluster_ledger: r38"),
+];
+
+/// All requests of the agents to the API server in all trials are in the ClusterRoles of `deploy/`, and were granted. And
+/// what the ClusterRoles grant is used: by a trial here, or by another suite.
 pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
     let requests = cluster.requests()?;
     let refused: Vec<_> = requests.iter().filter(|((_, _, code), _)| matches!(code, 401 | 403)).collect();
     ensure!(refused.is_empty(), "the agents were refused: {refused:?}");
-    let mut listed = listed_rights(cluster, "weft-agent")?;
+    let mut own = listed_rights(cluster, "weft-agent")?;
+    own.extend(listed_rights(cluster, "weft-agent-ledger")?);
+    let mut listed = own.clone();
     // Everybody may do what `weftctl doctor` asks about itself, and ask for the server's version.
     listed.extend(listed_rights(cluster, "system:basic-user")?);
     listed.insert(("get".to_owned(), String::new()));
     let used: BTreeSet<(String, String)> = requests.into_keys().map(|(verb, resource, _)| (verb, resource)).collect();
     let more: Vec<_> = used.difference(&listed).collect();
     ensure!(more.is_empty(), "the agents used rights that are not listed: {more:?}");
+    let elsewhere = |(verb, resource): &&(String, String)| {
+        ELSEWHERE.iter().any(|(other, what, _where)| verb == other && resource == what)
+    };
+    let stale: Vec<_> = ELSEWHERE
+        .iter()
+        .filter(|(verb, resource, _where)| !own.contains(&((*verb).to_owned(), (*resource).to_owned())))
+        .collect();
+    ensure!(stale.is_empty(), "rights that nobody grants any more: {stale:?}");
+    let unused: Vec<_> = own.difference(&used).filter(|right| !elsewhere(right)).collect();
+    // Only all trials together use all of it.
+    ensure!(unused.is_empty() || !super::all_ran(), "rights that nobody uses: {unused:?}");
     // Rights that the trials must have used: otherwise this test proves nothing.
-    for (verb, resource) in
-        [("watch", "pods"), ("watch", "network-attachment-definitions"), ("patch", "pods/status"), ("create", "events")]
-    {
+    for (verb, resource) in [
+        ("watch", "pods"),
+        ("watch", "network-attachment-definitions.k8s.cni.cncf.io"),
+        ("patch", "pods/status"),
+        ("create", "events"),
+    ] {
         ensure!(used.contains(&(verb.to_owned(), resource.to_owned())), "{verb} {resource} is not among {used:?}");
     }
     Ok(())
@@ -71,8 +114,6 @@ pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
 
 /// Returns verb and resource of every right of a ClusterRole at the API server.
 fn listed_rights(cluster: &Cluster, role: &str) -> Result<BTreeSet<(String, String)>> {
-    let manifest = repository().join("deploy/kubernetes/rbac.yaml");
-    ensure!(manifest.is_file(), "no {}", manifest.display());
     let found = cluster.kubectl().get("clusterrole", "default", role)?;
     let role = found.with_context(|| format!("no ClusterRole {role}"))?;
     let list = |rule: &Value, key: &str| -> Vec<String> {
@@ -80,8 +121,11 @@ fn listed_rights(cluster: &Cluster, role: &str) -> Result<BTreeSet<(String, Stri
     };
     let mut rights = BTreeSet::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
-        for resource in list(rule, "resources") {
-            rights.extend(list(rule, "verbs").into_iter().map(|verb| (verb, resource.clone())));
+        for (group, resource) in list(rule, "apiGroups")
+            .iter()
+            .flat_map(|group| list(rule, "resources").into_iter().map(move |resource| (group.clone(), resource)))
+        {
+            rights.extend(list(rule, "verbs").into_iter().map(|verb| (verb, of_group(&resource, &group))));
         }
     }
     Ok(rights)

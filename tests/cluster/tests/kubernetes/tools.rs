@@ -82,6 +82,9 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
         let findings = findings(cluster, node)?;
         let faults: Vec<_> = findings.iter().filter(|finding| finding["state"] == "fail").collect();
         ensure!(faults.is_empty(), "{faults:#?}");
+        // The agent's pod sees the node's processes, and finds the runtime among them.
+        let plugins = findings.iter().find(|finding| finding["what"] == "other vendors' plugins");
+        ensure!(plugins.is_none(), "{plugins:#?}");
         for (what, word) in [
             ("API server", "system:serviceaccount:kube-system:weft"),
             ("rights of the agent", "all granted"),
