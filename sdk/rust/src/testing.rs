@@ -24,6 +24,7 @@
 
 mod ledger;
 mod network;
+mod verify;
 
 pub use ledger::ModelLedger;
 pub use network::{Network, Refused};

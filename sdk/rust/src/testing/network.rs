@@ -3,20 +3,26 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::verify::Rules;
 use super::{ModelLedger, request};
-use crate::address::in_range;
 use crate::{
-    ClaimState, Decision, Denial, IpPrefix, Ledger, Pod, Policy, RangeSet, ReleaseRule, Request, WantedAddress,
+    ClaimState, Denial, IpAddress, IpPrefix, Ledger, Pod, Policy, RangeSet, ReleaseRule, Request, WantedAddress,
 };
 
-/// A network with a policy, a configuration, ranges and a ledger. The rules are weft's: a decision outside the declared
-/// ranges, a gateway as an address, or an address without candidates is an error; the first free candidate is claimed.
+/// A network with a policy, a configuration, ranges and a ledger. The rules are weft's: an address outside the declared
+/// ranges, another gateway, a route that nobody declared and the like are errors; the first free candidate is claimed.
+/// `weftctl policy test` also knows the delegate, which puts gateways on the host.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
     /// The claims.
     pub ledger: ModelLedger,
     /// The time of the next request, in seconds since 1970.
     pub now: u64,
+    /// The routes that `ipam.routes` of the configuration declares, each with its next hop, if it has one. A decision may have
+    /// them, and default routes.
+    pub declared_routes: Vec<(IpPrefix, Option<IpAddress>)>,
+    /// `grants.routes` of the network: prefixes inside which the policy may make its own routes.
+    pub opened_routes: Vec<IpPrefix>,
     config: String,
     range_sets: Vec<RangeSet>,
     attachments: BTreeMap<String, (Vec<IpPrefix>, ReleaseRule)>,
@@ -81,7 +87,7 @@ impl Network {
     pub fn add<P: Policy>(&mut self, request: &Request) -> Result<Vec<IpPrefix>, Refused> {
         self.wake();
         let decision = P::allocate(request, &self.ledger).map_err(Refused::Denied)?;
-        self.verify(request, &decision).map_err(Refused::Unusable)?;
+        self.rules().verify(request, &decision).map_err(Refused::Unusable)?;
         let mut claimed = Vec::new();
         for wanted in &decision.addresses {
             claimed.push(self.free(request, wanted, &claimed).map_err(Refused::Unusable)?);
@@ -120,39 +126,9 @@ impl Network {
         }
     }
 
-    fn verify(&self, request: &Request, decision: &Decision) -> Result<(), String> {
-        if decision.addresses.is_empty() {
-            return Err("the decision has no address".to_owned());
-        }
-        if let ReleaseRule::Keep(owner) = &decision.release
-            && !request.identities.contains(owner)
-        {
-            return Err(format!("the addresses are kept for {owner:?}, which is not an identity of this attachment"));
-        }
-        for wanted in &decision.addresses {
-            if wanted.candidates.is_empty() {
-                return Err("an address has no candidates".to_owned());
-            }
-            wanted.candidates.iter().try_for_each(|candidate| self.verify_one(request, *candidate, wanted))?;
-        }
-        Ok(())
-    }
-
-    fn verify_one(&self, request: &Request, candidate: IpPrefix, wanted: &WantedAddress) -> Result<(), String> {
-        let mut ranges = self.range_sets.iter().flat_map(|set| &set.ranges);
-        let Some(range) = ranges.find(|range| in_range(range, candidate.address)) else {
-            return Err(format!("{candidate} is in none of the declared ranges"));
-        };
-        if candidate.length != range.subnet.length {
-            return Err(format!("{candidate} has not the prefix length of {}", range.subnet));
-        }
-        if crate::pool::is_gateway(request, candidate.address) {
-            return Err(format!("{candidate} is a gateway"));
-        }
-        if wanted.gateway.is_some() && wanted.gateway != range.gateway {
-            return Err(format!("{candidate} has another gateway than its range"));
-        }
-        Ok(())
+    fn rules(&self) -> Rules<'_> {
+        let (declared, opened) = (&self.declared_routes, &self.opened_routes);
+        Rules { sets: &self.range_sets, declared, opened, ledger: &self.ledger }
     }
 
     /// Returns the first candidate that is free, or kept for this attachment.
@@ -172,7 +148,7 @@ impl Network {
 mod tests {
     use super::*;
     use crate::testing::{logged, set};
-    use crate::{Problem, pool};
+    use crate::{Decision, Dns, Problem, Route, pool};
 
     /// Always keeps the address; `config` selects the address that it returns wrongly.
     struct Scripted;
@@ -225,6 +201,84 @@ mod tests {
         assert!(matches!(add(&mut network, "b"), Err(Refused::Denied(Denial::Exhausted(_)))));
         network.now += 60;
         assert_eq!(add(&mut network, "b").expect("rested"), "10.1.0.2/29");
+    }
+
+    /// Returns the decision that `lie` makes of a sound one, in which `a` has the first address.
+    fn lying(lie: fn(&mut Decision)) -> impl Fn(&mut Network) -> Result<(), String> {
+        move |network: &mut Network| {
+            let request = network.request("b");
+            let mut decision = Scripted::allocate(&request, &network.ledger).expect("an address");
+            lie(&mut decision);
+            network.rules().verify(&request, &decision)
+        }
+    }
+
+    fn ip(text: &str) -> IpAddress {
+        text.parse().expect("an address")
+    }
+
+    fn route(dst: &str, gw: Option<&str>) -> Route {
+        let (dst, gw) = (dst.parse().expect("a prefix"), gw.map(ip));
+        Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+
+    /// Each lie, and a word of its refusal.
+    const LIES: &[(fn(&mut Decision), &str)] = &[
+        (|decision| decision.addresses[0].gateway = Some(ip("10.1.0.2")), "another gateway"),
+        (|decision| decision.addresses.push(decision.addresses[0].clone()), "for two addresses"),
+        (|decision| decision.addresses.clear(), "has no address"),
+        (|decision| decision.addresses[0].candidates.clear(), "no candidates"),
+        (|decision| decision.release = ReleaseRule::Keep("pod:kube-system/x".to_owned()), "no identity"),
+        (|decision| decision.routes.push(route("169.254.169.254/32", None)), "neither declared"),
+        (|decision| decision.routes.push(route("10.96.0.0/16", None)), "neither declared"),
+        (|decision| decision.routes.push(route("0.0.0.0/0", Some("10.1.0.2"))), "next hop 10.1.0.2"),
+        (|decision| decision.routes.push(route("10.128.0.0/9", Some("10.1.0.9"))), "next hop 10.1.0.9"),
+        (|decision| decision.routes.push(route("0.0.0.0/0", Some("fd00::1"))), "another family"),
+        (
+            |decision| {
+                let (nameservers, search) = (vec!["evil.example".to_owned()], Vec::new());
+                decision.dns = Some(Dns { nameservers, domain: None, search, options: Vec::new() });
+            },
+            "evil.example",
+        ),
+    ];
+
+    #[test]
+    fn what_an_add_refuses_is_refused() {
+        let mut network = Network::new("", vec![set(&["10.1.0.0/24"])]);
+        let net = |text: &str| text.parse::<IpPrefix>().expect("a prefix");
+        network.declared_routes = vec![(net("10.96.0.0/12"), Some(ip("10.1.0.9"))), (net("10.128.0.0/9"), None)];
+        add(&mut network, "a").expect("free");
+        for (lie, word) in LIES {
+            let text = lying(*lie)(&mut network).expect_err(word);
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let sound: [fn(&mut Decision); 4] = [
+            |_decision| (),
+            |decision| decision.routes.push(route("0.0.0.0/0", Some("10.1.0.1"))),
+            |decision| decision.routes.push(route("10.96.0.0/12", Some("10.1.0.9"))),
+            |decision| decision.routes.push(route("10.128.0.0/9", None)),
+        ];
+        for honest in sound {
+            lying(honest)(&mut network).expect("it is declared");
+        }
+        network.opened_routes = vec![net("169.254.0.0/16")];
+        lying(|decision| decision.routes.push(route("169.254.169.254/32", None)))(&mut network).expect("it is opened");
+    }
+
+    #[test]
+    fn a_range_without_a_gateway_leads_to_nobodys_address() {
+        let mut network = Network::new("", vec![set(&["10.1.0.8-10.1.0.15@10.1.0.0/24"])]);
+        network.range_sets[0].ranges[0].gateway = None;
+        add(&mut network, "a").expect("free");
+        lying(|decision| decision.addresses[0].gateway = Some(ip("10.1.0.1")))(&mut network).expect("nobody has it");
+        for lie in
+            [(|decision| decision.addresses[0].gateway = Some(ip("10.1.0.8"))) as fn(&mut Decision), |decision| {
+                decision.addresses[0].gateway = Some(ip("10.2.0.1"))
+            }]
+        {
+            lying(lie)(&mut network).expect_err("a pod has it, or it is out of reach");
+        }
     }
 
     #[test]
