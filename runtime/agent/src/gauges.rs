@@ -82,7 +82,7 @@ impl Sources {
         self.claims.metrics(&mut metrics);
         self.kept_in_place(&mut metrics);
         self.counted(&mut metrics);
-        self.decided(&mut metrics);
+        decided(&self.counters, &mut metrics);
         metrics
     }
 
@@ -107,32 +107,6 @@ impl Sources {
         }
     }
 
-    /// Adds the decisions of policies.
-    fn decided(&self, metrics: &mut Metrics) {
-        for ((network, policy), (count, fuel)) in self.counters.fuel() {
-            let labels = [("network", network.as_str()), ("policy", policy.as_str())];
-            metrics.add("weft_policy_fuel_sum", Kind::Counter, "Fuel that decisions used.", &labels, large(fuel));
-            metrics.add("weft_policy_fuel_count", Kind::Counter, "Decisions.", &labels, large(count));
-        }
-        for ((network, reason), count) in self.counters.fallbacks() {
-            let help = "ADDs for which a network's fallback decided; reason says whose fault it is.";
-            let labels = [("network", network.as_str()), ("reason", reason.as_str())];
-            metrics.add("weft_policy_fallback_total", Kind::Counter, help, &labels, large(count));
-        }
-        for ([network, policy, part, answer], count) in self.counters.policies() {
-            let labels = [("network", network.as_str()), ("policy", policy.as_str())];
-            if part == "compared" {
-                let labels = [labels[0], labels[1], ("result", answer.as_str())];
-                let help = "Decisions of a monitored policy, compared with those that counted.";
-                metrics.add("weft_policy_compared_total", Kind::Counter, help, &labels, large(count));
-            } else {
-                let labels = [labels[0], labels[1], ("part", part.as_str()), ("outcome", answer.as_str())];
-                let help = "Answers of policies; part is active for those that count, or monitor.";
-                metrics.add("weft_policy_decisions_total", Kind::Counter, help, &labels, large(count));
-            }
-        }
-    }
-
     /// Adds files and the packet filter.
     fn kept_in_place(&self, metrics: &mut Metrics) {
         let kept = self.keeper.kept();
@@ -148,6 +122,32 @@ impl Sources {
     }
 }
 
+/// Adds the decisions of policies.
+fn decided(counters: &counters::Totals, metrics: &mut Metrics) {
+    for ((network, policy), (count, fuel)) in counters.fuel() {
+        let labels = [("network", network.as_str()), ("policy", policy.as_str())];
+        metrics.add("weft_policy_fuel_sum", Kind::Counter, "Fuel that decisions used.", &labels, large(fuel));
+        metrics.add("weft_policy_fuel_count", Kind::Counter, "Decisions.", &labels, large(count));
+    }
+    for ((network, reason), count) in counters.fallbacks() {
+        let help = "ADDs for which a network's fallback decided; reason says whose fault it is.";
+        let labels = [("network", network.as_str()), ("reason", reason.as_str())];
+        metrics.add("weft_policy_fallback_total", Kind::Counter, help, &labels, large(count));
+    }
+    for ([network, policy, part, answer], count) in counters.policies() {
+        let labels = [("network", network.as_str()), ("policy", policy.as_str())];
+        if part == "compared" {
+            let labels = [labels[0], labels[1], ("result", answer.as_str())];
+            let help = "Decisions of a monitored policy, compared with those that counted.";
+            metrics.add("weft_policy_compared_total", Kind::Counter, help, &labels, large(count));
+        } else {
+            let labels = [labels[0], labels[1], ("part", part.as_str()), ("outcome", answer.as_str())];
+            let help = "Answers of policies; part is active for those that count, or monitor.";
+            metrics.add("weft_policy_decisions_total", Kind::Counter, help, &labels, large(count));
+        }
+    }
+}
+
 /// Converts a count to a sample.
 pub(crate) fn number(count: usize) -> f64 {
     large(u64::try_from(count).unwrap_or(u64::MAX))
@@ -157,4 +157,38 @@ pub(crate) fn number(count: usize) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
 pub(crate) fn large(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_monitored_network_has_the_documented_metrics() {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = counters::Collector::open(dir.path()).unwrap();
+        for (policy, part, answer) in
+            [("low", "active", "decided"), ("high", "monitor", "denied"), ("high", "compared", "different")]
+        {
+            counters::count_policy(dir.path(), "net", policy, part, answer);
+        }
+        let totals = counters::Totals::default();
+        // A file is read at the collection after the one that takes it.
+        collector.collect(&totals).unwrap();
+        collector.collect(&totals).unwrap();
+        let mut metrics = Metrics::default();
+        decided(&totals, &mut metrics);
+        let text = metrics.text();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        for sample in [
+            r#"weft_policy_compared_total{network="net",policy="high",result="different"} 1"#,
+            r#"weft_policy_decisions_total{network="net",policy="high",part="monitor",outcome="denied"} 1"#,
+            r#"weft_policy_decisions_total{network="net",policy="low",part="active",outcome="decided"} 1"#,
+        ] {
+            assert!(samples.contains(&sample), "no {sample} in {text}");
+        }
+        assert_eq!(samples.len(), 3, "{text}");
+    }
 }
