@@ -196,6 +196,25 @@ impl Memory {
     }
 }
 
+/// Each retry of a pod removes the earlier sandbox. Its address is not used up by a cooldown.
+#[tokio::test]
+async fn supersede_leaves_no_address_at_rest() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let rest = ReleaseRule::Cooldown(600);
+    let nonce = a.intend(&WEB, &one(), &rest);
+    assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
+    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.store.borrow_mut().release_reserved(&WEB.key(), ("uid:web/net1", NOW + 60), NOW).unwrap();
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+    // A DEL begins the cooldown.
+    let nonce = a.intend(&WEB_AGAIN, &one(), &rest);
+    assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
+    a.commit(&WEB_AGAIN, &nonce, &one(), &rest).unwrap();
+    a.del(&WEB_AGAIN);
+    assert_eq!((a.drain(NOW).await, server.holder()), (1, Some(nonce)));
+}
+
 #[tokio::test]
 async fn a_claim_that_waits_for_a_finalizer_is_not_taken_over() {
     let server = Memory::default();

@@ -40,6 +40,9 @@ impl NodeStore {
     pub fn release_reserved(&mut self, key: &Key, (owner, until): (&str, u64), now: u64) -> Result<(), StoreError> {
         self.write("release an attachment", |conn| {
             let Some(id) = journal::find(conn, key)? else { return Ok(()) };
+            // In a cluster ledger no cooldown begins either: a pod that is retried would leave an address at rest with
+            // each sandbox.
+            ledger::remote::abandon(conn, id, &[])?;
             let mut books = Books::new(conn);
             release_entry(conn, &mut books, id, (now, Some((owner, until))))?;
             books.close()?;
