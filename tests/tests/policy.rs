@@ -3,15 +3,21 @@
 //!
 //! The policies are `tests/guests`, built here as their authors would build them.
 
+#[path = "policy/records.rs"]
+mod records;
+#[path = "policy/watched.rs"]
+mod watched;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::Reply;
 use weft_kit::observe;
+use weft_kit::process;
 use weft_kit::programs::{Guests, Installation, build_script_guest};
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -71,8 +77,12 @@ fn main() -> ExitCode {
     test("monitor/compared", monitor_compared);
     test("monitor/own-ipam", monitor_own_ipam);
     test("monitor/never-matters", monitor_never_matters);
-    test("replay", replay);
-    test("trace-export", trace_export);
+    test("monitor/dies", watched::monitor_dies);
+    test("cases", records::cases);
+    test("replay", records::replay);
+    test("replay/what-failed", records::replay_of_what_failed);
+    test("replay/limits", records::limits);
+    test("trace-export", records::trace_export);
     test("routes", routes);
     test("gateway-on-ptp", gateway_on_ptp);
     test("gateway-that-a-bridge-takes", gateway_that_a_bridge_takes);
@@ -464,6 +474,9 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     fs::write(&other, guests.get("high")?)?;
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
     let reference = format!("file://{}", other.display());
+    // As the agent makes it: from now on, calls count.
+    let counters = node.world.state().join("counters");
+    fs::write(&counters, "").context("make the counters")?;
     let monitored = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference }));
     let address = |node: &mut Node, container: &str, conf: &Value| -> Result<Value> {
         let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
@@ -495,6 +508,24 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     ensure!(address(&mut node, "d", &promoted)? == json!("10.77.0.254/24"), "promoted");
     let why = node.world.weftctl(&["explain", "cid-d"])?;
     ensure!(why.pointer("/0/monitor/differences/0/monitor") == Some(&json!("gives 10.77.0.4/24")), "{why}");
+    let own = format!("file://{}", node.policy.display());
+    let counted = fs::read_to_string(&counters).context("read the counters")?;
+    let of_policies: Vec<&str> = counted.lines().filter_map(|line| line.strip_prefix("policy\town\t")).collect();
+    let expected = [
+        format!("{own}\tactive\tdecided"),
+        format!("{reference}\tmonitor\tdecided"),
+        format!("{reference}\tcompared\tdifferent"),
+        format!("{own}\tactive\tdecided"),
+        format!("{own}\tmonitor\tdecided"),
+        format!("{own}\tcompared\tsame"),
+        format!("{reference}\tactive\tdenied"),
+        format!("{own}\tmonitor\tdecided"),
+        format!("{own}\tcompared\tdifferent"),
+        format!("{reference}\tactive\tdecided"),
+        format!("{own}\tmonitor\tdecided"),
+        format!("{own}\tcompared\tdifferent"),
+    ];
+    ensure!(of_policies == expected, "{counted}");
     for container in ["a", "b", "d"] {
         node.del(container)?;
         node.clean_of(container)?;
@@ -595,45 +626,6 @@ fn pinned(guests: &Guests) -> Result<()> {
     let listed = node.world.weftctl(&["policy", "ls"])?.to_string();
     ensure!(listed.contains(&digest) && listed.contains("ready"), "{listed}");
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
-}
-
-/// A recorded decision replays to the same result, and another policy shows what it would have decided.
-fn replay(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
-    node.add("a")?;
-    let same = node.world.weftctl(&["policy", "replay", "cid-a"])?;
-    ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
-    let other = node.world.scratch().join("high.wasm").display().to_string();
-    fs::write(&other, guests.get("high")?)?;
-    ensure!(node.world.weftctl(&["policy", "replay", "cid-a", "--policy", &other]).is_err(), "it decides otherwise");
-    node.del("a")
-}
-
-/// A node's records become cases of a project, with the original names and without them.
-fn trace_export(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
-    node.add("a")?;
-    let own = node.policy.display().to_string();
-    let other = node.world.scratch().join("high.wasm").display().to_string();
-    fs::write(&other, guests.get("high")?)?;
-    for redact in [false, true] {
-        let project = node.world.scratch().join(format!("project-{redact}"));
-        let (dir, cases) = (project.display().to_string(), project.join("cases").display().to_string());
-        let mut export = vec!["policy", "trace", "export", "cid-a", "--out", &cases];
-        export.extend(redact.then_some("--redact"));
-        let exported = node.world.weftctl(&export)?;
-        let path = exported.pointer("/written/0").and_then(Value::as_str).context("a file")?;
-        let text = fs::read_to_string(path).context("read the case")?;
-        let case: Value = serde_json::from_str(&text)?;
-        ensure!(case.pointer("/expect/addresses/0") == Some(&json!("10.77.0.2/24")), "{case}");
-        let asked = case.pointer("/recorded/asked").context("a question")?.to_string();
-        ensure!(asked.contains("cid-a") != redact, "{asked}");
-        ensure!(node.world.weftctl(&export).is_err(), "a case that is there is not overwritten");
-        let tested = node.world.weftctl(&["policy", "test", &dir, "--policy", &own])?;
-        ensure!(tested.to_string().contains("\"ok\":true"), "{tested}");
-        ensure!(node.world.weftctl(&["policy", "test", &dir, "--policy", &other]).is_err(), "another policy fails it");
-    }
-    node.del("a")
 }
 
 /// A policy sets routes that its network allows, and no others.

@@ -52,7 +52,9 @@ fn main() -> ExitCode {
     test("settings", settings);
     test("status", status);
     test("monitor", monitor);
+    test("monitor/own-select", monitor_own_select);
     test("monitor/never-matters", monitor_never_matters);
+    test("cases", cases);
     test("other-world", other_world);
     test("with-steps", with_steps);
     let with_reference = [&needs[..], &[Need::Reference]].concat();
@@ -182,6 +184,87 @@ fn monitor(guests: &Guests) -> Result<()> {
     for container in ["a", "b", "d"] {
         node.del_bare(container, "own")?;
     }
+    Ok(())
+}
+
+/// A monitored policy with a `select` object of its own sees that one and its files, before and after it is promoted.
+/// `by-label-delegate`, which decides, refuses its keys.
+fn monitor_own_select(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("pick-first")?)?;
+    node.world.weftctl(&["policy", "compile", &node.policy.display().to_string()])?;
+    let declared = node.world.scratch().join("table");
+    fs::write(&declared, "rack 1")?;
+    let monitor = json!({ "policy": format!("file://{}", node.policy.display()),
+                          "select": { "lie": "set", "files": { "table": declared } } });
+    let conf = |monitor: &Value, node: &Node| {
+        let mut conf = node.conf(&json!({}));
+        conf["select"] = json!({ "policy": "by-label-delegate", "default": "two", "monitor": monitor });
+        conf
+    };
+    let watched = conf(&monitor, &node);
+    ensure!(node.add("a", &watched)? == "10.78.0.2/24", "by-label-delegate decides by its own keys");
+    let why = node.explain("a")?;
+    let config = why.pointer("/0/choice/request/config").and_then(Value::as_str).context("a configuration")?;
+    ensure!(!config.contains("lie") && !config.contains("monitor"), "{config}");
+    ensure!(why.pointer("/0/choiceMonitor/outcome/chosen/delegate") == Some(&json!("one")), "{why}");
+    ensure!(why.pointer("/0/choiceMonitor/outcome/chosen/settings") == Some(&json!([["mtu", 1300]])), "{why}");
+    let mut promoted = monitor.clone();
+    promoted["promoted"] = json!(true);
+    let promoted = conf(&promoted, &node);
+    ensure!(node.add("b", &promoted)? == "10.77.0.2/24", "each keeps its configuration");
+    let why = node.explain("b")?;
+    ensure!(why.pointer("/0/choice/request/files/0/content") == Some(&json!("rack 1")), "{why}");
+    ensure!(why.pointer("/0/choice/settings") == Some(&json!([["mtu", 1300]])), "{why}");
+    ensure!(why.pointer("/0/choiceMonitor/outcome/chosen/delegate") == Some(&json!("two")), "{why}");
+    // Mistakes in it are found before, and change no ADD.
+    let file = node.world.scratch().join("conf.json");
+    let mistaken = conf(&json!({ "policy": "by-label-delegate", "select": { "default": "one", "rulez": [] } }), &node);
+    fs::write(&file, mistaken.to_string())?;
+    let mut command = std::process::Command::new("/usr/local/bin/weftctl");
+    command.args(["--json", "--state-dir"]).arg(node.world.state()).args(["policy", "check"]).arg(&file);
+    let output = weft_kit::process::output(&node.world.place()?, command, b"", weft_kit::process::LIMIT)?;
+    ensure!(output.status == Some(1), "{}", output.text());
+    ensure!(output.text().contains("rulez") && output.text().contains("select.monitor.select"), "{}", output.text());
+    ensure!(node.add("c", &mistaken)? == "10.78.0.3/24", "a mistake of the monitor changes no ADD");
+    let why = node.explain("c")?;
+    let found = why.pointer("/0/choiceMonitor/differences/0").context("a difference")?;
+    ensure!(found["part"] == json!("answer") && found["monitor"].to_string().contains("rulez"), "{found}");
+    // A file that cannot be used is the monitor's failure.
+    let mut unusable = monitor.clone();
+    unusable["select"]["files"]["table"] = json!(node.world.scratch());
+    ensure!(node.add("d", &conf(&unusable, &node))? == "10.78.0.4/24", "nor does a file that it cannot have");
+    let why = node.explain("d")?;
+    ensure!(why.pointer("/0/choiceMonitor/outcome/failed").is_some(), "{why}");
+    for container in ["a", "b", "c", "d"] {
+        node.del_bare(container, "own")?;
+    }
+    Ok(())
+}
+
+/// Whatever an ADD refuses, a case refuses, with the same words.
+fn cases(guests: &Guests) -> Result<()> {
+    let node = Node::with(&guests.get("pick-first")?)?;
+    let project = node.world.scratch().join("project");
+    fs::create_dir_all(project.join("cases"))?;
+    let file = |lie: &str| project.join("cases").join(format!("{lie}.json"));
+    for (lie, _code, _words) in LIES {
+        fs::write(file(lie), json!({ "network": node.conf(&json!({ "lie": lie })) }).to_string())?;
+    }
+    fs::write(file("set"), json!({ "network": node.conf(&json!({ "lie": "set" })) }).to_string())?;
+    let (dir, policy) = (project.display().to_string(), node.policy.display().to_string());
+    node.world.weftctl(&["policy", "test", &dir, "--policy", &policy, "--update"])?;
+    let expect = |lie: &str| -> Result<Value> {
+        let case: Value = serde_json::from_slice(&fs::read(file(lie))?)?;
+        Ok(case["expect"].clone())
+    };
+    for (lie, _code, words) in LIES {
+        let expect = expect(lie)?;
+        let text = ["refused", "error", "message"].iter().find_map(|key| expect.get(*key)?.as_str().map(str::to_owned));
+        let text = text.with_context(|| format!("{lie} passes: {expect}"))?;
+        ensure!(text.contains(words), "{lie}: no {words:?} in {text}");
+    }
+    let set = expect("set")?;
+    ensure!(set == json!({ "delegate": "one", "settings": { "mtu": 1300 } }), "{set}");
     Ok(())
 }
 

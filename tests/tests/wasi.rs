@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         suite.test(format!("{isolation}/reaches-nothing-else"), &needs, move || reaches(isolation));
         suite.test(format!("{isolation}/is-ended"), &needs, move || is_ended(isolation));
     }
+    suite.test("author", &needs, author);
     let traced = [&needs[..], &[Need::Tool("strace")]].concat();
     suite.test("worker/asks-the-kernel-for-nothing", &traced, asks_for_nothing);
     suite.run_threads(Some(4))
@@ -155,6 +156,81 @@ fn reads(isolation: &str) -> Result<()> {
     let conf = node.conf("look");
     let error = node.world.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
     ensure!(error.code != 100 && format!("{error:?}").contains("data directory"), "{error:?}");
+    Ok(())
+}
+
+/// Its author inspects, tests, benches, simulates and exports it: with what the project's network grants, or options say.
+fn author() -> Result<()> {
+    let mut node = Node::new("none")?;
+    let (policy, data) = (node.file("ambient.wasm").display().to_string(), node.file("data").display().to_string());
+    let shown = node.world.weftctl(&["policy", "inspect", &policy])?;
+    ensure!(shown["refused"].is_null() && shown["needs"] == json!(["grants.wasi"]), "{shown}");
+    ensure!(shown["digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")), "{shown}");
+    ensure!(shown["dataDigest"].is_null() && shown["schema"].is_object(), "{shown}");
+
+    let conf = node.conf("look");
+    node.says("look")?;
+    let why = node.world.weftctl(&["explain", "cid-a"])?;
+    let digest = why.pointer("/0/failure/attempt/data_digest").context("a digest")?;
+    let shown = node.world.weftctl(&["policy", "inspect", &policy, "--data", &data])?;
+    ensure!(shown["dataDigest"] == *digest, "{shown} has another digest than {digest}");
+
+    let project = node.file("project");
+    let (dir, cases) = (project.display().to_string(), project.join("cases"));
+    fs::create_dir_all(&cases)?;
+    fs::write(project.join("network.json"), conf.to_string())?;
+    fs::write(cases.join("look.json"), json!({ "pod": { "name": "a" } }).to_string())?;
+    let test = ["policy", "test", &dir, "--policy", &policy];
+    let denial = |node: &Node, more: &[&str]| -> Result<String> {
+        node.world.weftctl(&[&test[..], &["--update"], more].concat())?;
+        let case: Value = serde_json::from_slice(&fs::read(cases.join("look.json"))?)?;
+        Ok(case.pointer("/expect/message").and_then(Value::as_str).with_context(|| case.to_string())?.to_owned())
+    };
+    ensure!(denial(&node, &[])?.contains("table \"rack 1\""), "the network's own directory");
+    // A project brings its data along.
+    fs::create_dir(project.join("data"))?;
+    fs::write(project.join("data/table"), "rack 7")?;
+    ensure!(denial(&node, &[])?.contains("table \"rack 7\""), "the project's directory");
+    ensure!(denial(&node, &["--data", &data])?.contains("table \"rack 1\""), "the named directory");
+    let bench = node.world.weftctl(&["policy", "bench", &dir, "--policy", &policy, "--calls", "3"])?;
+    ensure!(bench["calls"] == 3 && bench["warmUs"].is_null() && bench["memoryAfterAll"].is_null(), "{bench}");
+    ensure!(bench["fuel"]["max"].as_u64().is_some_and(|fuel| fuel > 0), "{bench}");
+    let simulated = node.world.weftctl(&[
+        "policy",
+        "simulate",
+        &dir,
+        "--policy",
+        &policy,
+        "--nodes",
+        "2",
+        "--pods",
+        "6",
+        "--no-fill",
+    ])?;
+    ensure!(simulated.pointer("/policies/0/refused") == Some(&json!({ "denied": 6 })), "{simulated}");
+    ensure!(
+        simulated.pointer("/policies/0/why/denied").is_some_and(|why| why.to_string().contains("rack 7")),
+        "{simulated}"
+    );
+
+    // The record says that WASI was granted; only the directory has to be named.
+    let same = node.world.weftctl(&["policy", "replay", "cid-a", "--data", &data])?;
+    ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
+    let elsewhere = node.file("exported");
+    let out = elsewhere.join("cases").display().to_string();
+    let export = ["policy", "trace", "export", "cid-a", "--redact", "--data", &data, "--out", &out];
+    let exported = node.world.weftctl(&export)?;
+    ensure!(exported["leftOut"] == json!([]), "{exported}");
+    let tested = node.world.weftctl(&[
+        "policy",
+        "test",
+        &elsewhere.display().to_string(),
+        "--policy",
+        &policy,
+        "--data",
+        &data,
+    ])?;
+    ensure!(tested.pointer("/0/ok") == Some(&json!(true)), "{tested}");
     Ok(())
 }
 

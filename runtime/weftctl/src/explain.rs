@@ -117,6 +117,7 @@ fn failed(failure: &Failure) -> Vec<String> {
         lines.push(format!("  asked       {} ({})", attempt.policy, attempt.digest));
         lines.push(format!("  cost        {} fuel, {} host calls", attempt.fuel, attempt.host_calls));
         lines.extend(logged(&attempt.log));
+        lines.extend(left_out(&attempt.truncated));
     }
     lines.extend(failure.monitor.iter().flat_map(monitor));
     lines
@@ -133,6 +134,12 @@ fn monitor(trace: &MonitorTrace) -> Vec<String> {
     }
     lines.push(format!("  would cost  {} fuel, {} host calls, {} µs", trace.fuel, trace.host_calls, trace.micros));
     lines
+}
+
+/// Describes the parts that a record lacks.
+fn left_out(truncated: &[String]) -> Option<String> {
+    let parts = truncated.join(", ");
+    (!truncated.is_empty()).then(|| format!("  left out    {parts}: the record would have more than 64 KiB"))
 }
 
 /// Returns what a policy logged.
@@ -164,6 +171,7 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
         "decision": traces.decision,
         "monitor": traces.monitor,
         "choiceMonitor": traces.choice_monitor,
+        "truncated": traces.truncated,
     })
 }
 
@@ -182,6 +190,7 @@ fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
         ),
         format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
     ];
+    lines.extend(left_out(&traces.truncated));
     lines.extend(traces.choice.iter().flat_map(choice));
     lines.extend(traces.choice_monitor.iter().flat_map(monitor));
     if let Some(lease) = &plan.lease {

@@ -243,9 +243,7 @@ impl Call {
 
     /// Returns the journal text that explains how this attachment was decided.
     pub(super) fn traces(&self, decision: Option<Trace>) -> Result<String, AttachError> {
-        Traces { choice: self.choice.clone(), decision, monitor: None, choice_monitor: None }
-            .to_text()
-            .map_err(AttachError::Encode)
+        Traces { choice: self.choice.clone(), decision, ..Traces::default() }.into_text().map_err(AttachError::Encode)
     }
 
     /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller allows

@@ -1,9 +1,11 @@
 //! A second policy that a network only monitors when a delegate is chosen, as `monitor` does for addresses. A choice
-//! sees no ledger, so the same request is all that the policy needs.
+//! sees no ledger, so the same request is all that the policy needs, with its own configuration and files where it has
+//! some.
 //!
 //! Invariants: the policy is asked after the result is printed. Whatever it does, and whatever fails here, adds at most
 //! one line to the record.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -12,21 +14,24 @@ use weft_host_abi::types::ChoiceRequest;
 use super::call::Call;
 use super::chosen::chosen;
 use super::compared::{MonitorTrace, Outcome};
+use super::declared::declared_files;
 use super::error::AttachError;
 use super::failures;
 use super::node::{Context, Node, Policies, Watch};
-use super::policies::{choice_reference, grants, limits};
+use super::policies::choice_reference;
+use super::rules::limits;
 use super::trace::{Asked, Attempt};
-use super::watching::{compare, keep, no_compiler};
+use super::watching::{compare, grants, keep, no_compiler};
 use crate::agent::counters;
 use crate::cni::Verb;
-use crate::conf::SelectConf;
+use crate::conf::{SelectConf, SelectMonitor, SelectOwn};
 use crate::policy::{Called, Choice, Loaded, verify_choice};
 
 /// An ADD in a network with a monitored delegate policy: the request, and the outcome.
 pub(super) struct Watched {
     call: Call,
     policy: String,
+    own: Option<SelectOwn>,
     request: ChoiceRequest,
     active: Active,
 }
@@ -48,8 +53,8 @@ enum Active {
 
 /// Returns the watched ADD for a network whose `select` has a monitor.
 pub(super) fn prepare(call: &Call, select: &SelectConf, request: &ChoiceRequest) -> Option<Watched> {
-    let policy = select.monitor.clone().filter(|_policy| call.env.verb == Verb::Add)?;
-    Some(Watched { call: call.clone(), policy, request: request.clone(), active: Active::Unknown })
+    let SelectMonitor { policy, own } = select.monitor.clone().filter(|_monitor| call.env.verb == Verb::Add)?;
+    Some(Watched { call: call.clone(), policy, own, request: request.clone(), active: Active::Unknown })
 }
 
 // === impl Watched ===
@@ -92,10 +97,11 @@ impl Watched {
     fn ask(&self, context: &Context, policies: &Policies) -> MonitorTrace {
         let began = std::time::Instant::now();
         let mut trace = MonitorTrace::of_policy(&self.policy);
-        match self.load(context, policies) {
+        let ready = self.load(policies).and_then(|policy| Ok((policy, self.request()?)));
+        match ready {
             Err(error) => trace.outcome = Outcome::Failed(error.chain()),
-            Ok(policy) => {
-                let called = policy.choose(&self.request, &limits(&self.call.network));
+            Ok((policy, request)) => {
+                let called = policy.choose(&request, &limits(&self.call.network));
                 (trace.digest, trace.fuel) = (called.digest.clone(), called.evidence.fuel);
                 trace.host_calls = called.evidence.calls;
                 trace.outcome = self.judge(context, policy.name(), called);
@@ -106,9 +112,16 @@ impl Watched {
         trace
     }
 
-    fn load(&self, context: &Context, policies: &Policies) -> Result<Loaded<Choice>, AttachError> {
+    fn load(&self, policies: &Policies) -> Result<Loaded<Choice>, AttachError> {
         let reference = choice_reference(&self.policy)?;
-        Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?)
+        Ok(policies.get()?.load(&reference, &grants(&self.call.network), &no_compiler)?)
+    }
+
+    /// Returns the request as if the monitored policy chose.
+    fn request(&self) -> Result<Cow<'_, ChoiceRequest>, AttachError> {
+        let Some(own) = &self.own else { return Ok(Cow::Borrowed(&self.request)) };
+        let files = declared_files(&own.files)?;
+        Ok(Cow::Owned(ChoiceRequest { files, config: own.text.clone(), ..self.request.clone() }))
     }
 
     /// Returns what the choice would have led to: the delegate has to accept its settings, too.

@@ -4,12 +4,14 @@
 
 use std::borrow::Cow;
 
-use weft_host_abi::types::{ChoiceRequest, DeclaredFile, Denial};
+use weft_host_abi::types::{ChoiceRequest, Denial};
 
 use super::call::Call;
 use super::chosen::{chosen, unusable};
+use super::declared::declared_files;
 use super::error::AttachError;
 use super::node::{Context, Node, Watch};
+use super::rules::Rules;
 use super::trace::{Asked, Attempt, ChoiceTrace};
 use super::{choice_monitor, policies};
 use crate::conf::SelectConf;
@@ -36,7 +38,7 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
             let asked = Asked::Delegate(request);
             let (name, digest) = (policy.name().to_owned(), called.digest);
             let attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
-            node.log.attempt = Some(attempt.refused_with(&error));
+            node.log.attempt = Some(attempt.refused_with(&error).under(Rules::of_choice(&call.network)));
             node.watched.extend(watched.map(|watched| Box::new(watched) as Box<dyn Watch>));
             return Err(error);
         }
@@ -55,21 +57,18 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
         fuel: called.evidence.fuel,
         host_calls: called.evidence.calls,
         log: called.evidence.log,
+        rules: Some(Rules::of_choice(&call.network)),
         request,
     };
     node.watched.extend(watched.map(|watched| Box::new(watched) as Box<dyn Watch>));
     let chosen = chosen(node.context, call, select, (&trace.delegate, &trace.settings))
-        .map_err(|cause| unusable(select, &trace, cause))?;
+        .map_err(|cause| unusable(select, (&trace.policy, &trace.delegate, &trace.settings), cause))?;
     Ok(Cow::Owned(Call { choice: Some(trace), ..chosen }))
 }
 
 fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<ChoiceRequest, AttachError> {
     let attachment = call.attachment();
     let node = call.node(&context.state_dir)?;
-    let file = |file: &crate::conf::FileConf| {
-        let content = facts::declared_file(&file.path)?;
-        Ok(DeclaredFile { name: file.name.clone(), path: file.path.to_string_lossy().into_owned(), content })
-    };
     Ok(ChoiceRequest {
         seed: facts::seed(&node, &attachment),
         attachment,
@@ -77,7 +76,7 @@ fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<Choice
         node,
         cni_args: call.pairs.clone(),
         candidates: select.candidates(),
-        files: select.files.iter().map(file).collect::<Result<_, AttachError>>()?,
+        files: declared_files(&select.files)?,
         config: select.text.clone(),
         cni_version: call.network.version.to_string(),
         now: facts::now()?,

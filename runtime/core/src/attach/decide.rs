@@ -11,15 +11,15 @@ use super::beside::Beside;
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Log};
-use super::policies::{ipam, limits};
+use super::policies::ipam;
+use super::rules::{Judged, Rules, check_plan, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
 use crate::conf::IpamConf;
-use crate::delegate::first_host;
 use crate::facts;
 use crate::ledger::{Claimed, Want};
 use crate::phases::{Phase, timed};
-use crate::plan::{Op, Plan, Side};
-use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
+use crate::plan::Plan;
+use crate::policy::{Called, Loaded, Named, PolicyError};
 use crate::store::NodeStore;
 
 /// How often a policy is asked again after losing a race.
@@ -44,17 +44,7 @@ pub(super) struct Decided {
 impl Decided {
     /// Refuses a plan that puts an address on the host which a policy may not put there.
     pub(super) fn check_plan(&self, call: &Call, plan: &Plan) -> Result<(), AttachError> {
-        let on_host = plan.ops.iter().filter_map(|op| match op {
-            Op::EnsureAddress { address, .. } => Some(address.addr()),
-            Op::AddAddress { link, address } if link.side == Side::Host => Some(address.addr()),
-            _ => None,
-        });
-        let policy = &self.trace.policy;
-        let undeclared = policy::verify_host_addresses(policy, on_host, &self.trace.request, named(call)?)?;
-        match undeclared.into_iter().find(|address| !self.free_gateways.contains(address)) {
-            Some(held) => Err(policy::claimed_gateway(policy, held).into()),
-            None => Ok(()),
-        }
+        check_plan(&self.trace.policy, plan, &self.trace.request, named(call)?, &self.free_gateways)
     }
 
     /// Returns the decision trace with the claimed addresses.
@@ -122,15 +112,17 @@ pub(super) fn decide_beside(
         timed(Phase::Policy, || policy.allocate(&request, view, &limits(&call.network)));
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     log.policy(policy.name(), &evidence);
-    let (decision, verified, free_gateways) = match judge(call, policy.name(), &request, store, outcome) {
-        Ok(sound) => sound,
-        Err(error) => {
-            let name = policy.name().to_owned();
-            let attempt = Attempt::new(name, digest, data_digest, evidence, Asked::Addresses(request));
-            log.attempt = Some(attempt.refused_with(&error));
-            return Err(error);
-        }
-    };
+    let mut rules = Rules::of(&call.network);
+    let (decision, Judged { verified, free_gateways }) =
+        match judge(&mut rules, policy.name(), &request, store, outcome) {
+            Ok(sound) => sound,
+            Err(error) => {
+                let name = policy.name().to_owned();
+                let attempt = Attempt::new(name, digest, data_digest, evidence, Asked::Addresses(request));
+                log.attempt = Some(attempt.refused_with(&error).under(rules));
+                return Err(error);
+            }
+        };
     log.logger.debug(|| format!("policy {:?} decided: {}", policy.name(), verified.reason));
     let trace = Trace {
         policy: policy.name().to_owned(),
@@ -148,6 +140,7 @@ pub(super) fn decide_beside(
         log: evidence.log,
         ledger: evidence.ledger,
         fallback: None,
+        rules: Some(rules),
         request,
     };
     Ok(Decided {
@@ -168,54 +161,29 @@ pub(super) fn decide_beside(
     })
 }
 
-/// Returns the usable part of a policy's answer, with the gateways that are neither declared nor held.
+/// Returns the usable part of a policy's answer. Adds to the rules what the store knows of its gateways.
 pub(super) fn judge(
-    call: &Call,
+    rules: &mut Rules,
     policy: &str,
     request: &Request,
     store: Option<&NodeStore>,
     outcome: Result<Result<Decision, Denial>, PolicyError>,
-) -> Result<(Decision, Verified, Vec<IpAddr>), AttachError> {
+) -> Result<(Decision, Judged), AttachError> {
     let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
-    let verified = policy::verify(policy, &decision, request, &ipam(call)?.declared)?;
-    let free_gateways = free_gateways(call, policy, store, &verified, request)?;
-    policy::verify_routes(policy, &verified, request, &call.network.terms.grants.routes, named(call)?)?;
-    Ok((decision, verified, free_gateways))
+    let mut held = Vec::new();
+    let judged = rules.judge(policy, request, &decision, &mut |gateway| {
+        let is_held = store.map_or(Ok(false), |store| store.is_claimed_anywhere(gateway))?;
+        held.extend(is_held.then_some(gateway));
+        Ok(is_held)
+    });
+    rules.held = held;
+    Ok((decision, judged?))
 }
 
 /// Returns what the network names explicitly, besides ranges.
 fn named(call: &Call) -> Result<Named<'_>, AttachError> {
     let ipam = ipam(call)?;
     Ok(Named { addresses: &ipam.declared, gateways: &ipam.gateways })
-}
-
-/// Returns gateways that are neither declared nor anybody's address in any network: the decision's own, which are
-/// refused otherwise, or those that a bridge takes if the decision has none.
-fn free_gateways(
-    call: &Call,
-    policy: &str,
-    store: Option<&NodeStore>,
-    verified: &Verified,
-    request: &Request,
-) -> Result<Vec<IpAddr>, AttachError> {
-    let is_held = |gateway| store.map_or(Ok(false), |store| store.is_claimed_anywhere(gateway));
-    let mut free = Vec::new();
-    for gateway in policy::verify_gateways(policy, verified, request, named(call)?)? {
-        if is_held(gateway)? {
-            return Err(policy::claimed_gateway(policy, gateway).into());
-        }
-        free.push(gateway);
-    }
-    let takes_default = call.network.delegate().is_some_and(|delegate| delegate.kind == "bridge");
-    let without = verified.wants.iter().filter(|want| takes_default && want.gateway.is_none());
-    for (candidate, _range) in without.flat_map(|want| &want.candidates) {
-        if let Some(gateway) = first_host(*candidate).filter(|gateway| !free.contains(gateway))
-            && !is_held(gateway)?
-        {
-            free.push(gateway);
-        }
-    }
-    Ok(free)
 }
 
 /// Like `gather`, without changing anything; the store need not exist.

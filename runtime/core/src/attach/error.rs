@@ -366,6 +366,24 @@ impl AttachError {
         CniError::new(self.code(), self.to_string()).with_details(self.details())
     }
 
+    /// Returns why weft does not use a policy's answer, if that is the error. The text does not name the policy, which has
+    /// another name on each machine.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Policy(PolicyError::Refused { refusal, .. }) => Some(refusal.to_string()),
+            Self::Delegate(DelegateError::Addressing(text)) => Some(text.clone()),
+            Self::OffersTaken { addresses, .. } => {
+                Some(format!("offers only addresses that are taken ({})", list(addresses)))
+            }
+            Self::BadSettings { delegate, keys, cause, .. } => {
+                let keys = keys.join(", ");
+                Some(format!("set {keys} of the delegate {delegate:?}, which then cannot be used: {}", cause.chain()))
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the message and all causes, on one line.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{Attachment, Denial};
 
+use super::bounded::RECORD_MAX;
 use super::call::Call;
 use super::compared::MonitorTrace;
 use super::error::AttachError;
@@ -26,8 +27,11 @@ const DIRECTORY: &str = "failures";
 /// How many files are kept.
 const FILES_MAX: usize = 64;
 
-/// Maximum bytes of a file. A larger record is stored without the policy's request.
-const SIZE_MAX: usize = 64 << 10;
+/// Maximum bytes of a file. A larger record is stored without parts of the policy call, or without all of it.
+const SIZE_MAX: usize = RECORD_MAX;
+
+/// Bytes of a record beside the policy call.
+const BESIDE: usize = 16 << 10;
 
 /// The suffix of a file's name.
 const SUFFIX: &str = ".json";
@@ -61,7 +65,11 @@ pub struct Failure {
 pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Option<PathBuf> {
     let pod = call.pod().filter(|pod| !pod.name.is_empty());
     let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
-    let mut failure = Failure { attempt: node.log.attempt.take(), ..of(call.attachment(), pod, error.to_cni()) };
+    let mut attempt = node.log.attempt.take();
+    if let Some(attempt) = &mut attempt {
+        attempt.fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
+    }
+    let mut failure = Failure { attempt, ..of(call.attachment(), pod, error.to_cni()) };
     let mut text = serde_json::to_vec(&failure).ok()?;
     if text.len() > SIZE_MAX {
         failure.attempt = None;

@@ -10,7 +10,7 @@ use weft_host_abi::types::Problem;
 
 use super::call::Call;
 use super::error::AttachError;
-use super::policies::limits;
+use super::rules::limits;
 use crate::conf::{
     ConfError, IPAM_KEYS, IPAM_TERMS, IpamConf, IpamKind, Network, Persona, SelectConf, likely_mistakes,
 };
@@ -58,7 +58,7 @@ pub fn select_problems(
     let Some(schema) = schema(network, policy).filter(|_schema| !select.is_stock()) else { return Ok(reported) };
     let value: Value = serde_json::from_str(&select.text).unwrap_or_default();
     let unknown = schema.unknown_keys(&value, &["policy", "files"]).into_iter();
-    let unknown = unknown.map(|unknown| problem(&error("select", unknown, false)));
+    let unknown = unknown.map(|unknown| problem(&error(select.place(), unknown, false)));
     Ok(unknown.collect::<Vec<_>>().into_iter().chain(with_schema(reported, Some(schema), &value)).collect())
 }
 

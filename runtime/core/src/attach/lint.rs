@@ -74,13 +74,12 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
         problems.extend(of_network(node, call, surroundings));
         return problems;
     };
-    let policy = match policies::load_choice(node, call, select) {
-        Ok(policy) => policy,
-        Err(error) => return problems.into_iter().chain(each(error)).collect(),
-    };
-    match ipam_keys::select_problems(&call.network, select, &policy) {
+    match select_conf(node, call, select) {
         Ok(found) => problems.extend(found),
-        Err(error) => problems.extend(each(error.into())),
+        Err(error) => return problems.into_iter().chain(each(error)).collect(),
+    }
+    if let Some(monitored) = select.monitored() {
+        problems.extend(select_conf(node, call, &monitored).unwrap_or_else(each));
     }
     // Mistakes in the others show up when they are chosen.
     match fixed(node.context, call) {
@@ -93,6 +92,23 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
         Err(error) => problems.extend(each(error)),
     }
     problems
+}
+
+/// Returns the problems found by the policy that picks the delegate, and its schema.
+fn select_conf(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Problems, AttachError> {
+    let policy = policies::load_choice(node, call, select)?;
+    let problems = match ipam_keys::select_problems(&call.network, select, &policy) {
+        Ok(problems) => problems,
+        Err(error) => return Ok(each(error.into())),
+    };
+    Ok(problems.into_iter().map(|problem| placed("select", select.place(), problem)).collect())
+}
+
+/// Returns a problem with its place in the configuration. Places are relative to `usual`, except those in an object of
+/// `monitor`.
+fn placed(usual: &str, place: &str, problem: Problem) -> Problem {
+    let outer = if place == usual { String::new() } else { format!("/{}", place.replace('.', "/")) };
+    Problem { at: format!("{outer}{}", problem.at), ..problem }
 }
 
 /// Returns the networks of the delegates that have no settings.
@@ -166,10 +182,7 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(ipam_keys::unknown_problems(call, &policy));
     }
     let problems = ipam_keys::ipam_problems(call.persona, &call.network, &policy)?;
-    // Places are relative to `ipam`, except those in the `ipam` of `monitor`.
-    let outer = if ipam.place() == "ipam" { String::new() } else { format!("/{}", ipam.place().replace('.', "/")) };
-    let placed = |problem: Problem| Problem { at: format!("{outer}{}", problem.at), ..problem };
-    Ok(problems.into_iter().map(placed).collect())
+    Ok(problems.into_iter().map(|problem| placed("ipam", ipam.place(), problem)).collect())
 }
 
 /// Decides for a pod without labels on an empty node: a decision that the host refuses there would be refused for every

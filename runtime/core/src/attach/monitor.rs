@@ -22,9 +22,10 @@ use super::compared::{MonitorTrace, Outcome};
 use super::decide::{self, judge};
 use super::error::AttachError;
 use super::node::{Context, Node, Policies, Watch};
-use super::policies::{grants, ipam, limits, reference_of};
+use super::policies::{ipam, reference_of};
+use super::rules::{Rules, limits};
 use super::trace::{Asked, Attempt, Trace};
-use super::watching::{compare, keep, no_compiler};
+use super::watching::{compare, grants, keep, no_compiler};
 use super::{failures, ipam_keys};
 use crate::conf::Network;
 use crate::policy::{Called, Exchanges, ReplayLedger};
@@ -87,7 +88,7 @@ impl Watched {
         let began = Instant::now();
         let mut trace = MonitorTrace::of_policy(kind.policy().unwrap_or_default());
         let ready = reference_of(kind).and_then(|reference| {
-            let loaded = policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?;
+            let loaded = policies.get()?.load(&reference, &grants(&self.call.network), &no_compiler)?;
             Ok((loaded, asked(&self.call, &self.request)?))
         });
         match ready {
@@ -96,13 +97,15 @@ impl Watched {
                 let ledger = Box::new(AsItWas { recorded: ReplayLedger::new(recorded), view: self.view.take() });
                 let Called { outcome, evidence, digest, .. } =
                     policy.allocate(&request, ledger, &limits(&call.network));
-                let judged = judge(&call, policy.name(), &request, None, outcome).and_then(|(decision, ..)| {
-                    // If it decided, an unknown key would be an error.
-                    if matches!(call, Cow::Owned(_)) {
-                        ipam_keys::refuse_unknown(&call, &policy)?;
-                    }
-                    Ok(decision)
-                });
+                let mut rules = Rules::of(&call.network);
+                let judged =
+                    judge(&mut rules, policy.name(), &request, None, outcome).and_then(|(decision, _judged)| {
+                        // If it decided, an unknown key would be an error.
+                        if matches!(call, Cow::Owned(_)) {
+                            ipam_keys::refuse_unknown(&call, &policy)?;
+                        }
+                        Ok(decision)
+                    });
                 trace.outcome = outcome_of(judged);
                 (trace.digest, trace.fuel, trace.host_calls) = (digest, evidence.fuel, evidence.calls);
                 trace.ledger = evidence.ledger;

@@ -1,11 +1,11 @@
 //! Finds and loads the policies that a network names, with the network's limits and grants.
 
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
 
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
+use super::rules::limits;
 use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
 use crate::phases::{Phase, timed};
@@ -16,24 +16,7 @@ pub(super) fn grants(context: &Context, network: &Network) -> Grants {
     Grants { wasi: network.terms.grants.wasi, data: network.terms.grants.data.clone(), isolated: context.isolated }
 }
 
-/// Returns the limits of a policy call: the defaults, overridden by the network.
-#[must_use]
-pub fn limits(network: &Network) -> Limits {
-    let conf = &network.terms.limits;
-    let mut limits = Limits::default();
-    if let Some(fuel) = conf.fuel {
-        limits.fuel = fuel;
-    }
-    if let Some(mib) = conf.memory_mib {
-        limits.memory = usize::try_from(u64::from(mib) << 20).unwrap_or(usize::MAX);
-    }
-    if let Some(millis) = conf.deadline_ms {
-        limits.deadline = Duration::from_millis(u64::from(millis));
-    }
-    limits
-}
-
-/// The same for a call that may have less time.
+/// Returns the limits of a policy call that may have less time.
 pub(super) fn limits_in_time(call: &Call) -> Limits {
     let limits = limits(&call.network);
     Limits { deadline: call.left(limits.deadline), ..limits }

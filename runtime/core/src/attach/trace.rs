@@ -8,6 +8,7 @@ use weft_host_abi::types::{ChoiceRequest, Denial, Dns, ReleaseRule, Request, Rou
 
 use super::compared::MonitorTrace;
 use super::error::AttachError;
+use super::rules::Rules;
 use crate::policy::{Evidence, Exchanges, LogLine};
 
 /// How a decision came about. It holds the whole request, so that it can be replayed.
@@ -51,6 +52,9 @@ pub struct Trace {
     /// Why it was asked instead of the network's own policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// The rules of its network; records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
     /// What it was asked.
     pub request: Request,
 }
@@ -78,6 +82,9 @@ pub struct ChoiceTrace {
     /// What it logged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
+    /// The rules of its network; records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
     /// What it was asked.
     pub request: ChoiceRequest,
 }
@@ -124,6 +131,15 @@ pub struct Attempt {
     /// Its refusal, if it refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denial: Option<Denial>,
+    /// Why weft did not use its answer, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// The rules of its network; records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
+    /// Parts that were left out, because the record was too large.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub truncated: Vec<String>,
 }
 
 // === impl Attempt ===
@@ -137,20 +153,40 @@ impl Attempt {
         asked: Asked,
     ) -> Self {
         let Evidence { fuel, calls, log, ledger, memory: _ } = evidence;
-        Self { policy, digest, data_digest, fuel, host_calls: calls, log, ledger, asked, denial: None }
+        let (denial, refused, rules, truncated) = (None, None, None, Vec::new());
+        Self {
+            policy,
+            digest,
+            data_digest,
+            fuel,
+            host_calls: calls,
+            log,
+            ledger,
+            asked,
+            denial,
+            refused,
+            rules,
+            truncated,
+        }
     }
 
-    /// Adds the policy's refusal, if the error is one.
+    /// Adds the policy's refusal, or weft's refusal of its answer, if the error is one.
     pub(super) fn refused_with(self, error: &AttachError) -> Self {
         let denial = match error {
             AttachError::Denied { denial, .. } => Some(denial.clone()),
             _ => None,
         };
-        Self { denial, ..self }
+        Self { denial, refused: error.refusal(), ..self }
+    }
+
+    /// Adds the rules of the call.
+    pub(super) fn under(self, rules: Rules) -> Self {
+        Self { rules: Some(rules), ..self }
     }
 }
 
-/// What the journal says about an attachment: `choice`, `choice_monitor` and `monitor` beside the keys of the decision.
+/// What the journal says about an attachment: `choice`, `choice_monitor`, `monitor` and `truncated` beside the keys of the
+/// decision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Traces {
     /// How its delegate was chosen, where a policy did.
@@ -161,6 +197,8 @@ pub struct Traces {
     pub monitor: Option<MonitorTrace>,
     /// What the monitored policy of `select` would have chosen.
     pub choice_monitor: Option<MonitorTrace>,
+    /// Parts that were left out, because the record was too large.
+    pub truncated: Vec<String>,
 }
 
 /// The key of the choice.
@@ -169,6 +207,8 @@ const CHOICE: &str = "choice";
 const MONITOR: &str = "monitor";
 /// The key of the monitored choice's trace.
 const CHOICE_MONITOR: &str = "choice_monitor";
+/// The key of the parts that were left out.
+const TRUNCATED: &str = "truncated";
 
 // === impl Traces ===
 
@@ -181,16 +221,17 @@ impl Traces {
         let mut value: Value = serde_json::from_str(text)?;
         let mut take = |key| value.as_object_mut().and_then(|object| object.remove(key));
         let (choice, monitor, choice_monitor) = (take(CHOICE), take(MONITOR), take(CHOICE_MONITOR));
+        let truncated = take(TRUNCATED).map(serde_json::from_value).transpose()?.unwrap_or_default();
         let choice = choice.map(serde_json::from_value).transpose()?;
         let monitor = monitor.map(serde_json::from_value).transpose()?;
         let choice_monitor = choice_monitor.map(serde_json::from_value).transpose()?;
         let nothing_more = value.as_object().is_some_and(serde_json::Map::is_empty);
         let decision = if nothing_more { None } else { Some(serde_json::from_value(value)?) };
-        Ok(Self { choice, decision, monitor, choice_monitor })
+        Ok(Self { choice, decision, monitor, choice_monitor, truncated })
     }
 
-    /// Returns the journal's text.
-    pub(super) fn to_text(&self) -> serde_json::Result<String> {
+    /// Returns the journal's text, however large.
+    pub(super) fn text(&self) -> serde_json::Result<String> {
         #[derive(Serialize)]
         struct Text<'a> {
             #[serde(flatten)]
@@ -204,25 +245,24 @@ impl Traces {
             // `CHOICE_MONITOR`
             #[serde(skip_serializing_if = "Option::is_none")]
             choice_monitor: &'a Option<MonitorTrace>,
+            // `TRUNCATED`
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            truncated: &'a Vec<String>,
         }
-        match self {
-            Self { choice: None, decision: None, .. } => Ok(String::new()),
-            Self { choice, decision, monitor, choice_monitor } => {
-                serde_json::to_string(&Text { decision, choice, monitor, choice_monitor })
-            }
-        }
+        let Self { choice, decision, monitor, choice_monitor, truncated } = self;
+        serde_json::to_string(&Text { decision, choice, monitor, choice_monitor, truncated })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
     use serde_json::json;
 
     use super::*;
 
-    fn decision() -> Trace {
+    pub(in crate::attach) fn decision() -> Trace {
         let attachment = json!({"network": "n", "container_id": "c", "ifname": "eth0"});
         let request = json!({
             "attachment": attachment, "pod": null, "node": {"name": "n", "labels": []}, "identities": [], "requested": [],
@@ -245,11 +285,12 @@ mod tests {
             log: vec![LogLine { level: crate::policy::LogLevel::Warn, text: "w".into() }],
             ledger: Exchanges::default(),
             fallback: None,
+            rules: Some(Rules::default()),
             request: serde_json::from_value(request).expect("a request"),
         }
     }
 
-    fn choice() -> ChoiceTrace {
+    pub(in crate::attach) fn choice() -> ChoiceTrace {
         let decision = decision().request;
         ChoiceTrace {
             policy: "p".into(),
@@ -261,6 +302,7 @@ mod tests {
             fuel: 1,
             host_calls: 0,
             log: Vec::new(),
+            rules: None,
             request: ChoiceRequest {
                 attachment: decision.attachment,
                 pod: None,
@@ -280,11 +322,11 @@ mod tests {
     fn all_that_there_can_be_survives_the_journal() {
         for choice in [None, Some(choice())] {
             for decision in [None, Some(decision())] {
-                let traces = Traces { choice: choice.clone(), decision, monitor: None, choice_monitor: None };
-                assert_eq!(Traces::parse(&traces.to_text().expect("a text")).expect("whole"), traces);
+                let traces = Traces { choice: choice.clone(), decision, ..Traces::default() };
+                assert_eq!(Traces::parse(&traces.text().expect("a text")).expect("whole"), traces);
             }
         }
-        assert_eq!(Traces::default().to_text().expect("a text"), "");
+        assert_eq!(Traces::parse("").expect("whole"), Traces::default());
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The common part of both monitors (`monitor`, `choice_monitor`): loads without a compiler, counts, and records.
+//! The common part of both monitors (`monitor`, `choice_monitor`): loads without a compiler, calls in a worker, counts,
+//! and records.
+//!
+//! Invariant: a monitored policy cannot end this process, whose exit code the runtime still reads.
 
 use std::path::Path;
 
@@ -7,7 +10,15 @@ use super::compared::{MonitorTrace, Outcome, differences};
 use super::node::{Context, Node};
 use super::trace::Traces;
 use crate::agent::counters;
-use crate::policy::{CompileAsk, CompileError};
+use crate::conf::Network;
+use crate::policy::{CompileAsk, CompileError, Grants};
+
+/// Returns what the network grants its policies. A monitor runs in a worker on every node: the result is printed, so nobody
+/// waits for the start of a process.
+pub(super) fn grants(network: &Network) -> Grants {
+    let conf = &network.terms.grants;
+    Grants { wasi: conf.wasi, data: conf.data.clone(), isolated: true }
+}
 
 /// A compiler would make the process wait: `weftctl policy compile` and the agent compile beforehand.
 pub(super) fn no_compiler(_ask: &CompileAsk<'_>) -> Result<(), CompileError> {
@@ -30,7 +41,7 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, note: impl FnOnce(&mut Trac
     let mut record = entry.record;
     let Ok(mut traces) = Traces::parse(&record.trace) else { return };
     note(&mut traces);
-    if let Ok(text) = traces.to_text() {
+    if let Ok(text) = traces.into_text() {
         record.trace = text;
         store.update_record(&key, &record).ok();
     }

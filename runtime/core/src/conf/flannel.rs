@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::select::{Entry, FileConf, Frame, SelectConf};
+use super::select::{Entry, FileConf, Frame, SELECT, SelectConf};
 use super::{ConfError, Object};
 
 /// The policy that reads the file.
@@ -63,5 +63,6 @@ pub(super) fn read(object: &Object) -> Result<SelectConf, ConfError> {
             ipam: object.object("ipam")?.map(Object::into_root),
         }],
         frame: Frame::Stock { more, data_dir },
+        place: SELECT,
     })
 }

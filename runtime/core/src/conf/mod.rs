@@ -47,6 +47,6 @@ pub use persona::{KEPT_SUFFIX, POD_NAMES, Persona, is_pod_plugin};
 pub use pool::{declared_sets, pool_sets};
 pub use range_problem::RangeProblem;
 pub use schema::schema;
-pub use select::{FileConf, SelectConf};
+pub use select::{FileConf, SelectConf, SelectMonitor, SelectOwn};
 pub use terms::{FallbackConf, GrantsConf, LimitsConf, Terms};
 pub use unknown::{IPAM_KEYS, IPAM_TERMS, likely_mistakes};

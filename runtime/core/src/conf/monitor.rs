@@ -7,7 +7,7 @@ use super::ipam_kind::plugin_name;
 use super::{ConfError, IpamConf, IpamKind, Object};
 
 /// Keys of `monitor` beside the policy that picks the delegate.
-pub(super) const SELECT_MONITOR: [&str; 2] = ["policy", "promoted"];
+pub(super) const SELECT_MONITOR: [&str; 3] = ["policy", "promoted", "select"];
 
 /// Keys of `monitor` beside the policy of the addresses.
 pub(super) const MONITOR: [&str; 3] = ["policy", "promoted", "ipam"];

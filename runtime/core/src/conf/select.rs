@@ -22,6 +22,12 @@ pub(super) const OWN: [&str; 3] = ["name", "settable", "ipam"];
 const FIXED: [&str; 9] =
     ["type", "name", "settable", "cniVersion", "runtimeConfig", "args", "prevResult", "capabilities", "ipam"];
 
+/// The path of the configuration.
+pub(super) const SELECT: &str = "select";
+
+/// The path of a monitored policy's own configuration.
+const MONITORED: &str = "select.monitor.select";
+
 /// Maximum number of files that a network may declare.
 const FILES_MAX: usize = 8;
 
@@ -67,17 +73,53 @@ pub struct SelectConf {
     pub policy: String,
     /// The `select` object as JSON text, without `monitor`: the policy's configuration.
     pub text: String,
-    /// Another policy that gets the same request and is only recorded.
-    pub monitor: Option<String>,
+    /// Another policy that is asked about the same pod and is only recorded.
+    pub monitor: Option<SelectMonitor>,
     /// Files for the policy, sorted by name.
     pub files: Vec<FileConf>,
     pub(super) entries: Vec<Entry>,
     pub(super) frame: Frame,
+    /// Path of the object in the configuration, for error texts.
+    pub(super) place: &'static str,
+}
+
+/// A policy that is asked in addition to the one of `select`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectMonitor {
+    /// The policy, as in [`SelectConf::policy`].
+    pub policy: String,
+    /// Its own configuration and files; `None` means those of `select`.
+    pub own: Option<SelectOwn>,
+}
+
+/// What a delegate policy reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectOwn {
+    /// As [`SelectConf::text`].
+    pub text: String,
+    /// As [`SelectConf::files`].
+    pub files: Vec<FileConf>,
+    /// As in [`SelectConf`].
+    place: &'static str,
 }
 
 // === impl SelectConf ===
 
 impl SelectConf {
+    /// Returns the selection as the monitored policy would make it, if it has a configuration of its own.
+    #[must_use]
+    pub fn monitored(&self) -> Option<Self> {
+        let SelectMonitor { policy, own } = self.monitor.clone()?;
+        let SelectOwn { text, files, place } = own?;
+        Some(Self { policy, text, files, monitor: None, place, ..self.clone() })
+    }
+
+    /// Returns the path of the object in the configuration: `select`, or `select.monitor.select`.
+    #[must_use]
+    pub fn place(&self) -> &'static str {
+        self.place
+    }
+
     /// Returns the delegates from which the policy chooses.
     #[must_use]
     pub fn candidates(&self) -> Vec<Candidate> {
@@ -138,6 +180,17 @@ impl SelectConf {
             conf.set("ipam", ipam.as_value().clone());
         }
         conf
+    }
+
+    /// Swaps the monitored policy with the network's own. Each keeps its configuration, if they have two.
+    fn promote(&mut self) {
+        let Some(SelectMonitor { policy, own }) = &mut self.monitor else { return };
+        std::mem::swap(policy, &mut self.policy);
+        if let Some(own) = own {
+            std::mem::swap(&mut own.text, &mut self.text);
+            std::mem::swap(&mut own.files, &mut self.files);
+            std::mem::swap(&mut own.place, &mut self.place);
+        }
     }
 
     /// Returns names and configurations of the delegates without settable keys.
@@ -212,23 +265,49 @@ pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result
         return Err(ConfError::Missing { key: "delegates", hint });
     }
     let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
-    let mut policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
-    let mut monitor = None;
-    if let Some(MonitorConf { kind: IpamKind::Shipped(other) | IpamKind::Wasm { policy: other }, promoted, .. }) =
-        MonitorConf::read(&select)?
-    {
-        monitor = Some(if promoted { std::mem::replace(&mut policy, other) } else { other });
-    }
-    if !policy.contains("://") && !is_shipped(&policy) {
-        return Err(ConfError::UnknownPolicy { key: "select.policy", policy });
-    }
+    let policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
     let mut own = select.clone();
     own.remove("monitor");
     let mut rest = object.clone();
     rest.remove("delegates");
     rest.remove("select");
     let (text, files) = (own.to_text(), files(&select)?);
-    Ok(Some(SelectConf { policy, text, monitor, files, entries, frame: Frame::Weft(rest) }))
+    let frame = Frame::Weft(rest);
+    let mut conf = SelectConf { policy, text, monitor: None, files, entries, frame, place: SELECT };
+    if let Some((monitor, promoted)) = read_monitor(&select)? {
+        conf.monitor = Some(monitor);
+        if promoted {
+            conf.promote();
+        }
+    }
+    if !conf.policy.contains("://") && !is_shipped(&conf.policy) {
+        return Err(ConfError::UnknownPolicy { key: "select.policy", policy: conf.policy });
+    }
+    Ok(Some(conf))
+}
+
+/// Reads `monitor` of `select`, and whether it is promoted.
+fn read_monitor(select: &Object) -> Result<Option<(SelectMonitor, bool)>, ConfError> {
+    let Some(MonitorConf { kind, promoted, .. }) = MonitorConf::read(select)? else { return Ok(None) };
+    let (IpamKind::Shipped(policy) | IpamKind::Wasm { policy }) = kind else { return Ok(None) };
+    let own = match select.object_or_empty("monitor")?.object("select")? {
+        Some(own) => Some(read_own(own, &policy)?),
+        None => None,
+    };
+    Ok(Some((SelectMonitor { policy, own }, promoted)))
+}
+
+/// Reads the `select` of `monitor`: what the policy would get in place of the network's.
+fn read_own(mut own: Object, policy: &str) -> Result<SelectOwn, ConfError> {
+    let bad = |key: &str, value: String, want| Err(ConfError::BadValue { key: own.place(key), value, want });
+    if let Some(named) = own.text("policy")?.filter(|named| *named != policy) {
+        return bad("policy", named.to_owned(), "left out, or the policy that \"monitor\" names");
+    }
+    if let Some(monitor) = own.get("monitor") {
+        return bad("monitor", monitor.to_string(), "left out: it is monitored itself");
+    }
+    own.set("policy", policy);
+    Ok(SelectOwn { text: own.to_text(), files: files(&own)?, place: MONITORED })
 }
 
 fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfError> {

@@ -12,6 +12,7 @@ use weft_core::policy::{Called, Evidence, Limits};
 
 use super::built::{self, Tested};
 use super::cases::{self, Policy, question_of};
+use super::granted::GrantArgs;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -28,6 +29,8 @@ pub(crate) struct BenchArgs {
     /// Number of calls.
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calls: u32,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,13 +44,14 @@ struct Report {
     cold_us: u128,
     /// A call in a new instance, as in every ADD: the median.
     call_us: u128,
-    /// A call in an instance that has answered before: the median.
-    warm_us: u128,
+    /// A call in an instance that has answered before: the median. A policy with WASI has no such calls: its clock and random
+    /// numbers belong to one request.
+    warm_us: Option<u128>,
     fuel: Spread,
     /// Bytes after a call in a new instance.
     memory: usize,
     /// Bytes after all calls in one instance. A higher number means that the policy keeps memory per call.
-    memory_after_all: usize,
+    memory_after_all: Option<usize>,
     /// Share of the default limits that a call uses, in percent.
     share_of_fuel: f64,
     share_of_memory: f64,
@@ -61,22 +65,29 @@ struct Spread {
 }
 
 pub(super) fn run(args: &BenchArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let tested = built::tested(&args.dir, args.policy.as_deref(), state)?;
+    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let tested = built::tested(&args.dir, args.policy.as_deref(), grants, state)?;
     let case = case(args)?;
     let report = measure(args, &case, &tested)?;
-    let lines = [
+    let warm = match report.warm_us {
+        Some(warm) => format!("{warm} us in one instance for all"),
+        None => "not measured: with WASI, every call needs an instance of its own".to_owned(),
+    };
+    let mut lines = vec![
         format!("case         {} ({} calls)", report.case, report.calls),
         format!("component    {} bytes", report.component),
         format!("cold         {} us from compiled code on disk to the first answer", report.cold_us),
         format!("call         {} us in an instance of its own, as every ADD", report.call_us),
-        format!("warm         {} us in one instance for all", report.warm_us),
+        format!("warm         {warm}"),
         format!(
             "fuel         {} (from {} to {}); {:.1} % of the default limit",
             report.fuel.median, report.fuel.min, report.fuel.max, report.share_of_fuel
         ),
         format!("memory       {} KiB; {:.1} % of the default limit", report.memory / 1024, report.share_of_memory),
-        format!("             {} KiB after {} calls in one instance", report.memory_after_all / 1024, report.calls),
     ];
+    if let Some(memory) = report.memory_after_all {
+        lines.push(format!("             {} KiB after {} calls in one instance", memory / 1024, report.calls));
+    }
     output.lines(&report, &lines)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -108,7 +119,10 @@ fn measure(args: &BenchArgs, case: &Path, tested: &Tested) -> anyhow::Result<Rep
         times.push(start.elapsed());
         fuel.push(evidence.fuel);
     }
-    let (warm, last) = many(&tested.policy, args.calls, &limits, &ask)?;
+    let (warm, last) = match has_wasi(&tested.policy) {
+        true => (None, None),
+        false => many(&tested.policy, args.calls, &limits, &ask).map(|(warm, last)| (Some(warm), Some(last)))?,
+    };
     let defaults = Limits::default();
     let fuel = spread(fuel);
     Ok(Report {
@@ -117,13 +131,21 @@ fn measure(args: &BenchArgs, case: &Path, tested: &Tested) -> anyhow::Result<Rep
         component: tested.size,
         cold_us: cold.as_micros(),
         call_us: median(times).as_micros(),
-        warm_us: median(warm).as_micros(),
+        warm_us: warm.map(|warm| median(warm).as_micros()),
         share_of_fuel: percent(fuel.max, defaults.fuel),
         share_of_memory: percent(first.memory as u64, defaults.memory as u64),
         fuel,
         memory: first.memory,
-        memory_after_all: last.memory,
+        memory_after_all: last.map(|last| last.memory),
     })
+}
+
+fn has_wasi(policy: &Policy) -> bool {
+    !match policy {
+        Policy::Ipam(policy) => policy.wasi_imports(),
+        Policy::Choice(policy) => policy.wasi_imports(),
+    }
+    .is_empty()
 }
 
 type Asking<'a> = &'a dyn Fn() -> anyhow::Result<(cases::Question, Limits)>;

@@ -20,6 +20,7 @@ pub(super) struct Tested {
     /// The component's bytes.
     pub(super) size: usize,
     reference: PolicyRef,
+    grants: Grants,
     state: PathBuf,
 }
 
@@ -34,13 +35,14 @@ impl Tested {
                 Policy::Choice(_) => Kind::Choice,
             },
             &self.reference,
+            &self.grants,
             &self.state,
         )
     }
 }
 
 /// Builds the project in `dir`, unless a policy is named, and loads it.
-pub(super) fn tested(dir: &Path, policy: Option<&str>, state: &Path) -> anyhow::Result<Tested> {
+pub(super) fn tested(dir: &Path, policy: Option<&str>, grants: Grants, state: &Path) -> anyhow::Result<Tested> {
     let (component, name) = match policy {
         None => (project(dir)?, None),
         Some(name) if PolicyRef::is_name(name) && !Path::new(name).exists() => {
@@ -53,7 +55,7 @@ pub(super) fn tested(dir: &Path, policy: Option<&str>, state: &Path) -> anyhow::
         }
         Some(path) => (fs::read(path).with_context(|| format!("cannot read {path}"))?, None),
     };
-    load(&component, name, dir, state)
+    load(&component, name, grants, &scratch(dir, state)?)
 }
 
 /// Returns the component that a project builds.
@@ -67,13 +69,12 @@ fn project(dir: &Path) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-fn load(component: &[u8], name: Option<&str>, dir: &Path, state: &Path) -> anyhow::Result<Tested> {
-    let state = scratch(dir, state)?;
+fn load(component: &[u8], name: Option<&str>, grants: Grants, state: &Path) -> anyhow::Result<Tested> {
     let described = contract::describe(component).map_err(anyhow::Error::msg)?;
-    let reference = written(component, name, &state)?;
+    let reference = written(component, name, state)?;
     // A component that is no policy gets the error that says so.
-    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &state)?;
-    Ok(Tested { policy, size: component.len(), reference, state })
+    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &grants, state)?;
+    Ok(Tested { policy, size: component.len(), reference, grants, state: state.to_owned() })
 }
 
 /// Writes a component into a directory of this user's.
@@ -96,11 +97,11 @@ pub(super) fn cache_dir(state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn load_as(kind: Kind, reference: &PolicyRef, state: &Path) -> anyhow::Result<Policy> {
-    let (store, grants) = (PolicyStore::new(state)?, Grants::default());
+fn load_as(kind: Kind, reference: &PolicyRef, grants: &Grants, state: &Path) -> anyhow::Result<Policy> {
+    let store = PolicyStore::new(state)?;
     Ok(match kind {
-        Kind::Ipam => Policy::Ipam(store.load::<Ipam>(reference, &grants, &|ask| by_hand(state, ask))?),
-        Kind::Choice => Policy::Choice(store.load::<Choice>(reference, &grants, &|ask| by_hand(state, ask))?),
+        Kind::Ipam => Policy::Ipam(store.load::<Ipam>(reference, grants, &|ask| by_hand(state, ask))?),
+        Kind::Choice => Policy::Choice(store.load::<Choice>(reference, grants, &|ask| by_hand(state, ask))?),
     })
 }
 

@@ -19,6 +19,9 @@ use crate::output::Output;
 pub(crate) struct InspectArgs {
     /// The component, the name of a shipped policy, or a policy in a registry, as in REGISTRY/REPOSITORY:TAG.
     component: String,
+    /// A directory that a network would grant: print its digest, as a decision's record has it.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     #[cfg(feature = "agent")]
     #[command(flatten)]
     reach: super::registry::Reach,
@@ -35,18 +38,17 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
     let path = reference.path(state);
     let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
     let kind = Kind::of(&types.exports);
+    let grants = Grants { wasi: true, data: args.data.clone(), isolated: false };
     let verdict = match kind {
-        Some(Kind::Choice) => verdict::<Choice>(&reference, state),
-        Some(Kind::Ipam) | None => verdict::<Ipam>(&reference, state),
-    };
-    let (digest, schema) = match &verdict {
-        Ok((digest, schema)) => (digest.clone(), schema.clone()),
-        Err(_refused) => (String::new(), None),
+        Some(Kind::Choice) => verdict::<Choice>(&reference, &grants, state),
+        Some(Kind::Ipam) | None => verdict::<Ipam>(&reference, &grants, state),
     };
     let usable = verdict.as_ref().err().map(|error| format!("{error:#}"));
+    let Verdict { digest, schema, wasi, data_digest } = verdict.unwrap_or_default();
     let document = json!({
         "path": path, "kind": kind.map(Kind::world), "size": bytes.len(), "digest": digest, "imports": types.imports, "exports": types.exports,
         "contract": contract::VERSION, "engine": engine::artifact_key(), "schema": schema, "refused": usable,
+        "needs": if wasi { &["grants.wasi"][..] } else { &[] }, "dataDigest": data_digest,
     });
     let mut lines = vec![
         format!("component  {}", path.display()),
@@ -57,6 +59,10 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
         format!("imports    {}", or_nothing(&types.imports)),
         reach(&types.imports),
     ];
+    if wasi {
+        lines.push("needs      grants.wasi of its network; grants.data, if it reads files".to_owned());
+    }
+    lines.extend(data_digest.iter().map(|digest| format!("data       {digest}")));
     match &usable {
         Some(reason) => lines.push(format!("refused    {reason}")),
         None => lines.push(format!("usable     with contract {} on {}", contract::VERSION, engine::artifact_key())),
@@ -91,12 +97,28 @@ pub(super) fn reference(component: &str) -> anyhow::Result<PolicyRef> {
     Ok(PolicyRef::File(path))
 }
 
-/// Loads it like a network without grants, and asks for its schema.
-fn verdict<W: World>(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
+/// What was found out by loading a component.
+#[derive(Debug, Default)]
+struct Verdict {
+    digest: String,
+    schema: Option<Value>,
+    /// Whether it imports WASI.
+    wasi: bool,
+    /// `sha256:...` of the data directory, if the component can read it.
+    data_digest: Option<String>,
+}
+
+/// Loads it like a network that grants all it may need, and asks for its schema.
+fn verdict<W: World>(reference: &PolicyRef, grants: &Grants, state: &Path) -> anyhow::Result<Verdict> {
     let store = PolicyStore::new(state)?;
-    let loaded = store.load::<W>(reference, &Grants::default(), &|ask| super::compile::by_hand(state, ask))?;
+    let loaded = store.load::<W>(reference, grants, &|ask| super::compile::by_hand(state, ask))?;
     let schema = loaded.config_schema(&Limits::default())?;
-    Ok((loaded.digest().to_owned(), serde_json::from_str(&schema).ok()))
+    Ok(Verdict {
+        digest: loaded.digest().to_owned(),
+        schema: serde_json::from_str(&schema).ok(),
+        wasi: !loaded.wasi_imports().is_empty(),
+        data_digest: loaded.data_digest()?,
+    })
 }
 
 fn reach(imports: &[String]) -> String {

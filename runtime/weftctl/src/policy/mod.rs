@@ -9,6 +9,7 @@ mod cache;
 mod cases;
 mod check;
 mod compile;
+mod granted;
 mod inspect;
 mod model;
 mod new;

@@ -1,18 +1,19 @@
 //! `weftctl policy replay`: runs a recorded policy call again: with the same component, to check that it decides the
-//! same, or with another one, to see its decision.
+//! same, or with another one, to see its decision. Limits and verification are those of the record.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use weft_core::attach::{self, Asked, Attempt, ChoiceTrace, Trace};
-use weft_core::policy::{Called, Choice, Exchanges, Grants, Ipam, Limits, PolicyRef, PolicyStore, ReplayLedger};
+use weft_core::attach::{self, Asked, AttachError, Attempt, ChoiceTrace, Rules, Trace};
+use weft_core::policy::{Called, Choice, Exchanges, Grants, Ipam, PolicyRef, PolicyStore, ReplayLedger, verify_choice};
 use weft_core::store::NodeStore;
 use weft_host_abi::guest::World;
-use weft_host_abi::types::{Chosen, Decision};
+use weft_host_abi::types::{ChoiceRequest, Chosen, Decision, Request};
 
+use super::granted::GrantArgs;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -22,12 +23,8 @@ pub(crate) struct ReplayArgs {
     /// Another policy: a component, or the name of a shipped one. By default the one of the trace.
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
-    /// The data directory that its network grants.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Let it import WASI, as its network does.
-    #[arg(long)]
-    wasi: bool,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 /// A recorded call.
@@ -37,6 +34,10 @@ pub(super) struct Case {
     data_digest: Option<String>,
     pub(super) asked: Asked,
     pub(super) ledger: Exchanges,
+    /// The rules of its network; a record of an earlier version has none.
+    pub(super) rules: Option<Rules>,
+    /// Parts that the record lacks because it was too large.
+    pub(super) truncated: Vec<String>,
     /// Its outcome, in the form of `answer`.
     pub(super) recorded: Map<String, Value>,
 }
@@ -51,7 +52,7 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
     let mut lines = Vec::new();
     let mut same = true;
     for case in &cases {
-        let (digest, now) = replay(&store, case, args, state)?;
+        let (digest, now) = replay(&store, case, (args.policy.as_deref(), &args.grants), state)?;
         let differences = differences(&case.recorded, &now);
         same &= differences.is_empty();
         lines.push(format!("recorded  {} ({})", case.policy, case.digest));
@@ -63,13 +64,32 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
         if differences.is_empty() {
             lines.push("same      it decides as it did then".to_owned());
         }
+        if let Some(lacking) = case.lacking() {
+            lines.push(format!("note      {lacking}"));
+        }
         documents.push(json!({
             "policy": case.policy, "recorded": case.recorded, "recordedDigest": case.digest,
-            "replayed": now, "replayedDigest": digest, "same": differences.is_empty(),
+            "replayed": now, "replayedDigest": digest, "same": differences.is_empty(), "truncated": case.truncated,
         }));
     }
     output.lines(&documents, &lines)?;
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+// === impl Case ===
+
+impl Case {
+    /// Returns what the record lacks, as a sentence.
+    pub(super) fn lacking(&self) -> Option<String> {
+        let parts = self.truncated.join(", ");
+        let sentence =
+            || format!("the record was too large and lacks parts ({parts}), so the policy is not asked quite the same");
+        (!self.truncated.is_empty()).then(sentence)
+    }
+
+    fn with(self, truncated: &[String]) -> Self {
+        Self { truncated: truncated.to_vec(), ..self }
+    }
 }
 
 /// Returns the recorded calls of a file or of a container's attachments, including failed ones.
@@ -83,8 +103,8 @@ pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
     if let Some(store) = NodeStore::open_read_only(state)? {
         for entry in store.entries(None)?.iter().filter(|entry| entry.key.attachment.container_id.starts_with(which)) {
             let traces = attach::traces(entry).context("the decision trace is damaged")?;
-            cases.extend(traces.choice.map(of_choice));
-            cases.extend(traces.decision.map(of_decision));
+            let parts = [traces.choice.map(of_choice), traces.decision.map(of_decision)];
+            cases.extend(parts.into_iter().flatten().map(|case| case.with(&traces.truncated)));
         }
     }
     for failure in
@@ -107,8 +127,10 @@ fn from_document(value: Value) -> anyhow::Result<Vec<Case>> {
         let failure: attach::Failure = serde_json::from_value(failure)?;
         cases.extend(failure.attempt.map(|attempt| of_attempt(attempt, &failure.msg)));
     }
-    cases.extend(part("choice").map(serde_json::from_value).transpose()?.map(of_choice));
-    cases.extend(part("decision").map(serde_json::from_value).transpose()?.map(of_decision));
+    let truncated: Vec<String> = part("truncated").map(serde_json::from_value).transpose()?.unwrap_or_default();
+    let choice = part("choice").map(serde_json::from_value).transpose()?.map(of_choice);
+    let decision = part("decision").map(serde_json::from_value).transpose()?.map(of_decision);
+    cases.extend([choice, decision].into_iter().flatten().map(|case| case.with(&truncated)));
     if cases.is_empty() {
         cases.push(of_decision(serde_json::from_value(value)?));
     }
@@ -126,6 +148,8 @@ fn of_decision(trace: Trace) -> Case {
         data_digest: trace.data_digest,
         asked: Asked::Addresses(trace.request),
         ledger: trace.ledger,
+        rules: trace.rules,
+        truncated: Vec::new(),
         recorded,
     }
 }
@@ -139,14 +163,17 @@ fn of_choice(trace: ChoiceTrace) -> Case {
         data_digest: trace.data_digest,
         asked: Asked::Delegate(trace.request),
         ledger: Exchanges::default(),
+        rules: trace.rules,
+        truncated: Vec::new(),
         recorded,
     }
 }
 
 fn of_attempt(attempt: Attempt, error: &str) -> Case {
-    let recorded = match attempt.denial {
-        Some(denial) => json!({ "denial": denial }),
-        None => json!({ "error": error }),
+    let recorded = match (attempt.denial, attempt.refused) {
+        (Some(denial), _) => json!({ "denial": denial }),
+        (None, Some(refused)) => json!({ "refused": refused }),
+        (None, None) => json!({ "error": error }),
     };
     Case {
         policy: attempt.policy,
@@ -154,30 +181,41 @@ fn of_attempt(attempt: Attempt, error: &str) -> Case {
         data_digest: attempt.data_digest,
         asked: attempt.asked,
         ledger: attempt.ledger,
+        rules: attempt.rules,
+        truncated: attempt.truncated,
         recorded: map(recorded),
     }
 }
+
+/// Another policy, and what it may use.
+type Options<'a> = (Option<&'a str>, &'a GrantArgs);
 
 /// Runs a case. Returns the digest of the policy, and the outcome.
 fn replay(
     store: &PolicyStore,
     case: &Case,
-    args: &ReplayArgs,
+    (other, options): Options<'_>,
     state: &Path,
 ) -> anyhow::Result<(String, Map<String, Value>)> {
-    let grants = Grants { wasi: args.wasi || args.data.is_some(), data: args.data.clone(), isolated: false };
-    let limits = Limits::default();
+    let grants = options.alone();
+    let wasi = case.rules.as_ref().is_some_and(|rules| rules.wasi);
+    let grants = Grants { wasi: grants.wasi || wasi, ..grants };
+    let limits = case.rules.as_ref().map(|rules| rules.limits).unwrap_or_default().limits();
     let replayed = match &case.asked {
         Asked::Addresses(request) => {
-            let policy = load::<Ipam>(store, case, args, &grants, state)?;
-            outcome(policy.allocate(request, Box::new(ReplayLedger::new(case.ledger.clone())), &limits), decided)
+            let policy = load::<Ipam>(store, case, other, &grants, state)?;
+            let called = policy.allocate(request, Box::new(ReplayLedger::new(case.ledger.clone())), &limits);
+            let judged = |decision: &Decision| judged(policy.name(), request, case.rules.as_ref(), decision);
+            outcome(called, judged, decided)
         }
         Asked::Delegate(request) => {
-            outcome(load::<Choice>(store, case, args, &grants, state)?.choose(request, &limits), chosen)
+            let policy = load::<Choice>(store, case, other, &grants, state)?;
+            let judged = |choice: &Chosen| judged_choice(policy.name(), request, case.rules.as_ref(), choice);
+            outcome(policy.choose(request, &limits), judged, chosen)
         }
     };
     let (digest, data_digest, now) = replayed;
-    if data_digest != case.data_digest && args.policy.is_none() {
+    if data_digest != case.data_digest && other.is_none() {
         bail!(
             "the policy read a data directory with the digest {}; name that directory with --data (now {})",
             case.data_digest.as_deref().unwrap_or("(none)"),
@@ -188,25 +226,29 @@ fn replay(
 }
 
 /// Returns the outcome of a case with its original policy.
-pub(super) fn again(store: &PolicyStore, case: &Case, state: &Path) -> anyhow::Result<Map<String, Value>> {
-    let args = ReplayArgs { trace: String::new(), policy: None, data: None, wasi: false };
-    Ok(replay(store, case, &args, state)?.1)
+pub(super) fn again(
+    store: &PolicyStore,
+    case: &Case,
+    grants: &GrantArgs,
+    state: &Path,
+) -> anyhow::Result<Map<String, Value>> {
+    Ok(replay(store, case, (None, grants), state)?.1)
 }
 
 fn load<W: World>(
     store: &PolicyStore,
     case: &Case,
-    args: &ReplayArgs,
+    other: Option<&str>,
     grants: &Grants,
     state: &Path,
 ) -> anyhow::Result<weft_core::policy::Loaded<W>> {
-    let reference = match &args.policy {
+    let reference = match other {
         Some(other) => super::inspect::reference(other)?,
         None if case.policy.contains("://") => PolicyRef::parse(&case.policy)?,
         None => PolicyRef::shipped(&case.policy)?,
     };
     let loaded = store.load::<W>(&reference, grants, &|ask| super::by_hand(state, ask))?;
-    if args.policy.is_none() && loaded.digest() != case.digest {
+    if other.is_none() && loaded.digest() != case.digest {
         bail!(
             "{} is another version now ({}); name the component with the digest {} with --policy, or any other to compare",
             case.policy,
@@ -217,11 +259,34 @@ fn load<W: World>(
     Ok(loaded)
 }
 
+/// Verifies a decision as its ADD did. A record of an earlier version does not say how.
+fn judged(policy: &str, request: &Request, rules: Option<&Rules>, decision: &Decision) -> Result<(), AttachError> {
+    let Some(rules) = rules else { return Ok(()) };
+    rules.judge(policy, request, decision, &mut |gateway| Ok(rules.held.contains(&gateway))).map(drop)
+}
+
+fn judged_choice(
+    policy: &str,
+    request: &ChoiceRequest,
+    rules: Option<&Rules>,
+    choice: &Chosen,
+) -> Result<(), AttachError> {
+    let Some(_verified) = rules else { return Ok(()) };
+    Ok(verify_choice(policy, choice, &request.candidates).map(drop)?)
+}
+
 type Replayed = (String, Option<String>, Map<String, Value>);
 
-fn outcome<T>(called: Called<T>, answer: impl FnOnce(T) -> Value) -> Replayed {
+fn outcome<T>(
+    called: Called<T>,
+    judged: impl FnOnce(&T) -> Result<(), AttachError>,
+    answer: impl FnOnce(T) -> Value,
+) -> Replayed {
     let value = match called.outcome {
-        Ok(Ok(value)) => answer(value),
+        Ok(Ok(value)) => match judged(&value) {
+            Ok(()) => answer(value),
+            Err(error) => json!({ "refused": error.refusal().unwrap_or_else(|| error.chain()) }),
+        },
         Ok(Err(denial)) => json!({ "denial": denial }),
         Err(error) => json!({ "error": error.to_string() }),
     };

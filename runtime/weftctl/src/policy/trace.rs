@@ -14,8 +14,12 @@ use serde_json::{Map, Value, json};
 use weft_core::attach::Asked;
 use weft_core::policy::{Exchange, PolicyStore};
 
+use super::granted::GrantArgs;
 use super::replay::{self, Case};
 use crate::output::Output;
+
+/// How a call ends that asks a record for more than it has.
+const NO_ANSWER: &str = "the record has no answer to";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TraceCommand {
@@ -34,6 +38,8 @@ pub(crate) struct ExportArgs {
     /// the configuration stay: policies decide by them.
     #[arg(long)]
     redact: bool,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -52,15 +58,12 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
             // A reference names a registry of the site.
             "decided by the node's policy, names replaced".clone_into(&mut about);
             names.redact(&mut case)?;
-            match replay::again(&store, &case, state) {
-                // The recorded ledger has no answer to the policy's new query.
-                Ok(now) if now.contains_key("error") => {
-                    left_out.push(format!("call {at}: without its names the policy asks the ledger something else"));
-                    continue;
-                }
+        }
+        if args.redact || !case.truncated.is_empty() {
+            match asked_again(&store, &case, args, state) {
                 Ok(now) => case.recorded = now,
-                Err(error) => {
-                    left_out.push(format!("call {at}: {error:#}"));
+                Err(why) => {
+                    left_out.push(format!("call {at}: {why}"));
                     continue;
                 }
             }
@@ -79,9 +82,36 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
     Ok(if written.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Returns the outcome of a call that is not asked quite as on its node.
+///
+/// # Errors
+/// Why it makes no case: the record has no answer to another question of the policy, or the call cannot be repeated.
+fn asked_again(
+    store: &PolicyStore,
+    case: &Case,
+    args: &ExportArgs,
+    state: &Path,
+) -> Result<Map<String, Value>, String> {
+    let now = replay::again(store, case, &args.grants, state).map_err(|error| format!("{error:#}"))?;
+    let error = now.get("error").and_then(Value::as_str).map(str::to_owned);
+    match error {
+        // It failed on its node, too.
+        Some(_same) if now == case.recorded => Ok(now),
+        Some(error) if error.contains(NO_ANSWER) => Err(match case.lacking() {
+            Some(lacking) => lacking,
+            None => format!("without its names the policy asks the ledger something else: {error}"),
+        }),
+        Some(error) => Err(error),
+        None => Ok(now),
+    }
+}
+
 /// Returns the case's file, as `policy test` reads it.
 fn document(case: &Case, about: &str) -> Value {
-    let recorded = json!({ "asked": case.asked, "ledger": case.ledger });
+    let mut recorded = json!({ "asked": case.asked, "ledger": case.ledger });
+    if let Some(rules) = &case.rules {
+        recorded["rules"] = json!(rules);
+    }
     match expectation(&case.recorded) {
         Some(expect) => json!({ "about": about, "recorded": recorded, "expect": expect }),
         // The outcome is not known exactly; `policy test --update` determines it.
@@ -100,6 +130,9 @@ fn expectation(outcome: &Map<String, Value>) -> Option<Value> {
         let settings: Map<String, Value> =
             listed.filter_map(|one| Some((one.get("key")?.as_str()?.to_owned(), one.get("value")?.clone()))).collect();
         return Some(json!({ "delegate": delegate, "settings": settings }));
+    }
+    if let Some(refused) = outcome.get("refused") {
+        return Some(json!({ "refused": refused }));
     }
     let denial = outcome.get("denial")?.as_object()?;
     let (kind, message) = denial.iter().next()?;
@@ -277,6 +310,7 @@ mod tests {
         assert_eq!(of(denied), Some(json!({ "denial": "exhausted", "message": "full" })));
         let chosen = json!({ "delegate": "lan", "settings": [{ "key": "mtu", "value": 9000 }] });
         assert_eq!(of(chosen), Some(json!({ "delegate": "lan", "settings": { "mtu": 9000 } })));
+        assert_eq!(of(json!({ "refused": "answered x" })), Some(json!({ "refused": "answered x" })));
         assert_eq!(of(json!({ "error": "crashed" })), None);
     }
 }

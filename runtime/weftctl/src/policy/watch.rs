@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::granted::GrantArgs;
 use super::{built, cases};
 use crate::output::Output;
 
@@ -22,6 +23,8 @@ pub(crate) struct WatchArgs {
     /// The project's directory.
     #[arg(default_value = ".")]
     dir: PathBuf,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 /// Runs until it is interrupted.
@@ -34,9 +37,7 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
                 output.note("a file changed");
             }
             // The next change will fix a mistake in the source.
-            let passed =
-                built::tested(&args.dir, None, state).and_then(|tested| cases::passes(&args.dir, &tested, output));
-            if let Err(error) = passed {
+            if let Err(error) = round(args, state, output) {
                 output.error(&error);
             }
             output.note("waiting for changes; end with Ctrl-C");
@@ -44,6 +45,13 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
         }
         std::thread::sleep(EVERY);
     }
+}
+
+/// Builds and tests once.
+fn round(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Result<()> {
+    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let tested = built::tested(&args.dir, None, grants, state)?;
+    cases::passes(&args.dir, &tested, output).map(drop)
 }
 
 type Stamps = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;

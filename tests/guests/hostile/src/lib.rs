@@ -73,6 +73,10 @@ impl Policy for Hostile {
             }
             "trap" => panic!("on purpose"),
             "loop" => endless(number(range.first)),
+            "busy" => {
+                std::hint::black_box(busy(number(range.first)));
+                Ok(one(address(10, 77, 0, 9), &range))
+            }
             "memory" => hog(),
             "stack" => Ok(one(deeper(range.first, &range), &range)),
             "huge-reason" => {
@@ -138,6 +142,15 @@ fn endless(start: u128) -> ! {
     loop {
         n = std::hint::black_box(n.wrapping_mul(3).wrapping_add(1));
     }
+}
+
+/// Uses more fuel than the default limit, and ends.
+fn busy(start: u128) -> u128 {
+    let mut n = start;
+    for _ in 0..20_000_000_u32 {
+        n = std::hint::black_box(n.wrapping_mul(3).wrapping_add(1));
+    }
+    n
 }
 
 fn hog() -> ! {

@@ -77,3 +77,55 @@ fn mistakes_say_where_they_are() {
         "select": {"policy": OWN, "monitor": {"policy": OWN, "ipam": {}}}});
     assert!(error(Persona::Weft, conf).contains("unknown key \"ipam\" in \"select.monitor\""));
 }
+
+fn selected(select: Value) -> Result<Network, ConfError> {
+    let conf = json!({"name": "net", "type": "weft", "cniVersion": "1.1.0",
+        "delegates": [{"name": "a", "type": "bridge"}, {"name": "b", "type": "bridge"}], "select": select});
+    parse(Persona::Weft, conf)
+}
+
+#[test]
+fn a_delegate_policy_is_monitored_with_what_it_would_have_in_charge() {
+    let own = json!({"rules": [5], "files": {"f": "/etc/f"}});
+    let select = |more: Value| {
+        let mut monitor = json!({"policy": OWN, "select": own});
+        for (key, value) in more.as_object().unwrap() {
+            monitor[key] = value.clone();
+        }
+        selected(json!({"policy": "file:///old.wasm", "default": "a", "monitor": monitor}))
+    };
+    let network = select(json!({})).unwrap();
+    let active = network.select().unwrap();
+    assert_eq!((active.policy.as_str(), active.files.len(), active.place()), ("file:///old.wasm", 0, "select"));
+    assert_eq!(active.text, json!({"policy": "file:///old.wasm", "default": "a"}).to_string());
+    let watched = active.monitored().unwrap();
+    assert_eq!(watched.text, json!({"rules": [5], "files": {"f": "/etc/f"}, "policy": OWN}).to_string());
+    assert_eq!((watched.policy.as_str(), watched.files[0].name.as_str()), (OWN, "f"));
+    assert_eq!(watched.place(), "select.monitor.select");
+
+    // Promoted, each keeps its configuration.
+    let network = select(json!({"promoted": true})).unwrap();
+    let active = network.select().unwrap();
+    assert_eq!((active.policy.as_str(), &active.text, &active.files), (OWN, &watched.text, &watched.files));
+    assert_eq!(active.place(), "select.monitor.select");
+    let watched = active.monitored().unwrap();
+    assert_eq!((watched.policy.as_str(), watched.files.len(), watched.place()), ("file:///old.wasm", 0, "select"));
+
+    // Without one of its own, both have the same.
+    let network =
+        selected(json!({"policy": "file:///old.wasm", "monitor": {"policy": OWN, "promoted": true}})).unwrap();
+    let active = network.select().unwrap();
+    assert_eq!((active.policy.as_str(), active.monitored()), (OWN, None));
+    assert_eq!(active.text, json!({"policy": "file:///old.wasm"}).to_string());
+
+    for (more, part) in [
+        (json!({"select": {"policy": "file:///third.wasm"}}), "select.monitor.select.policy is \"file:///third.wasm\""),
+        (json!({"select": {"monitor": {"policy": OWN}}}), "select.monitor.select.monitor"),
+        (json!({"select": {"files": {"f": "relative"}}}), "select.monitor.select.files.f"),
+        (json!({"select": []}), "select.monitor.select"),
+        (json!({"selekt": {}}), "unknown key \"selekt\" in \"select.monitor\""),
+    ] {
+        let text = select(more.clone()).unwrap_err().to_string();
+        assert!(text.contains(part), "{more}: {text}");
+    }
+}

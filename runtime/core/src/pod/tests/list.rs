@@ -378,6 +378,13 @@ fn a_definition_names_no_files_or_servers_of_the_operator() {
         (weft("ledger", json!({"type": "kubernetes", "socket": "/run/containerd/containerd.sock"})), "ledger.socket"),
         (weft("grants", json!({"wasi": true, "data": "/etc/kubernetes"})), "grants.data"),
         (weft("select", json!({"policy": "x", "files": {"f": "/etc/secret"}})), "select.files"),
+        (
+            weft(
+                "select",
+                json!({"policy": "x", "monitor": {"policy": "y", "select": {"files": {"f": "/etc/secret"}}}}),
+            ),
+            "select.monitor.select.files",
+        ),
         (ipam("ledger", &etcd), "ipam.ledger.endpoints"),
         (ipam("grants", &json!({"Data": "/etc/kubernetes"})), "ipam.grants.Data"),
         (ipam("resolvConf", &json!("/etc/secret")), "ipam.resolvConf"),

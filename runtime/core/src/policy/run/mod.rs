@@ -170,6 +170,15 @@ impl<W: World> Loaded<W> {
         })
     }
 
+    /// Returns `sha256:...` of the granted directory as it is now, if the component can read one.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Data`] if it cannot be read.
+    pub fn data_digest(&self) -> Result<Option<String>, PolicyError> {
+        Ok(self.data()?.map(|data| data.digest))
+    }
+
     fn wasi(&self, now: u64, seed: u64, data: Option<&Data>) -> Option<WasiState> {
         let files = data.map(|data| Arc::clone(&data.tree));
         (!self.imports.wasi.is_empty()).then(|| WasiState::new(now, seed, files))

@@ -2,19 +2,23 @@
 //! judged, as in an ADD.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use serde_json::Value;
-use weft_core::attach::{self, Asked};
+use weft_core::attach::{self, Asked, AttachError, Rules};
 use weft_core::cni::{Object, parse_pairs};
 use weft_core::conf::{FileConf, Network, Persona, SelectConf};
 use weft_core::facts;
 use weft_core::policy::{self, Called, Choice, Evidence, Ipam, Limits, Loaded, ReplayLedger};
-use weft_host_abi::types::{Attachment, ChoiceRequest, Chosen, Decision, DeclaredFile, LedgerView, Node, Request};
+use weft_host_abi::types::{
+    Attachment, ChoiceRequest, Chosen, ClaimState, Decision, DeclaredFile, LedgerView, Node, Request,
+};
 
-use super::case::{Case, CasePod};
+use super::case::{Case, CasePod, Recorded};
 use super::outcome::{self, Outcome};
 use crate::policy::SHIPPED;
 use crate::policy::model::{Model, View};
@@ -44,10 +48,10 @@ pub(super) fn ask(case: &Case, network: Option<&Value>, policy: &Policy) -> anyh
     match (policy, &question.asked) {
         (Policy::Ipam(policy), Asked::Addresses(request)) => {
             let called = policy.allocate(request, question.ledger, &limits);
-            Ok(decided(policy.name(), request, question.network.as_ref(), called))
+            Ok(decided(policy.name(), request, (&question.rules, question.claims), called))
         }
         (Policy::Choice(policy), Asked::Delegate(request)) => {
-            Ok(chosen(policy.name(), request, policy.choose(request, &limits)))
+            Ok(chosen(policy.name(), request, question.network.as_ref(), policy.choose(request, &limits)))
         }
         (Policy::Ipam(_), Asked::Delegate(_)) => bail!("the case asks for a delegate, and the policy picks addresses"),
         (Policy::Choice(_), Asked::Addresses(_)) => {
@@ -61,6 +65,9 @@ pub(in crate::policy) struct Question {
     pub(in crate::policy) asked: Asked,
     pub(in crate::policy) ledger: Box<dyn LedgerView + Send>,
     network: Option<Network>,
+    rules: Rules,
+    /// The claims; nothing is known of those of a recorded call.
+    claims: Option<Model>,
 }
 
 /// Returns the question of a case file, and its limits.
@@ -74,8 +81,7 @@ pub(in crate::policy) fn question_of(path: &Path, network: Option<&Value>) -> an
 
 fn question(case: &Case, network: Option<&Value>) -> anyhow::Result<(Question, Limits)> {
     if let Some(recorded) = &case.recorded {
-        let ledger = Box::new(ReplayLedger::new(recorded.ledger.clone()));
-        return Ok((Question { asked: recorded.asked.clone(), ledger, network: None }, Limits::default()));
+        return Ok(of_record(recorded, case, network));
     }
     let network = read(network.context("the case names no network, and the project has no network.json")?, case)?;
     let limits = attach::limits(&network);
@@ -85,15 +91,25 @@ fn question(case: &Case, network: Option<&Value>) -> anyhow::Result<(Question, L
         ifname: case.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
     };
     let node = Node { name: case.node.name.clone(), labels: case.node.labels.clone().into_iter().collect() };
-    let (asked, ledger) = match network.select() {
+    let (asked, claims) = match network.select() {
         Some(select) => (Asked::Delegate(choice(case, &network, select, attachment, node)?), Model::default()),
         None => {
             let (request, model) = addresses(case, &network, attachment, node)?;
             (Asked::Addresses(request), model)
         }
     };
-    let ledger = Box::new(View(Arc::new(Mutex::new(ledger))));
-    Ok((Question { asked, ledger, network: Some(network) }, limits))
+    let ledger = Box::new(View(Arc::new(Mutex::new(claims.clone()))));
+    let rules = Rules::of(&network);
+    Ok((Question { asked, ledger, network: Some(network), rules, claims: Some(claims) }, limits))
+}
+
+/// Returns the question of a recorded call. A record without rules is judged by those of the network, if there is one.
+fn of_record(recorded: &Recorded, case: &Case, network: Option<&Value>) -> (Question, Limits) {
+    let of_network = || network.and_then(|network| Some(Rules::of(&read(network, case).ok()?)));
+    let rules = recorded.rules.clone().or_else(of_network).unwrap_or_default();
+    let (asked, ledger) = (recorded.asked.clone(), Box::new(ReplayLedger::new(recorded.ledger.clone())));
+    let limits = rules.limits.limits();
+    (Question { asked, ledger, network: None, rules, claims: None }, limits)
 }
 
 fn choice(
@@ -167,8 +183,7 @@ pub(in crate::policy) fn of_ours(network: &Value) -> anyhow::Result<Value> {
 pub(crate) fn parsed(plugin: Value, args: &str) -> anyhow::Result<Network> {
     let persona = persona(&plugin).context("the plugin has no type that weft answers to")?;
     let object = Object::from_value(plugin)?;
-    let shipped = |name: &str| SHIPPED.iter().any(|(shipped, _component)| *shipped == name);
-    Ok(Network::parse(persona, &object, &parse_pairs(args)?, &shipped)?)
+    Ok(Network::parse(persona, &object, &parse_pairs(args)?, &is_shipped)?)
 }
 
 fn persona(plugin: &Value) -> Option<Persona> {
@@ -189,32 +204,86 @@ fn check(persona: Persona, network: &Network, policy: &Policy) -> anyhow::Result
     };
     let outcome = match problems {
         Ok(problems) => outcome::problems(&problems),
-        Err(error) => outcome::failed("error", &error.into()),
+        Err(error) => outcome::failed(&error.into()),
     };
     Ok(Answered { outcome, evidence: Evidence::default() })
 }
 
-fn decided(policy: &str, request: &Request, network: Option<&Network>, called: Called<Decision>) -> Answered {
-    let singles = network.and_then(|network| network.ipam.as_ref()).map(|ipam| ipam.declared.clone());
+fn decided(
+    policy: &str,
+    request: &Request,
+    (rules, claims): (&Rules, Option<Model>),
+    called: Called<Decision>,
+) -> Answered {
+    let is_held = |gateway: IpAddr| {
+        rules.held.contains(&gateway) || claims.as_ref().is_some_and(|claims| claims.get(gateway).is_some())
+    };
     let outcome = match called.outcome {
-        Ok(Ok(decision)) => match policy::verify(policy, &decision, request, &singles.unwrap_or_default()) {
-            Ok(_verified) => outcome::decided(&decision),
-            Err(error) => outcome::failed("refused", &error.into()),
-        },
+        Ok(Ok(decision)) => {
+            let judged = rules.judge(policy, request, &decision, &mut |gateway| Ok(is_held(gateway)));
+            match judged.and_then(|_judged| claimed(policy, request, claims.as_ref(), &decision)) {
+                Ok(claimed) => outcome::decided(&decision, &claimed),
+                Err(error) => unusable(&error),
+            }
+        }
         Ok(Err(denial)) => outcome::denied(&denial),
-        Err(error) => outcome::failed("error", &error.into()),
+        Err(error) => outcome::failed(&error.into()),
     };
     Answered { outcome, evidence: called.evidence }
 }
 
-fn chosen(policy: &str, request: &ChoiceRequest, called: Called<Chosen>) -> Answered {
+/// Returns the addresses that an ADD claims: of each want the first candidate that is free, or kept for this attachment.
+fn claimed(
+    policy: &str,
+    request: &Request,
+    claims: Option<&Model>,
+    decision: &Decision,
+) -> Result<Vec<IpNet>, AttachError> {
+    let is_free = |net: &&IpNet| match claims.and_then(|claims| claims.get(net.addr())) {
+        None => true,
+        Some(claim) => claim.state == ClaimState::Kept && request.identities.contains(&claim.owner),
+    };
+    let of_want = |candidates: &[IpNet]| {
+        let taken = || AttachError::OffersTaken {
+            policy: policy.to_owned(),
+            addresses: candidates.iter().map(IpNet::addr).collect(),
+        };
+        candidates.iter().find(is_free).copied().ok_or_else(taken)
+    };
+    decision.addresses.iter().map(|wanted| of_want(&wanted.candidates)).collect()
+}
+
+/// weft does not use the answer.
+fn unusable(error: &AttachError) -> Outcome {
+    outcome::refused(&error.refusal().unwrap_or_else(|| error.chain()))
+}
+
+fn chosen(policy: &str, request: &ChoiceRequest, network: Option<&Network>, called: Called<Chosen>) -> Answered {
     let outcome = match called.outcome {
-        Ok(Ok(choice)) => match policy::verify_choice(policy, &choice, &request.candidates) {
-            Ok(_verified) => outcome::chosen(&choice),
-            Err(error) => outcome::failed("refused", &error.into()),
+        Ok(Ok(choice)) => match usable(policy, request, network, &choice) {
+            Ok(()) => outcome::chosen(&choice),
+            Err(error) => unusable(&error),
         },
         Ok(Err(denial)) => outcome::denied(&denial),
-        Err(error) => outcome::failed("error", &error.into()),
+        Err(error) => outcome::failed(&error.into()),
     };
     Answered { outcome, evidence: called.evidence }
+}
+
+/// Verifies a choice, and the configuration to which it leads. A record does not have the whole network.
+fn usable(
+    policy: &str,
+    request: &ChoiceRequest,
+    network: Option<&Network>,
+    choice: &Chosen,
+) -> Result<(), AttachError> {
+    let verified = policy::verify_choice(policy, choice, &request.candidates)?;
+    let Some((network, select)) = network.and_then(|network| Some((network, network.select()?))) else {
+        return Ok(());
+    };
+    attach::judge_choice((network, select), &request.cni_args, &is_shipped, (policy, verified))
+}
+
+fn is_shipped(name: &str) -> bool {
+    SHIPPED.iter().any(|(shipped, _component)| *shipped == name)
 }

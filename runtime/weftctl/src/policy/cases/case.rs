@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use weft_core::attach::Asked;
+use weft_core::attach::{Asked, Rules};
 use weft_core::policy::Exchanges;
 use weft_host_abi::types::{ClaimInfo, ClaimState, FactSource, Pod};
 
@@ -58,6 +58,9 @@ pub(crate) struct Recorded {
     /// Its ledger queries with the answers.
     #[serde(default)]
     pub(crate) ledger: Exchanges,
+    /// The rules of its network [default: those of the case's network].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<Rules>,
 }
 
 #[derive(Debug, Deserialize)]

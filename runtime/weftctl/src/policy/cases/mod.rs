@@ -18,6 +18,7 @@ pub(crate) use self::ask::parsed;
 pub(super) use self::ask::{Policy, Question, of_ours, question_of};
 use self::case::Case;
 use super::built::{self, Tested};
+use super::granted::GrantArgs;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -34,6 +35,8 @@ pub(crate) struct TestArgs {
     /// Write each case's outcome into its "expect".
     #[arg(long)]
     update: bool,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 /// The result of a case.
@@ -51,7 +54,8 @@ struct Verdict {
 }
 
 pub(super) fn run(args: &TestArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let tested = built::tested(&args.dir, args.policy.as_deref(), state)?;
+    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let tested = built::tested(&args.dir, args.policy.as_deref(), grants, state)?;
     let verdicts = test(&args.dir, &tested, args.filter.as_deref(), args.update)?;
     report(&verdicts, output)?;
     Ok(if verdicts.iter().all(|verdict| verdict.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

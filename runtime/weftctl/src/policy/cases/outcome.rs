@@ -10,6 +10,7 @@
 //! ```
 //! A case names the keys that matter to it. What it does not name may be anything, except that a denial is no decision.
 
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use similar::TextDiff;
 use weft_host_abi::types::{Chosen, Decision, Denial, Problem};
@@ -23,12 +24,12 @@ const ESSENTIAL: [&str; 9] =
 
 pub(super) type Outcome = Map<String, Value>;
 
-pub(super) fn decided(decision: &Decision) -> Outcome {
-    let first: Vec<_> = decision.addresses.iter().map(|wanted| wanted.candidates.first()).collect();
+/// The outcome of a decision, with the addresses that an ADD claims.
+pub(super) fn decided(decision: &Decision, claimed: &[IpNet]) -> Outcome {
     let candidates: Vec<_> = decision.addresses.iter().map(|wanted| &wanted.candidates).collect();
     let gateways: Vec<_> = decision.addresses.iter().map(|wanted| wanted.gateway).collect();
     object(json!({
-        "addresses": first, "candidates": candidates, "gateways": gateways, "routes": decision.routes, "dns": decision.dns,
+        "addresses": claimed, "candidates": candidates, "gateways": gateways, "routes": decision.routes, "dns": decision.dns,
         "release": decision.release, "reason": decision.reason,
     }))
 }
@@ -53,8 +54,13 @@ pub(super) fn problems(problems: &[Problem]) -> Outcome {
     object(json!({ "problems": problems }))
 }
 
-pub(super) fn failed(key: &'static str, error: &anyhow::Error) -> Outcome {
-    object(json!({ key: format!("{error:#}") }))
+/// weft does not take the decision. The text does not name the policy, which has another name on each machine.
+pub(super) fn refused(reason: &str) -> Outcome {
+    object(json!({ "refused": reason }))
+}
+
+pub(super) fn failed(error: &anyhow::Error) -> Outcome {
+    object(json!({ "error": format!("{error:#}") }))
 }
 
 fn object(value: Value) -> Outcome {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use weft_core::attach::{ASKS, CANDIDATES, LIST_AFTER};
 use weft_core::facts;
 use weft_core::ledger::remote::Runs;
-use weft_core::policy::{self, Verified};
+use weft_core::policy::Verified;
 use weft_host_abi::types::{Attachment, Denial, Node, ReleaseRule, Request, RequestSource, Requested};
 
 use super::cluster::{Cluster, NodeLedger};
@@ -144,14 +144,15 @@ impl Add {
             here.tally.calls += 1;
             here.tally.fuel += called.evidence.fuel;
         }
-        let error = |error: weft_core::policy::PolicyError| format!("{:#}", anyhow::Error::from(error));
         let decision = match called.outcome {
             Ok(Ok(decision)) => decision,
             Ok(Err(denial)) => return Err(denied(denial)),
-            Err(failure) => return Err(("error", error(failure))),
+            Err(failure) => return Err(("error", format!("{:#}", anyhow::Error::from(failure)))),
         };
-        let singles = here.subject.network.ipam.as_ref().map(|ipam| ipam.declared.as_slice()).unwrap_or_default();
-        policy::verify(policy.name(), &decision, &request, singles).map_err(|refusal| ("refused", error(refusal)))
+        let ledger = &here.ledger;
+        let judged =
+            here.subject.rules.judge(policy.name(), &request, &decision, &mut |gateway| Ok(ledger.is_claimed(gateway)));
+        judged.map(|judged| judged.verified).map_err(|error| ("refused", error.chain()))
     }
 
     /// Handles an answer of the ledger.

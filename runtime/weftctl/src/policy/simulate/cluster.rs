@@ -178,6 +178,11 @@ impl NodeLedger {
         self.with(|model| model.held(owners))
     }
 
+    /// Returns whether this node knows that somebody has an address.
+    pub(super) fn is_claimed(&self, address: IpAddr) -> bool {
+        self.noted.contains_key(&address) || self.with(|model| model.get(address).is_some())
+    }
+
     pub(super) fn claim(&mut self, claim: ClaimInfo) {
         self.with(|model| model.claim(claim));
     }

@@ -21,6 +21,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ipnet::IpNet;
 use serde::Serialize;
+use weft_core::policy::Grants;
 
 use self::measure::Measured;
 use self::run::{Simulation, Subject};
@@ -28,6 +29,7 @@ use self::scene::Scene;
 use self::workload::{SECOND, Terms};
 use super::built;
 use super::cases::Policy;
+use super::granted::GrantArgs;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -83,6 +85,8 @@ pub(crate) struct SimulateArgs {
     /// Also draw a chart to this file (.svg or .png).
     #[arg(long, value_name = "FILE", value_parser = plot::file)]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    grants: GrantArgs,
 }
 
 /// The output of `--json`.
@@ -101,11 +105,13 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &SimulateArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let mut policies = vec![load(args, args.policy.as_deref(), state)?];
+    let network = scene::network(args)?;
+    let grants = args.grants.of(&args.dir, network.as_ref());
+    let mut policies = vec![load(args, args.policy.as_deref(), grants.clone(), state)?];
     if let Some(against) = &args.against {
-        policies.push(load(args, Some(against), state)?);
+        policies.push(load(args, Some(against), grants, state)?);
     }
-    let scene = Scene::new(args)?;
+    let scene = Scene::new(args, network)?;
     let terms = terms(args, &scene);
     let bar = bar(terms.pods * policies.len());
     let mut measured = Vec::new();
@@ -118,6 +124,7 @@ pub(super) fn run(args: &SimulateArgs, state: &Path, output: Output) -> anyhow::
             network: &scene.network,
             sets: scene.sets()?,
             limits: &scene.limits,
+            rules: &scene.rules,
             config: scene.config(),
         };
         bar.set_message(title.clone());
@@ -145,13 +152,13 @@ pub(super) fn run(args: &SimulateArgs, state: &Path, output: Output) -> anyhow::
 }
 
 /// Loads a policy, with its name in the output.
-fn load(args: &SimulateArgs, policy: Option<&str>, state: &Path) -> anyhow::Result<(String, Policy)> {
+fn load(args: &SimulateArgs, policy: Option<&str>, grants: Grants, state: &Path) -> anyhow::Result<(String, Policy)> {
     let path = match policy {
         Some(policy) => PathBuf::from(policy),
         None => std::path::absolute(&args.dir)?,
     };
     let title = path.file_stem().map_or_else(|| "policy".to_owned(), |stem| stem.to_string_lossy().into_owned());
-    Ok((title, built::tested(&args.dir, policy, state)?.policy))
+    Ok((title, built::tested(&args.dir, policy, grants, state)?.policy))
 }
 
 fn terms(args: &SimulateArgs, scene: &Scene) -> Terms {

@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use weft_core::attach::Rules;
 use weft_core::conf::Network;
 use weft_core::policy::{Ipam, Limits, Loaded};
 use weft_host_abi::types::{ClaimInfo, ClaimState, RangeSet, ReleaseRule};
@@ -32,6 +33,7 @@ pub(super) struct Subject<'a> {
     pub(super) network: &'a Network,
     pub(super) sets: &'a [RangeSet],
     pub(super) limits: &'a Limits,
+    pub(super) rules: &'a Rules,
     /// The network's `ipam` object as text.
     pub(super) config: &'a str,
 }

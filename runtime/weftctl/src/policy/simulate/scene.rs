@@ -3,7 +3,7 @@
 use anyhow::Context;
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use weft_core::attach;
+use weft_core::attach::{self, Rules};
 use weft_core::conf::Network;
 use weft_core::policy::Limits;
 use weft_host_abi::types::RangeSet;
@@ -19,26 +19,20 @@ const DEFAULT_RANGE: &str = "10.64.0.0/20";
 pub(super) struct Scene {
     pub(super) network: Network,
     pub(super) limits: Limits,
+    pub(super) rules: Rules,
 }
 
 // === impl Scene ===
 
 impl Scene {
-    pub(super) fn new(args: &SimulateArgs) -> anyhow::Result<Self> {
-        let network = match &args.network {
-            Some(file) => {
-                let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-                Some(serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()))?)
-            }
-            None => built::network(&args.dir)?,
-        };
+    pub(super) fn new(args: &SimulateArgs, network: Option<Value>) -> anyhow::Result<Self> {
         let mut plugin = of_ours(&network.unwrap_or_else(|| bare(args.policy.as_deref())))?;
         if !args.ranges.is_empty() {
             replace_ranges(&mut plugin, &args.ranges)?;
         }
         let network = parsed(plugin, "")?;
-        let limits = attach::limits(&network);
-        let scene = Self { network, limits };
+        let (limits, rules) = (attach::limits(&network), Rules::of(&network));
+        let scene = Self { network, limits, rules };
         scene.sets()?;
         Ok(scene)
     }
@@ -57,6 +51,13 @@ impl Scene {
         let all = self.sets().unwrap_or_default();
         all.iter().map(|set| sets::size(set, all)).min().unwrap_or_default()
     }
+}
+
+/// Returns the named network, or the project's.
+pub(super) fn network(args: &SimulateArgs) -> anyhow::Result<Option<Value>> {
+    let Some(file) = &args.network else { return built::network(&args.dir) };
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Some(serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()))?))
 }
 
 /// Returns a network of one subnet, for a policy without a project.
