@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     let needs = [Need::Sandbox, Need::Weftctl];
     suite.test("seed", &needs, seed);
+    suite.test("terminal", &[&needs[..], &[Need::Tool("script")]].concat(), terminal);
     suite.test("host-local-against-cluster-wide", &needs, against);
     suite.test("exhaustion", &needs, exhaustion);
     suite.test("exhaustion-of-one-node", &needs, exhaustion_of_one_node);
@@ -78,6 +79,24 @@ fn seed() -> Result<()> {
     ensure!(course("8", &[])?.1.replace("seed 8", "seed 7") != once.1, "another seed gave the same course");
     let widest = once.1.lines().map(|line| line.chars().count()).max();
     ensure!(widest.is_some_and(|widest| widest <= 80), "a line is {widest:?} columns wide:\n{}", once.1);
+    Ok(())
+}
+
+/// On a terminal, a bar shows how many pods have been started. The table follows it, and is the same as in a pipe.
+fn terminal() -> Result<()> {
+    let dir = scratch()?;
+    let common = ["--policy", "cluster-wide", "--nodes", "5", "--pods", "400", "--no-fill"];
+    let (ok, table, stderr) = simulate(&dir, &common)?;
+    ensure!(ok && stderr.is_empty(), "{table}{stderr}");
+    let program = programs::weftctl().map_err(anyhow::Error::msg)?;
+    let state = dir.path().join("state");
+    let line = format!("{} --state-dir {} policy simulate {}", program.display(), state.display(), common.join(" "));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").env_remove("COLUMNS").current_dir(dir.path());
+    let shown = process::output(&Place::default(), command, b"", LIMIT)?.success("script")?.text();
+    ensure!(shown.contains("cluster-wide [") && shown.contains("/400 pods"), "no progress on a terminal: {shown:?}");
+    let plain = shown.replace("\r\n", "\n");
+    ensure!(plain.ends_with(&table), "the table differs:\n{plain}\n{table}");
     Ok(())
 }
 
@@ -322,7 +341,13 @@ fn refusals_and_traps() -> Result<()> {
     let dir = scratch()?;
     let component = dir.path().join("hostile.wasm");
     fs::write(&component, programs::build_guest("hostile")?)?;
-    for (lie, kind, word) in [("outside", "refused", "203.0.113.7"), ("trap", "error", "hostile")] {
+    for (lie, kind, word) in [
+        ("outside", "refused", "203.0.113.7"),
+        ("route", "refused", "169.254.169.254/32"),
+        ("next-hop", "refused", "10.77.0.2"),
+        ("gateway-of-the-next-pod", "refused", "10.77.0.3"),
+        ("trap", "error", "hostile"),
+    ] {
         let ipam = json!({ "type": "wasm", "policy": "file:///x.wasm", "ranges": [[{ "subnet": "10.77.0.0/24" }]], "lie": lie });
         let file = network(&dir, &ipam)?;
         let component = component.display().to_string();
