@@ -243,7 +243,7 @@ fn static_by_name() -> Result<()> {
     mixed.nothing_left()
 }
 
-/// A plugin of version 1.1.0 around Debian's host-local, which supports only 1.0.0. It records GC's input.
+/// A plugin of version 1.1.0 around one of Debian's, which supports only 1.0.0. It records GC's input.
 const NEWER: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 case $CNI_COMMAND in
@@ -286,7 +286,11 @@ fn gc_reaches_external_ipam() -> Result<()> {
 /// used again. GC of the first attachment leaves the other container's link alone.
 fn gc_spares_a_namespace_that_got_the_path() -> Result<()> {
     let mut mixed = Mixed::new(Base::Weft)?;
-    let conf = over("ext-bridge", &named("host-local"));
+    let newer = mixed.world.scratch().join("others/newer-bridge");
+    fs::write(&newer, NEWER.replace("ext-local", "ext-bridge")).context("write newer-bridge")?;
+    fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("chmod")?;
+    let mut conf = over("newer-bridge", &named("host-local"));
+    conf["cniVersion"] = json!("1.1.0");
     let path = mixed.world.scratch().join("netns-of-a");
     symlink(mixed.world.container("a")?.path(), &path)?;
     let mut call = mixed.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
@@ -298,7 +302,6 @@ fn gc_spares_a_namespace_that_got_the_path() -> Result<()> {
     symlink(mixed.world.container("b")?.path(), &path)?;
 
     let mut gc = conf.clone();
-    gc["cniVersion"] = json!("1.1.0");
     gc["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
     let mut call = mixed.world.prepare("GC", &Attach::eth0("b"), &gc)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);

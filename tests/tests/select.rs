@@ -15,7 +15,7 @@ use weft_kit::world::{Attach, Subject, World, container_id};
 
 /// A lie of `pick-first`, the code of its error, and words of its `msg`.
 const LIES: &[(&str, u64, &str)] = &[
-    ("unknown-name", 101, "chose the delegate \"nosuch\", which is which is not declared (one, two)"),
+    ("unknown-name", 101, "chose the delegate \"nosuch\", which is not declared (one, two)"),
     ("not-settable", 101, "set \"bridge\" of the delegate \"one\", which is not settable"),
     ("type", 101, "set \"type\" of the delegate \"one\", which is not settable"),
     ("not-json", 101, "set \"mtu\" to a text that is not JSON"),
@@ -511,13 +511,13 @@ fn other_world(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     let conf = node.conf(&json!({}));
     let error = node.call("ADD", "a", &conf)?.error()?;
-    ensure!(error.code == 7 && error.msg.contains("name it under \"ipam\", not \"select\""), "{error:?}");
+    ensure!(error.code == 7 && error.msg.contains("set it in \"ipam\", not in \"select\""), "{error:?}");
     fs::write(&node.policy, guests.get("pick-first")?)?;
     ensure!(node.add("a", &conf)? == "10.77.0.2/24", "in its place it works");
     let mut wrong = json!({ "cniVersion": "1.1.0", "name": "own", "type": "weft", "delegate": { "type": "bridge" },
         "ipam": { "type": "wasm", "policy": format!("file://{}", node.policy.display()), "ranges": [[{ "subnet": "10.7.0.0/24" }]] } });
     let error = node.call("ADD", "b", &wrong)?.error()?;
-    ensure!(error.code == 7 && error.msg.contains("name it under \"select\", not \"ipam\""), "{error:?}");
+    ensure!(error.code == 7 && error.msg.contains("set it in \"select\", not in \"ipam\""), "{error:?}");
     wrong["ipam"] = json!({ "type": "by-label-delegate", "ranges": [[{ "subnet": "10.7.0.0/24" }]] });
     let error = node.call("ADD", "b", &wrong)?.error()?;
     ensure!(error.code == 7 && error.msg.contains("it is a delegate policy"), "{error:?}");

@@ -198,7 +198,7 @@ fn claims(
         Rc::new(move || cluster.client().map_err(|error| error.to_string()))
     });
     let cluster = cluster.cloned();
-    let gate: Gate = Rc::new(move || cluster.as_ref().and_then(|cluster| cluster.node_fault()));
+    let gate: Gate = Rc::new(move || cluster.as_ref().and_then(|cluster| cluster.wrong_node()));
     ClaimDoor::start(state, Claimant { node, machine: None, kubernetes, gate, events }, log)
 }
 

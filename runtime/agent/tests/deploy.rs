@@ -196,6 +196,10 @@ fn tables_have_the_usual_columns() {
     assert_eq!(columns("addresspools"), ["CIDR", "USED", "FREE", "USED%", "MODE", "READY", "AGE"]);
 }
 
+fn is_metric(word: &str) -> bool {
+    word.starts_with("weft_") && word.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+}
+
 /// `docs/agent.md` lists every metric.
 #[test]
 fn every_metric_is_documented() {
@@ -204,7 +208,7 @@ fn every_metric_is_documented() {
     let mut seen = 0;
     for file in EXPORTERS {
         let source = fs::read_to_string(crate_dir.join("src").join(file)).unwrap();
-        for name in source.split('"').filter(|word| word.starts_with("weft_") && !word.contains(' ')) {
+        for name in source.split('"').filter(|word| is_metric(word)) {
             seen += 1;
             // A pair is written as NAME_{sum,count}.
             let base = name.trim_end_matches("_sum").trim_end_matches("_count");

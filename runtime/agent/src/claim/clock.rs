@@ -58,4 +58,16 @@ mod tests {
         }
         assert_eq!(set, [0, 0, 2, 0, 2]);
     }
+
+    #[test]
+    fn parts_of_seconds_do_not_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RefCell::new(NodeStore::open(dir.path(), "boot-1").unwrap());
+        let mut clocks = Clocks::default();
+        for look in 0..200 {
+            let passed = Duration::from_millis(1900 * look);
+            let clock = Clock { now: 1000 + (passed + Duration::from_millis(700)).as_secs(), uptime: passed };
+            assert_eq!(clocks.look_at(&store, clock).unwrap().set, 0, "look {look}");
+        }
+    }
 }

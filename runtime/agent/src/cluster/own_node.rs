@@ -29,7 +29,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct OwnNode {
     /// A pod of this machine that is bound to another node: the name will not become right.
     elsewhere: RefCell<Option<String>>,
+    /// The Node of this machine has another name.
     fault: RefCell<Option<String>>,
+    /// No Node has the name. It may be registered later, so claims go on.
+    absent: RefCell<Option<String>>,
     /// The Node has this machine's boot id, or does not say one.
     is_sure: Cell<bool>,
     read: RefCell<Option<LastRead>>,
@@ -45,9 +48,15 @@ struct LastRead {
 }
 
 impl Cluster {
-    /// Returns why the agent's name is wrong, if it is.
+    /// Returns why the agent's name is wrong, or why it may be.
     #[must_use]
     pub(crate) fn node_fault(&self) -> Option<String> {
+        self.wrong_node().or_else(|| self.own.absent.borrow().clone())
+    }
+
+    /// Returns why the agent's name is certainly wrong, if it is.
+    #[must_use]
+    pub(crate) fn wrong_node(&self) -> Option<String> {
         self.own.elsewhere.borrow().clone().or_else(|| self.own.fault.borrow().clone())
     }
 
@@ -67,6 +76,7 @@ impl Cluster {
         let is_there = self.nodes.get("", &self.node).is_some();
         if is_there && self.own.is_sure.get() {
             self.own.fault.replace(None);
+            self.own.absent.replace(None);
             return;
         }
         let mut pause = Pause::new(FIRST_PAUSE, LONGEST_PAUSE);
@@ -80,25 +90,33 @@ impl Cluster {
         let again = Instant::now() + pause.next();
         self.own.read.replace(Some(LastRead { is_there, again, pause }));
         let found = self.look_for_node(is_there).await;
-        let fault = match found {
+        let (fault, absent) = match found {
             Ok(Found::Own) => {
                 self.own.is_sure.set(true);
-                None
+                (None, None)
             }
-            Ok(Found::Other(name)) => Some(format!(
-                "this machine is node {name:?}, but this agent was started for node {:?}: correct --node-name (NODE_NAME)",
-                self.node
-            )),
-            Ok(Found::Unknown) | Err(_) if is_there => None,
-            Ok(Found::Unknown) | Err(_) => Some(format!(
-                "the API server has no Node {:?}: correct --node-name (NODE_NAME), or register this node",
-                self.node
-            )),
+            Ok(Found::Other(name)) => {
+                let text = format!(
+                    "this machine is node {name:?}, but this agent was started for node {:?}: correct --node-name (NODE_NAME)",
+                    self.node
+                );
+                (Some(text), None)
+            }
+            Ok(Found::Unknown) | Err(_) if is_there => (None, None),
+            Ok(Found::Unknown) | Err(_) => {
+                let text = format!(
+                    "the API server has no Node {:?}: correct --node-name (NODE_NAME), or register this node",
+                    self.node
+                );
+                (None, Some(text))
+            }
         };
-        if fault.is_some() && *self.own.fault.borrow() != fault {
-            self.log.warn(fault.as_deref().unwrap_or_default());
+        let said = self.own.fault.borrow().clone().or_else(|| self.own.absent.borrow().clone());
+        if let Some(text) = fault.as_ref().or(absent.as_ref()).filter(|text| said.as_ref() != Some(text)) {
+            self.log.warn(text);
         }
         self.own.fault.replace(fault);
+        self.own.absent.replace(absent);
     }
 
     /// Looks for the Node of this machine.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
 mod api;
+mod own_node;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -13,7 +14,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weft_agent::registry::Access;
 use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
-use weft_core::agent::claim::{ClaimRequest, ClusterClaims};
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::lease::{self, Lease};
 use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest, References};
@@ -379,78 +379,6 @@ fn a_pod_without_a_uid_is_read_live() {
     });
     place.info("web", "");
     assert!(place.api.state().asked.contains(&("get".to_owned(), "pods".to_owned())));
-}
-
-fn node(name: &str, boot_id: &str) -> Value {
-    let info = json!({
-        "bootID": boot_id, "architecture": "", "containerRuntimeVersion": "", "kernelVersion": "", "kubeProxyVersion": "",
-        "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
-    });
-    json!({"metadata": {"name": name}, "status": {"nodeInfo": info}})
-}
-
-impl Place {
-    /// Checks that the agent is not ready, answers no ADD and claims nothing, and that each of them says why.
-    fn is_refused(&self, uid: &str, words: &[&str]) {
-        let has_all = |text: &str| words.iter().all(|word| text.contains(word));
-        until("the fault of the node", || {
-            self.faults().is_some_and(|faults| faults.iter().any(|fault| has_all(fault)))
-        });
-        let ready = http(&self.dir.path().join("http.sock"), "/readyz");
-        assert!(ready.contains("503") && has_all(&ready), "{ready}");
-        match self.query("web", uid, LONG).unwrap_err() {
-            AgentError::Refused { message, .. } => assert!(has_all(&message), "{message}"),
-            other => panic!("{other}"),
-        }
-        let request = ClaimRequest::Grant { nonce: "n".to_owned(), cell_size: 0, pool: String::new() };
-        match ask::<ClusterClaims>(&self.socket, &request, LONG).unwrap_err() {
-            AgentError::Refused { message, .. } => assert!(has_all(&message), "{message}"),
-            other => panic!("{other}"),
-        }
-    }
-}
-
-#[test]
-fn a_node_name_that_no_node_has_is_an_error() {
-    let place = Place::not_started();
-    place.pod("web", "u1", json!({}));
-    place.start_as("nobody", PolicyOptions::default());
-    place.is_refused("u1", &["no Node \"nobody\"", "--node-name"]);
-    // It was only late.
-    place.api.put("nodes", node("nobody", ""));
-    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
-}
-
-#[test]
-fn the_name_of_another_node_is_an_error() {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let place = Place::not_started();
-    place.api.put("nodes", node(NODE, boot_id.trim()));
-    place.api.put("nodes", node("n2", "11111111-2222-3333-4444-555555555555"));
-    place.pod("web", "u1", json!({}));
-    place.start_as("n2", PolicyOptions::default());
-    place.is_refused("u1", &["this machine is node \"n1\"", "\"n2\"", "--node-name"]);
-}
-
-/// Nodes that say nothing about their boot: the first pod shows the mistake.
-#[test]
-fn a_pod_that_is_bound_to_another_node_is_an_error() {
-    let place = Place::not_started();
-    place.pod("web", "u1", json!({}));
-    place.start_as("n2", PolicyOptions::default());
-    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
-    place.query("web", "u1", LONG).unwrap_err();
-    place.is_refused("u1", &["team/web", "\"n1\"", "\"n2\"", "--node-name"]);
-}
-
-/// A Node that has not reported this boot yet is no other machine's.
-#[test]
-fn a_node_that_has_just_booted_is_not_called_wrong() {
-    let place = Place::not_started();
-    place.api.put("nodes", node(NODE, "11111111-2222-3333-4444-555555555555"));
-    place.start(PolicyOptions::default());
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(place.faults(), Some(Vec::new()));
 }
 
 #[test]

@@ -477,7 +477,7 @@ fn stock_ports() {
     let says = |op: Op| refused(&host, &pod, vec![bridge("weft0"), op]).1;
     assert_eq!(
         says(host_port("tcp", None, 8081, "10.88.0.2:80", &[])),
-        "host port 8081/tcp is mapped by the stock portmap plugin already (dnat name: \"net\" id: \"old\"); delete that container, or drain the node, before the port is used again"
+        "host port 8081/tcp is already mapped by the stock portmap plugin (dnat name: \"net\" id: \"old\"); delete that container, or drain the node, then try again"
     );
     assert!(says(host_port("tcp", None, 8082, "10.88.0.2:80", &[])).contains("8082/tcp is mapped"));
     assert!(says(host_port("tcp", Some("192.0.2.1"), 8082, "10.88.0.2:80", &[])).contains("8082/tcp is mapped"));

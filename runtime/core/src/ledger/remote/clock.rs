@@ -39,7 +39,8 @@ impl Clock {
     /// Returns both clocks at a later time since the boot, if the node's clock is not set until then.
     #[must_use]
     pub fn later(self, uptime: Duration) -> Self {
-        Self { now: self.now + uptime.saturating_sub(self.uptime).as_secs(), uptime }
+        // In whole seconds of both clocks, so that the offset stays the same however often this is called.
+        Self { now: (self.now + uptime.as_secs()).saturating_sub(self.uptime.as_secs()), uptime }
     }
 }
 

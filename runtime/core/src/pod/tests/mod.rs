@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod annotation;
+mod author;
 mod docs;
 mod list;
 mod settings;

@@ -49,7 +49,7 @@ const FRAME_OVERHEAD: usize = 64 << 10;
 const FUEL_PER_SECOND: u64 = 20_000_000;
 
 /// How long to wait for other threads of this process to end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
