@@ -126,11 +126,14 @@ fn a_policy_of_the_other_world_is_refused_with_its_place() {
     let state = State::new();
     let text = chain(&state.load(&state.install("p", &shipped("flannel"))).expect_err("no IPAM policy"));
     assert!(
-        text.contains("it is a delegate policy") && text.contains("name it under \"select\", not \"ipam\""),
+        text.contains("the component is a delegate policy") && text.contains("set it in \"select\", not in \"ipam\""),
         "{text}"
     );
     let text = chain(&state.load_choice(&state.install("q", &shipped("host-local"))).expect_err("no delegate policy"));
-    assert!(text.contains("it is an IPAM policy") && text.contains("name it under \"ipam\", not \"select\""), "{text}");
+    assert!(
+        text.contains("the component is an IPAM policy") && text.contains("set it in \"ipam\", not in \"select\""),
+        "{text}"
+    );
     let empty = wat::parse_str("(component)").expect("a component");
     let text = chain(&state.load_choice(&state.install("r", &empty)).expect_err("no policy"));
     assert!(text.contains("build it for the world weft:policy/delegate-policy"), "{text}");

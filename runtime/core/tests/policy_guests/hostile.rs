@@ -100,7 +100,7 @@ fn another_contract_version_is_named() {
     let error = state.load(&policy).expect_err("another version");
     assert!(matches!(error, PolicyError::Contract { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("built for weft:policy@0.2.0") && text.contains("speaks weft:policy@0.1.x"), "{text}");
+    assert!(text.contains("built for weft:policy@0.2.0") && text.contains("supports weft:policy@0.1.x"), "{text}");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_failing_ledger_ends_the_call_with_its_words() {
     let ledger = Ledger { fails: true, ..Ledger::default() };
     let asked = request(r#"{"do": ["ask"], "deny": {"denied": "never"}}"#);
     let error = policy.allocate(&asked, Box::new(ledger), &Limits::default()).answered().expect_err("no ledger");
-    assert_eq!(error.to_string(), "policy \"p\" could not be answered by the ledger: the disk is on fire");
+    assert_eq!(error.to_string(), "the ledger could not answer policy \"p\": the disk is on fire");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn values_outside_the_contract_are_errors() {
         (r#"{"answer": {"addresses": [{"candidates": ["10.1.0.9/99"]}]}}"#, "10.1.0.9/99 has a prefix length over 32"),
         (
             r#"{"answer": {"addresses": [{"candidates": ["mapped/24"]}]}}"#,
-            "::ffff:10.1.0.9 is an IPv4 address in IPv6 form",
+            "::ffff:10.1.0.9 is an IPv4-mapped IPv6 address",
         ),
         (r#"{"do": ["ask-backwards"]}"#, "range 10.1.0.254-10.1.0.1 ends before it starts"),
     ] {
