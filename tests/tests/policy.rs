@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::Reply;
+use weft_kit::dhcp::{PATIENCE, wait};
 use weft_kit::observe;
 use weft_kit::process;
 use weft_kit::programs::{Guests, Installation, build_script_guest};
@@ -376,7 +377,8 @@ fn status(guests: &Guests) -> Result<()> {
         (call.container_id, call.netns, call.ifname) = (None, None, None);
         node.world.run(&call, "weft")
     };
-    ask(&json!({}))?.quiet()?;
+    // A STATUS does not wait for the compiler; runtimes ask again.
+    wait(PATIENCE, "the compiled policy", || Ok(ask(&json!({}))?.quiet().is_ok()))?;
     let error = ask(&json!({ "refuse-me": true }))?.error()?;
     ensure!(error.msg == "high does not like this", "msg {:?}", error.msg);
     // One address besides the gateway, and then none.

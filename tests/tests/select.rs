@@ -484,7 +484,10 @@ fn hostile(guests: &Guests, (lie, code, words): &(&str, u64, &str)) -> Result<()
 fn status(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-first")?)?;
     let sound = node.conf(&json!({}));
-    node.ask_status(&sound)?.quiet()?;
+    // A STATUS does not wait for the compiler; runtimes ask again.
+    weft_kit::dhcp::wait(weft_kit::dhcp::PATIENCE, "the compiled policy", || {
+        Ok(node.ask_status(&sound)?.quiet().is_ok())
+    })?;
     let refused = node.conf(&json!({ "refuse-me": true }));
     let error = node.ask_status(&refused)?.error()?;
     ensure!(error.code == 7 && error.msg == "pick-first does not like this beside 2 delegates", "{error:?}");
@@ -520,7 +523,7 @@ fn other_world(guests: &Guests) -> Result<()> {
     ensure!(error.code == 7 && error.msg.contains("set it in \"select\", not in \"ipam\""), "{error:?}");
     wrong["ipam"] = json!({ "type": "by-label-delegate", "ranges": [[{ "subnet": "10.7.0.0/24" }]] });
     let error = node.call("ADD", "b", &wrong)?.error()?;
-    ensure!(error.code == 7 && error.msg.contains("it is a delegate policy"), "{error:?}");
+    ensure!(error.code == 7 && error.msg.contains("the component is a delegate policy"), "{error:?}");
     let mut missing = conf.clone();
     missing["select"]["policy"] = json!("file:///nowhere/p.wasm");
     let error = node.call("ADD", "b", &missing)?.error()?;
