@@ -390,7 +390,7 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
         if let Some(pipe) = input.as_mut() {
             match pipe.write(left) {
                 Ok(length) => left = left.get(length..).unwrap_or_default(),
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 // It does not read all of its stdin.
                 Err(_broken) => input = None,
             }
@@ -433,7 +433,7 @@ fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
             Ok(0) => return Ok(true),
             Ok(length) => into.extend(piece.iter().take(length)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_passing(&error) => return Ok(false),
+            Err(error) if is_transient(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
         // Endless output must not keep us here.
@@ -443,7 +443,7 @@ fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 

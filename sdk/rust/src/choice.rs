@@ -74,7 +74,7 @@ macro_rules! delegate_policy {
 
         impl $crate::choice::bindings::exports::weft::policy::delegate_choice::Guest for WeftPolicyExport {
             fn choose(request: $crate::choice::ChoiceRequest) -> Result<$crate::choice::Choice, $crate::Denial> {
-                $crate::log::panics_too();
+                $crate::log::log_panics();
                 <$policy as $crate::DelegatePolicy>::choose(&request)
             }
 
@@ -82,7 +82,7 @@ macro_rules! delegate_policy {
                 config: ::std::string::String,
                 candidates: ::std::vec::Vec<$crate::choice::Candidate>,
             ) -> ::std::vec::Vec<$crate::Problem> {
-                $crate::log::panics_too();
+                $crate::log::log_panics();
                 <$policy as $crate::DelegatePolicy>::validate(&config, &candidates)
             }
 

@@ -148,12 +148,12 @@ macro_rules! policy {
 
         impl $crate::bindings::exports::weft::policy::ipam::Guest for WeftPolicyExport {
             fn allocate(request: $crate::Request) -> Result<$crate::Decision, $crate::Denial> {
-                $crate::log::panics_too();
+                $crate::log::log_panics();
                 <$policy as $crate::Policy>::allocate(&request, &$crate::HostLedger)
             }
 
             fn validate(config: ::std::string::String) -> ::std::vec::Vec<$crate::Problem> {
-                $crate::log::panics_too();
+                $crate::log::log_panics();
                 <$policy as $crate::Policy>::validate(&config)
             }
 

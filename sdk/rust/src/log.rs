@@ -18,7 +18,7 @@ pub fn warn(message: &str) {
 
 /// Sends panic messages to the log before the resulting trap: otherwise, a panic is an anonymous `unreachable`.
 #[doc(hidden)]
-pub fn panics_too() {
+pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
 }
 

@@ -83,14 +83,14 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     }
     if call.network.external_delegate().is_some() {
         restart::remove_what_ended(node, call)?;
-        supersede::earlier_tries(node, call)?;
+        supersede::remove_earlier_sandboxes(node, call)?;
         return external_add::by_delegate(node, call);
     }
     // Three independent things: the namespaces and then the policy, in parallel with the ledger.
     let (loading, load) = Loading::prepare(node, call).unzip();
     let setting = Stage::set(node.context, call, load)?;
     restart::remove_what_ended(node, call)?;
-    supersede::earlier_tries(node, call)?;
+    supersede::remove_earlier_sandboxes(node, call)?;
     let (mut stage, mut executor) = setting.wait()?;
     if let Some(name) = stage.missing_device()
         && homecoming::restore_device(node, &name)?

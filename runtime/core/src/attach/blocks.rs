@@ -95,7 +95,7 @@ impl Network<'_> {
                 continue;
             }
             let decided = decision?;
-            if matches!(decided.release, ReleaseRule::Keep(_)) || !lies_in(&decided, &spans) {
+            if matches!(decided.release, ReleaseRule::Keep(_)) || !has_candidate_in_cells(&decided, &spans) {
                 return Ok(None);
             }
             // The transaction checks the cells again.
@@ -134,6 +134,6 @@ impl Network<'_> {
 
 /// Returns whether every want has a candidate in the cells. A want without one was not found in the policy's view: it
 /// was requested by name.
-fn lies_in(decided: &Decided, cells: &[Span]) -> bool {
+fn has_candidate_in_cells(decided: &Decided, cells: &[Span]) -> bool {
     decided.wants.iter().all(|want| want.candidates.iter().any(|(candidate, _range)| is_in(cells, candidate.addr())))
 }

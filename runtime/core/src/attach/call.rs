@@ -154,7 +154,7 @@ impl Call {
 
     /// Returns the same call for attachments that it does not name, without what the runtime said about its own
     /// attachment.
-    pub(super) fn about_others(&self) -> Self {
+    pub(super) fn without_attachment(&self) -> Self {
         let mut call = self.clone();
         call.env.netns.clear();
         call.network.prev_result = None;

@@ -90,11 +90,11 @@ pub(super) fn decide(
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
-    decide_beside(call, policy, (store, Beside::default()), request, log)
+    decide_with_cluster_view(call, policy, (store, Beside::default()), request, log)
 }
 
 /// Like `decide`, when others have addresses that this node's store does not know.
-pub(super) fn decide_beside(
+pub(super) fn decide_with_cluster_view(
     call: &Call,
     policy: &Loaded,
     (store, beside): (Option<&NodeStore>, Beside),

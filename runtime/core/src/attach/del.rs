@@ -95,7 +95,7 @@ fn stock_delegate(context: &Context, call: &Call, file: &Path) -> Result<Call, S
     let text = std::fs::read(file).map_err(|error| error.to_string())?;
     let value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     let conf = Object::from_value(value).map_err(|error| error.to_string())?;
-    let network = Network::chosen_for_del(&conf, &|name| context.has_policy(name));
+    let network = Network::delegate_for_stock_del(&conf, &|name| context.has_policy(name));
     Ok(call.with_conf(conf, network.map_err(|error| error.to_string())?))
 }
 

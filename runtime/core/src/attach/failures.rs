@@ -91,7 +91,7 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
 }
 
 /// Keeps the record of an ADD that failed before it had an attachment, as far as its configuration says what it was about.
-pub fn keep_unread(context: &Context, env: &Environment, stdin: &[u8], error: &CniError) {
+pub fn record_unparsed(context: &Context, env: &Environment, stdin: &[u8], error: &CniError) {
     let network = cni::read_network(stdin).ok().and_then(|conf| conf.str("name").ok().flatten().map(str::to_owned));
     let pairs = cni::usable_pairs(&env.args);
     let value = |wanted: &str| pairs.iter().find(|(key, _value)| key == wanted).map(|(_key, value)| value.as_str());

@@ -86,13 +86,14 @@ impl<'a> Standing<'a> {
         let may_be_replaced = self.may_fall_back && self.fallback.is_none();
         // Only what may have to be asked again is copied.
         let again = may_be_replaced.then(|| (beside.clone(), request.clone()));
-        let decided = match (decide::decide_beside(call, &self.loaded, (store, beside), request, log), again) {
+        let decided = match (decide::decide_with_cluster_view(call, &self.loaded, (store, beside), request, log), again)
+        {
             (Err(AttachError::Policy(error)), Some((beside, request))) if error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
                 (self.loaded, self.fallback, self.reason) = (loaded, Some(fallback), error.class().name());
                 self.note(&call.network.name, log);
                 beside.forget_looks();
-                decide::decide_beside(call, &self.loaded, (store, beside), request, log)?
+                decide::decide_with_cluster_view(call, &self.loaded, (store, beside), request, log)?
             }
             (decided, _no_need) => decided?,
         };

@@ -108,13 +108,13 @@ fn unknown(persona: Persona, ipam: &IpamConf, schema: Option<&Schema>) -> Vec<Co
     let value = ipam.object.as_value();
     let found = match schema {
         Some(schema) => schema.unknown_keys(value, &also),
-        None => likely_mistakes(value).into_iter().map(by_the_host).collect(),
+        None => likely_mistakes(value).into_iter().map(misplaced_key).collect(),
     };
     let reported = found.into_iter().filter(|unknown| is_strict(persona) || unknown.meant.is_some());
     reported.map(|unknown| error(ipam.place(), unknown, persona == Persona::Weft)).collect()
 }
 
-fn by_the_host((at, meant): (String, &'static str)) -> UnknownKey {
+fn misplaced_key((at, meant): (String, &'static str)) -> UnknownKey {
     let (within, key) = at.rsplit_once('/').unwrap_or_default();
     UnknownKey { within: within.to_owned(), key: key.to_owned(), meant: Some(meant.to_owned()), known: Vec::new() }
 }

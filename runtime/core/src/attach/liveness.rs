@@ -29,12 +29,12 @@ pub fn netns_state(entry: &Entry) -> NetnsState {
     let recorded =
         record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).and_then(|(_netns, plan)| plan.container);
     let state = state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown);
-    seen_from(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
+    state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
 }
 
 /// Returns what is known of a namespace whose path may lead elsewhere here than for the runtime. If it leads to the
 /// recorded namespace, that one exists; otherwise nothing follows.
-fn seen_from(is_of_other_pids: bool, state: NetnsState) -> NetnsState {
+fn state_in_this_pid_namespace(is_of_other_pids: bool, state: NetnsState) -> NetnsState {
     if is_of_other_pids && state == NetnsState::Gone { NetnsState::Unknown } else { state }
 }
 
@@ -132,9 +132,9 @@ mod tests {
 
     #[test]
     fn a_process_of_another_pid_namespace_is_not_gone() {
-        assert_eq!(seen_from(true, NetnsState::Gone), NetnsState::Unknown);
-        assert_eq!(seen_from(true, NetnsState::There), NetnsState::There);
-        assert_eq!(seen_from(false, NetnsState::Gone), NetnsState::Gone);
+        assert_eq!(state_in_this_pid_namespace(true, NetnsState::Gone), NetnsState::Unknown);
+        assert_eq!(state_in_this_pid_namespace(true, NetnsState::There), NetnsState::There);
+        assert_eq!(state_in_this_pid_namespace(false, NetnsState::Gone), NetnsState::Gone);
     }
 
     #[test]

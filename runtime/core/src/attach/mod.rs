@@ -83,7 +83,7 @@ pub use decide::ASKS;
 pub use del::del;
 pub use error::AttachError;
 pub use evidence::no_attachments;
-pub use failures::{Failure, failures, keep_unread};
+pub use failures::{Failure, failures, record_unparsed};
 pub use gc::gc;
 pub use ipam_keys::{ipam_problems, select_problems};
 pub use kept::kept_file;

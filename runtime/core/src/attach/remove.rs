@@ -20,7 +20,7 @@ pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<Stri
     if entry.key.role == Role::Steps {
         return chained::remove(node, call, entry, None);
     }
-    let problems = but_claims(node, call, entry);
+    let problems = remove_links_and_plugins(node, call, entry);
     if !problems.is_empty() {
         return problems;
     }
@@ -30,7 +30,7 @@ pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<Stri
 }
 
 /// Removes an entry's links and calls DEL of its plugins, but keeps its claims. Returns what could not be removed.
-pub(super) fn but_claims(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
+pub(super) fn remove_links_and_plugins(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     let mut problems = links(node, call, entry);
     problems.extend(external::del_stored(call, entry));
     problems
@@ -95,7 +95,7 @@ pub(super) fn all_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachE
     if marks.is_empty() {
         return Ok(());
     }
-    let call = call.about_others();
+    let call = call.without_attachment();
     for key in marks {
         for left in marked(node, &call, &key) {
             node.log(&format!("{} {}: {left}", key.attachment.container_id, key.attachment.ifname));

@@ -26,12 +26,12 @@ pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), 
     }
     if noted.is_some() {
         let mut entries = node.store()?.entries(None)?;
-        entries.retain(has_path_of_its_own);
+        entries.retain(has_meaningful_netns_path);
         if !entries.iter().all(is_visible) {
             // The next call tries again.
             return Ok(());
         }
-        remove_all_ended(node, &call.about_others(), entries);
+        remove_all_ended(node, &call.without_attachment(), entries);
     }
     node.store()?.note_host(&host)?;
     Ok(())
@@ -50,7 +50,7 @@ fn is_visible(entry: &Entry) -> bool {
 
 /// Returns whether the path of an entry's namespace is meaningful. Process numbers belong to a PID namespace, which may
 /// not be this one.
-fn has_path_of_its_own(entry: &Entry) -> bool {
+fn has_meaningful_netns_path(entry: &Entry) -> bool {
     !entry.record.netns.is_empty() && !entry.record.netns.starts_with("/proc/")
 }
 

@@ -127,7 +127,7 @@ impl<'a> Stage<'a> {
         let without = self.describe(call, None).ok();
         let plan = match without.filter(|plan| !plan.ops.iter().any(|op| matches!(op, Op::AddAddress { .. }))) {
             Some(plan) => plan,
-            None => self.up_to_addresses(call)?,
+            None => self.plan_without_addresses(call)?,
         };
         let is_layer_3 = |op: &Op| matches!(op, Op::CreateIpvlan(link) if link.mode != IpvlanMode::L2);
         if plan.ops.iter().any(is_layer_3) {
@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
 
     /// The same for a delegate that plans only with addresses: plans with a placeholder, and returns the part that does
     /// not use it.
-    fn up_to_addresses(&self, call: &Call) -> Result<Plan, AttachError> {
+    fn plan_without_addresses(&self, call: &Call) -> Result<Plan, AttachError> {
         let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
         let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
         let mut plan = self.describe(call, Some(&addressing)).map_err(|error| match (error, self.delegate) {

@@ -18,7 +18,7 @@ use crate::store::Role;
 const RESERVED: u64 = 60;
 
 /// Removes what earlier tries of the same pod left of this attachment.
-pub(super) fn earlier_tries(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+pub(super) fn remove_earlier_sandboxes(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let (Some(name), Some(pod)) = (call.pod_name(), call.pod()) else { return Ok(()) };
     let key = call.key();
     let entries = node.store()?.entries_sharing(&name)?;
@@ -30,7 +30,7 @@ pub(super) fn earlier_tries(node: &mut Node<'_>, call: &Call) -> Result<(), Atta
             continue;
         }
         let _lock = Lock::for_takeover(&node.context.state_dir, &entry.key)?;
-        let left = take_over(node, &call.about_others(), &entry, &owner)?;
+        let left = take_over(node, &call.without_attachment(), &entry, &owner)?;
         for problem in left {
             node.log(&format!("what is left of {}: {problem}", entry.key.attachment.container_id));
         }
@@ -45,7 +45,7 @@ fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Re
     if entry.key.role == Role::Attachment {
         problems.extend(remove::companions(node, call, &entry.key)?);
     }
-    problems.extend(remove::but_claims(node, call, entry));
+    problems.extend(remove::remove_links_and_plugins(node, call, entry));
     if problems.is_empty() {
         let now = crate::facts::now()?;
         node.store()?.release_reserved(&entry.key, (owner, now.saturating_add(RESERVED)), now)?;

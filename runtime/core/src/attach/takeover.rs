@@ -49,7 +49,7 @@ fn try_to_remove(node: &mut Node<'_>, call: &Call, holder: &Attachment) -> Resul
             }
         }
     }
-    let call = call.about_others();
+    let call = call.without_attachment();
     let problems: Vec<String> = entries.iter().flat_map(|entry| remove::entry(node, &call, entry)).collect();
     if problems.is_empty() { Ok(!entries.is_empty()) } else { Err(AttachError::Teardown { problems }) }
 }

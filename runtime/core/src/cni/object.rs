@@ -86,7 +86,7 @@ impl Object {
     /// Returns the object without the key of exactly this spelling: Go has another field of that name there, so it is
     /// not a spelling of ours.
     #[must_use]
-    pub fn without_exactly(mut self, key: &str) -> Self {
+    pub fn without_exact_key(mut self, key: &str) -> Self {
         if let Value::Object(map) = &mut self.value {
             map.shift_remove(key);
         }

@@ -252,7 +252,7 @@ fn read_and_carry_out(
     let read = read_stdin(stdin).and_then(|stdin| {
         let call = read_call(node.context(), persona, &environment, &stdin);
         if let (Verb::Add, Err(error)) = (verb, &call) {
-            attach::keep_unread(node.context(), &environment, &stdin, error);
+            attach::record_unparsed(node.context(), &environment, &stdin, error);
         }
         call
     });
@@ -260,7 +260,7 @@ fn read_and_carry_out(
         let answer = match &call {
             Read::One(call) => {
                 network = call.attachment().network;
-                node.logger().about_network(&network);
+                node.logger().set_network(&network);
                 carry_out(verb, node, call)
             }
             Read::Pod(call) => carry_out_for_pod(node, call),

@@ -27,7 +27,7 @@ impl NodeStore {
         ask: &ClaimAsk<'_>,
         record: impl FnOnce(&[Claimed]) -> Result<Record, E>,
     ) -> Result<Vec<Claimed>, ClaimError<E>> {
-        self.claim_some(ask, |_conn, _boot| Ok(Cow::Borrowed(ask.wants)), record)
+        self.claim_first_free(ask, |_conn, _boot| Ok(Cow::Borrowed(ask.wants)), record)
     }
 
     /// Like [`claim`](Self::claim), but claims only addresses inside a cell that this machine owns, and has confirmed
@@ -49,11 +49,11 @@ impl NodeStore {
             }
             Ok(Cow::Owned(wants))
         };
-        self.claim_some(ask, inside, record)
+        self.claim_first_free(ask, inside, record)
     }
 
     /// Claims the first free candidate among those that `allowed` returns, inside the transaction.
-    fn claim_some<'a, E>(
+    fn claim_first_free<'a, E>(
         &mut self,
         ask: &ClaimAsk<'a>,
         allowed: impl FnOnce(&Connection, &str) -> Result<Cow<'a, [Want]>, Fault>,

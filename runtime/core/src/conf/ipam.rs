@@ -148,7 +148,7 @@ fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
     let items = ipam.objects("addresses")?.unwrap_or_default();
     let net = |item: Object| {
         // The stock plugin has a separate field `Address`.
-        let item = item.without_exactly("Address");
+        let item = item.without_exact_key("Address");
         let text = item.str("address")?.unwrap_or_default();
         read_net(text).ok_or_else(|| ConfError::DeclaredAddress { text: text.to_owned() })
     };

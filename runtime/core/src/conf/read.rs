@@ -118,7 +118,7 @@ impl Network {
     ///
     /// # Errors
     /// It names no plugin.
-    pub fn chosen_for_del(conf: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Self, ConfError> {
+    pub fn delegate_for_stock_del(conf: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Self, ConfError> {
         let kind = select::stock_kind(conf)?;
         Ok(match delegate::find(&kind) {
             Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),

@@ -17,7 +17,7 @@ use crate::{delegate, step};
 
 /// Returns every unknown key of a `"type": "weft"` configuration outside `ipam`.
 pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
-    let mut found = at_the_top(object);
+    let mut found = unknown_top_level_keys(object);
     found.extend(of_terms(object));
     if let Ok(Some(own)) = object.object("delegate") {
         found.extend(of_delegate(&own, "delegate"));
@@ -67,7 +67,7 @@ pub(super) fn in_object(object: &Object, place: &str, known: &[&str]) -> Vec<Con
     object.unknown(known).map(error).collect()
 }
 
-fn at_the_top(object: &Object) -> Vec<ConfError> {
+fn unknown_top_level_keys(object: &Object) -> Vec<ConfError> {
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
     let of_delegates: Vec<&str> =
         delegate::kinds().filter_map(delegate::find).flat_map(delegate::Delegate::keys).copied().collect();

@@ -60,7 +60,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
                 conf.set(key, value.clone());
             }
         }
-        if let Some(ipam) = ipam.and_then(|ipam| called_back(ipam, object)) {
+        if let Some(ipam) = ipam.and_then(|ipam| ipam_for_external_delegate(ipam, object)) {
             conf.set("ipam", ipam.as_value().clone());
         }
     }
@@ -100,7 +100,7 @@ fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
 
 /// Returns the `ipam` for an external delegate whose addresses a policy decides: the delegate executes `weft-ipam`,
 /// which finds everything it needs in the object.
-fn called_back(ipam: &IpamConf, object: &Object) -> Option<Object> {
+fn ipam_for_external_delegate(ipam: &IpamConf, object: &Object) -> Option<Object> {
     let policy = ipam.kind.policy()?;
     let mut called = ipam.object.clone().with("type", "weft-ipam").with("policy", policy);
     for key in ["ledger", "limits", "grants"] {

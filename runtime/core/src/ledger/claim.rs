@@ -80,7 +80,7 @@ pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec
 
 /// Returns whether a cooldown, or the time of a conflict, is over. If it began in the future, the clock was ahead when
 /// it was written: its true age is unknown, and its end may be years away.
-pub(super) fn has_rested(since: i64, until: Option<i64>, now: u64) -> bool {
+pub(super) fn cooldown_is_over(since: i64, until: Option<i64>, now: u64) -> bool {
     let now = store::seconds(now);
     since > now || until.is_some_and(|until| until <= now)
 }
@@ -111,7 +111,7 @@ fn standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<St
     let Some((code, until, owner, since)) = row else { return Ok(Standing::Free) };
     Ok(match state(code)? {
         ClaimState::Kept if owner.is_some_and(|owner| ask.identities.contains(&owner)) => Standing::Takeable,
-        ClaimState::Cooldown | ClaimState::Conflict if has_rested(since, until, ask.now) => Standing::Takeable,
+        ClaimState::Cooldown | ClaimState::Conflict if cooldown_is_over(since, until, ask.now) => Standing::Takeable,
         ClaimState::Active | ClaimState::Kept | ClaimState::Cooldown | ClaimState::Conflict => Standing::Taken,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, Usage};
 
-use super::claim::{has_rested, state};
+use super::claim::{cooldown_is_over, state};
 use super::{ranges, runs};
 use crate::store::{self, Blob, Db, Fault, NodeStore, StoreError, Stored};
 
@@ -275,7 +275,8 @@ impl LedgerView for View {
                 .optional()?;
             let Some((code, until, owner, ifname, since)) = row else { return Ok(None) };
             let state = state(code)?;
-            if matches!(state, ClaimState::Cooldown | ClaimState::Conflict) && has_rested(since, until, self.now) {
+            if matches!(state, ClaimState::Cooldown | ClaimState::Conflict) && cooldown_is_over(since, until, self.now)
+            {
                 return Ok(None);
             }
             Ok(Some(ClaimInfo { address, owner, ifname, state }))

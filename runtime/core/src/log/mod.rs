@@ -83,7 +83,7 @@ impl Logger {
     }
 
     /// Sets the network, which is known only after the configuration is read.
-    pub fn about_network(&self, network: &str) {
+    pub fn set_network(&self, network: &str) {
         network.clone_into(&mut self.subject.borrow_mut().network);
     }
 

@@ -109,7 +109,7 @@ pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool
         Some(index) if link.index == index => link.permanent.is_empty() || op.hardware.is_none() || same_hardware,
         Some(_) if !link.permanent.is_empty() => same_hardware,
         // A kernel that ignores the index of a move lets the device keep its old one, if that is free.
-        Some(_) => !moves_take_an_index() && same_hardware && Some(link.index) == op.host_index,
+        Some(_) => !supports_index_on_move() && same_hardware && Some(link.index) == op.host_index,
         None => {
             let by_alias = link.alias.as_ref().is_some_and(|alias| op.device.is_empty() || *alias == op.device);
             by_alias || same_hardware
@@ -118,7 +118,7 @@ pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool
 }
 
 /// Returns whether the kernel supports `IFLA_NEW_IFINDEX` (5.13 and later). Older kernels ignore it.
-fn moves_take_an_index() -> bool {
+fn supports_index_on_move() -> bool {
     let Ok(system) = uname() else { return true };
     let release = system.release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
@@ -138,7 +138,7 @@ impl Executor {
     /// down.
     pub(super) fn return_device(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else {
-            return self.await_homecoming(op, index);
+            return self.wait_for_return_to_host(op, index);
         };
         if let Some(found) = find_inside(container, op, index, &[&op.name])? {
             let original = self.original_name(op, &found)?;
@@ -147,7 +147,7 @@ impl Executor {
         if op.device.is_empty() && container.link(Lookup::Name(&op.name)).doing(|| finding(op))?.is_some() {
             return Err(NetlinkError::NoAlias { link: op.name.clone() });
         }
-        if self.settle_in(op, index)? {
+        if self.restore_name_on_host(op, index)? {
             return Ok(());
         }
         let Some(index) = index else { return Ok(()) };
@@ -198,21 +198,21 @@ impl Executor {
 
     /// Waits for a device that the kernel returns to the host, and restores its name. Virtual links ended with the
     /// namespace.
-    fn await_homecoming(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
+    fn wait_for_return_to_host(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let deadline = Instant::now() + HOMECOMING;
-        while !self.settle_in(op, index)? && op.physical && Instant::now() < deadline {
+        while !self.restore_name_on_host(op, index)? && op.physical && Instant::now() < deadline {
             sleep(HOMECOMING_STEP);
         }
         Ok(())
     }
 
     /// Restores the name of a device on the host. Returns whether it was found.
-    fn settle_in(&self, op: &TakeDevice, index: Option<u32>) -> Result<bool, NetlinkError> {
+    fn restore_name_on_host(&self, op: &TakeDevice, index: Option<u32>) -> Result<bool, NetlinkError> {
         if op.device.is_empty() {
             return Ok(true);
         }
         let doing = || format!("failed to restore {:?} to original name {:?}", op.name, op.device);
-        let Some(found) = self.find_at_home(op, index).doing(doing)? else { return Ok(false) };
+        let Some(found) = self.find_on_host(op, index).doing(doing)? else { return Ok(false) };
         if found.index != index.unwrap_or_default()
             && found.name == op.device
             && found.alias.as_ref() != Some(&op.device)
@@ -230,7 +230,7 @@ impl Executor {
     }
 
     /// Finds a device on the host: by its index, its name, or its alias.
-    fn find_at_home(&self, op: &TakeDevice, index: Option<u32>) -> Result<Option<Link>, Fault> {
+    fn find_on_host(&self, op: &TakeDevice, index: Option<u32>) -> Result<Option<Link>, Fault> {
         if let Some(index) = index
             && let Some(found) = self.host.link(Lookup::Index(index))?.filter(|link| is_taken(op, Some(index), link))
         {

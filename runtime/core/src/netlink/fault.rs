@@ -55,7 +55,7 @@ impl Fault {
     }
 
     /// Returns whether there is no route to an address, or only one without a destination.
-    pub(super) fn is_no_way(&self) -> bool {
+    pub(super) fn is_no_route(&self) -> bool {
         matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL))
     }
 }

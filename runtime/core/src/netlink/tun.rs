@@ -70,7 +70,7 @@ pub(super) fn create(op: &CreateTap, index: Option<u32>) -> Result<(), NetlinkEr
     let blueprint = Blueprint::new(op, index)?;
     let outcome = match &op.selinux_context {
         None => open().and_then(|file| blueprint.make(file.as_raw_fd())),
-        Some(context) => in_context(context, &blueprint)?,
+        Some(context) => create_in_selinux_context(context, &blueprint)?,
     };
     outcome.map_err(|(stage, errno)| stage.refused(op, errno))
 }
@@ -83,7 +83,7 @@ fn open() -> Result<File, (Stage, Errno)> {
 
 /// Makes the device in another context. The threads of a process share their context, so this needs a process: a fork
 /// of this one that executes no other program, makes the device and ends.
-fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkError> {
+fn create_in_selinux_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkError> {
     if !selinux_is_on() {
         return Err(NetlinkError::NoSelinux { context: context.to_owned() });
     }

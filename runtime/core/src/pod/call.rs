@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::plugin::Sandbox;
 use super::record;
 use super::settings::Settings;
-use crate::attach::{Context, keep_unread};
+use crate::attach::{Context, record_unparsed};
 use crate::cni::{self, CniError, Environment, Object, Verb, Version, code};
 use crate::store::Key;
 
@@ -76,7 +76,7 @@ impl PodCall {
 
     /// Keeps the record of a failed ADD for `weftctl failures`.
     pub fn keep_failure(&self, context: &Context, error: &CniError) {
-        keep_unread(context, &self.env, &self.stdin, error);
+        record_unparsed(context, &self.env, &self.stdin, error);
     }
 
     /// Returns the verb.

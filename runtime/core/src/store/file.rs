@@ -73,7 +73,7 @@ pub(super) fn check_loss(path: &Path, boot_id: &str, may_create: MayCreate<'_>) 
     let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
     let Some(conn) = open_read_only(path)? else {
-        if let Some(what) = signs_of_loss(path, boot_id)? {
+        if let Some(what) = evidence_of_loss(path, boot_id)? {
             return Err(lost(what));
         }
         return may_create().map_err(lost);
@@ -155,7 +155,7 @@ pub(super) fn claimed(conn: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// Returns the evidence that there was a store where there is none now; `None` if there is none.
-pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>, StoreError> {
+pub(super) fn evidence_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>, StoreError> {
     let failed = |source| directory_error(path, source);
     match log_path(path).symlink_metadata() {
         Ok(log) if log.len() > 0 => return Ok(Some("the file is missing or empty, and its log is there".to_owned())),
@@ -175,7 +175,7 @@ fn create(state_dir: &Path, path: &Path, boot_id: &str, may_create: MayCreate<'_
         // Another process was faster.
         return Ok(Made::No);
     }
-    if let Some(what) = signs_of_loss(path, boot_id)? {
+    if let Some(what) = evidence_of_loss(path, boot_id)? {
         return Err(StoreError::Lost { path: path.to_owned(), what });
     }
     may_create().map_err(|what| StoreError::Lost { path: path.to_owned(), what })?;

@@ -107,7 +107,7 @@ pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyho
 }
 
 /// Returns the weft that belongs to this program: beside it, or where `cargo weft` puts it if cargo built both.
-fn weft_of(own: &Path) -> PathBuf {
+fn default_weft_path(own: &Path) -> PathBuf {
     let built = format!("{}-unknown-linux-musl/release/weft", std::env::consts::ARCH);
     let of_cargo = own.parent().and_then(Path::parent).map(|target| target.join(built));
     of_cargo.filter(|path| path.is_file()).unwrap_or_else(|| own.with_file_name("weft"))
@@ -115,7 +115,7 @@ fn weft_of(own: &Path) -> PathBuf {
 
 fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
-    let weft = args.weft.clone().unwrap_or_else(|| weft_of(&own));
+    let weft = args.weft.clone().unwrap_or_else(|| default_weft_path(&own));
     if !weft.is_file() {
         bail!("{} does not exist; build it with `cargo weft` or name it with --weft", weft.display());
     }

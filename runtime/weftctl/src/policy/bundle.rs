@@ -8,7 +8,7 @@ use clap::Args;
 use weft_agent::artifact::Image;
 use weft_agent::registry::{self, Layout};
 
-use super::registry::{Reach, TrustArgs, compile, said_of_lock};
+use super::registry::{Reach, TrustArgs, compile, lock_message};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -61,7 +61,7 @@ pub(super) fn load(args: &LoadArgs, state: &Path, output: Output) -> anyhow::Res
     let loaded = registry::wait(loading)?;
     let lock = weft_core::policy::LockFile::path(state);
     let line = |loaded: &registry::Loaded| match &loaded.lock {
-        Some(change) => format!("loaded {}; {}", loaded.reference, said_of_lock(change, &lock)),
+        Some(change) => format!("loaded {}; {}", loaded.reference, lock_message(change, &lock)),
         None => format!("loaded {}", loaded.reference),
     };
     output.lines(&loaded, &loaded.iter().map(line).collect::<Vec<_>>())?;

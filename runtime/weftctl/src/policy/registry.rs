@@ -119,7 +119,7 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
         check_lock(path, &entry, args.allow_downgrade)?;
     }
     let pinned = looked.image.to_string();
-    let mut lines = vec![format!("pulled {pinned}"), said_of_trust(&fetched)];
+    let mut lines = vec![format!("pulled {pinned}"), trust_message(&fetched)];
     let mut change = None;
     if let Some(file) = &args.output {
         fs::write(file, &fetched.component).with_context(|| format!("cannot write {}", file.display()))?;
@@ -130,7 +130,7 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
         lines.push("it is compiled on this node; networks may name it".to_owned());
         if let Some(path) = &lock_file {
             let changed = lock(path, &entry, args.allow_downgrade)?;
-            lines.push(said_of_lock(&changed, path));
+            lines.push(lock_message(&changed, path));
             lines.extend(said_of_version(looked.version.as_deref(), &image));
             change = Some(changed);
         }
@@ -164,7 +164,7 @@ pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow
         } else {
             lock(path, &entry, args.allow_downgrade)?
         };
-        lines.push(format!("{}: {}", looked.image, said_of_lock(&change, path)));
+        lines.push(format!("{}: {}", looked.image, lock_message(&change, path)));
         let (tag, wanted) = (PolicyRef::parse(&image.to_string())?, PolicyRef::parse(&looked.image.to_string())?);
         if *path == own && *resolve_tag(state, &tag)? != wanted {
             lines.push(
@@ -269,7 +269,7 @@ pub(super) fn compile(state: &Path, name: &str, path: &Path) -> Result<(), Polic
     })
 }
 
-fn said_of_trust(fetched: &Fetched) -> String {
+fn trust_message(fetched: &Fetched) -> String {
     match &fetched.verdict {
         Some(verdict) if verdict.keys.is_empty() => format!("the rule for {:?} requires no signature", verdict.rule),
         Some(verdict) => format!("signed by {}, as the rule for {:?} requires", verdict.keys.join(", "), verdict.rule),
@@ -277,7 +277,7 @@ fn said_of_trust(fetched: &Fetched) -> String {
     }
 }
 
-pub(super) fn said_of_lock(change: &Change, path: &Path) -> String {
+pub(super) fn lock_message(change: &Change, path: &Path) -> String {
     match change {
         Change::New => format!("locked in {}", path.display()),
         Change::Same => format!("is what {} has already", path.display()),

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The API server accepts claims although the ledger is frozen: it lacks the admission policy.
-pub(super) async fn until_it_holds(backend: &Kubernetes) -> Result<(), WriteError> {
+pub(super) async fn wait_until_enforced(backend: &Kubernetes) -> Result<(), WriteError> {
     let owner = Owner { kind: "Sandbox".to_owned(), uid: "freeze".to_owned(), ..Owner::default() };
     let probe = ClaimSpec {
         domain: "weft-freeze-probe".to_owned(),

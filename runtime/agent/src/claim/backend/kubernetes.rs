@@ -311,7 +311,7 @@ impl Backend for Kubernetes {
             }
             _ => return Err(WriteError::Conflict),
         }
-        if state.frozen { freeze::until_it_holds(self).await } else { Ok(()) }
+        if state.frozen { freeze::wait_until_enforced(self).await } else { Ok(()) }
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {

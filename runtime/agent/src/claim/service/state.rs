@@ -27,7 +27,7 @@ impl Claims {
             let refused = progress.next_reassert.is_some_and(|at| at <= Instant::now());
             (progress.started, progress.confirmed, progress.cleared, progress.lost_cells || refused)
         };
-        let again = self.has_lost_word(ledger, state).await?;
+        let again = self.has_lost_confirmation(ledger, state).await?;
         if started && confirmed >= state.epoch && !again && !lost_cells {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl Claims {
 
     /// Returns whether a frozen ledger has lost this node's confirmation: a second restore from the same backup results
     /// in the same epoch.
-    async fn has_lost_word(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
+    async fn has_lost_confirmation(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
         if !state.frozen {
             return Ok(false);
         }

@@ -208,7 +208,7 @@ impl Session<'_> {
     }
 
     /// Returns the index of the bridge of which the plan will make this link a port, if it is known already.
-    pub(super) fn future_master(&self, name: &str) -> Option<u32> {
+    pub(super) fn planned_bridge(&self, name: &str) -> Option<u32> {
         let bridge = self.plan.ops.iter().find_map(|op| match op {
             Op::BridgePort { link, bridge, .. } if link == name => Some(bridge),
             _ => None,

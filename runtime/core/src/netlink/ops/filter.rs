@@ -59,7 +59,7 @@ impl Executor {
         address: Ipv4Addr,
     ) -> Result<Option<(Link, String)>, NetlinkError> {
         let doing = || format!("failed to find the route to {address}");
-        let Some(index) = self.host.way_to(address).doing(doing)? else { return Ok(None) };
+        let Some(index) = self.host.output_link(address).doing(doing)? else { return Ok(None) };
         let found = self.host.link(Lookup::Index(index)).doing(doing)?;
         Ok(found.map(|link| {
             let key = format!("ipv4/conf/{}/route_localnet", link.name);

@@ -114,7 +114,7 @@ impl Session<'_> {
         if let Some(mac) = mac {
             peer = peer.address(mac.0.to_vec());
         }
-        let master = self.future_master(host);
+        let master = self.planned_bridge(host);
         if let Some(index) = master {
             main = main.controller(index);
         }
@@ -173,7 +173,7 @@ impl Session<'_> {
         }
         if !made {
             let before = before.into_iter().map(|address| address.net).collect();
-            self.log(format!("take {link} down"), down_again(link.side, index, before));
+            self.log(format!("take {link} down"), set_down_inverse(link.side, index, before));
         }
         Ok(())
     }
@@ -233,7 +233,7 @@ pub(super) fn state_name(state: State) -> String {
 
 /// Returns the inverse that takes a link down and removes the addresses that appeared when it came up (loopback's
 /// `127.0.0.1`).
-fn down_again(side: Side, index: u32, before: Vec<IpNet>) -> Inverse {
+fn set_down_inverse(side: Side, index: u32, before: Vec<IpNet>) -> Inverse {
     Inverse::request(side, move |rtnl| {
         rtnl.set_link(change(index).down().build())?;
         let now = rtnl.addresses(index, None)?;

@@ -164,13 +164,13 @@ impl Rtnl {
     }
 
     /// Returns the index of the link through which the host reaches an address; `None` if it has no route.
-    pub(in crate::netlink) fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>, Fault> {
+    pub(in crate::netlink) fn output_link(&self, address: Ipv4Addr) -> Result<Option<u32>, Fault> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.destination_prefix_length = 32;
         message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
         let answer = match self.get(RouteNetlinkMessage::GetRoute(message)) {
-            Err(fault) if fault.is_no_way() => return Ok(None),
+            Err(fault) if fault.is_no_route() => return Ok(None),
             other => other?,
         };
         let RouteNetlinkMessage::NewRoute(message) = answer else { return Ok(None) };

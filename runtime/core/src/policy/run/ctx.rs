@@ -136,7 +136,7 @@ impl Ctx {
     }
 
     /// Checks the clock. The store's call hook calls this whenever the guest enters or leaves the host.
-    pub(super) fn in_time(&mut self) -> wasmtime::Result<()> {
+    pub(super) fn check_deadline(&mut self) -> wasmtime::Result<()> {
         if self.fault.is_none() && Instant::now() > self.deadline { self.end(Fault::Deadline) } else { Ok(()) }
     }
 

@@ -287,7 +287,7 @@ impl<W: World> Loaded<W> {
         store.set_max_component_handles(limits.handles);
         // Checks the clock whenever the guest enters or leaves the host, including WASI.
         store.call_hook(|mut store, hook| match hook {
-            CallHook::CallingHost | CallHook::ReturningFromHost => store.data_mut().in_time(),
+            CallHook::CallingHost | CallHook::ReturningFromHost => store.data_mut().check_deadline(),
             CallHook::CallingWasm | CallHook::ReturningFromWasm => Ok(()),
         });
         Ok(store)

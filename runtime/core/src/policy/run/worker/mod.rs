@@ -134,7 +134,7 @@ fn work<T: Serialize>(
     // As a file, it is read and written with calls that the filter allows.
     let socket = Arc::new(socket);
     let body = || {
-        let confined = leave_all_behind(socket.as_raw_fd(), code)
+        let confined = close_inherited_resources(socket.as_raw_fd(), code)
             .and_then(|()| confine(Work::Run, parent).map_err(|cause| cause.0));
         let (value, evidence) = match confined {
             Ok(()) => run(Asked::new(Box::new(FarLedger(socket.clone())), pod.as_ref())),
@@ -152,7 +152,7 @@ fn work<T: Serialize>(
 
 /// Closes all descriptors except the worker's socket and the policy's code, and unmaps memory shared with the original
 /// process: above all the ledger's index, to which the copy could write.
-fn leave_all_behind(socket: RawFd, code: (u64, u64)) -> Result<(), String> {
+fn close_inherited_resources(socket: RawFd, code: (u64, u64)) -> Result<(), String> {
     let cannot = |what: &'static str| move |error: std::io::Error| format!("cannot {what}: {error}");
     for (start, length) in shared_memory().map_err(cannot("tell what memory is shared"))? {
         unmap(start, length).map_err(|errno| format!("cannot unmap shared memory: {errno}"))?;
