@@ -56,7 +56,7 @@ fn rows(policies: &[Measured]) -> Vec<Vec<String>> {
     row("evenness of nodes", &|of| format!("{:.3}", of.evenness_of_nodes));
     row("  pods with an address, worst node", &|of| format!("{:.1} %", of.worst_node_granted));
     row("fragmentation of free addresses", &|of| format!("{:.1} %", of.fragmentation));
-    row("claims before reuse: minimum, median", &|of| two(of.reuse_claims));
+    row("claims until reuse: least, median", &|of| two(of.reuse_claims));
     row("seconds until reuse: least, median", &|of| two(of.reuse_seconds));
     row("returning pods with their address", &|of| format!("{} of {}", of.returned_to_own, of.returned));
     rows
