@@ -64,6 +64,9 @@ pub(super) struct Clients {
     pub(super) uploads: Client,
 }
 
+/// Until when an authorization counts, and its header.
+type Grant = (Instant, Option<HeaderValue>);
+
 /// Requests to one registry.
 pub(super) struct Http {
     client: Client,
@@ -73,7 +76,7 @@ pub(super) struct Http {
     servers: Servers,
     auth: RegistryAuth,
     /// The authorization by repository.
-    granted: Mutex<BTreeMap<(String, Rights), (Instant, Option<HeaderValue>)>>,
+    granted: Mutex<BTreeMap<(String, Rights), Grant>>,
 }
 
 /// An object of a registry.

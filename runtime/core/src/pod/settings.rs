@@ -148,8 +148,7 @@ impl Settings {
         let path =
             |key: &str, fallback: &str| Ok::<_, CniError>(PathBuf::from(text(key)?.unwrap_or(fallback.to_owned())));
         let list = |key: &str| object.strings(key).map_err(mistyped);
-        let number =
-            |key: &str, fallback: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(fallback));
+        let number = |key: &str, other: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(other));
 
         let delegates = object.list("delegates").map_err(mistyped)?.unwrap_or_default();
         let networks = match text("clusterNetwork")? {

@@ -222,13 +222,15 @@ mod tests {
         Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }
 
-    /// Each lie, and a word of its refusal.
-    const LIES: &[(fn(&mut Decision), &str)] = &[
+    /// A change of a sound decision, and a word of its refusal.
+    type Lie = (fn(&mut Decision), &'static str);
+
+    const LIES: &[Lie] = &[
         (|decision| decision.addresses[0].gateway = Some(ip("10.1.0.2")), "another gateway"),
         (|decision| decision.addresses.push(decision.addresses[0].clone()), "for two addresses"),
         (|decision| decision.addresses.clear(), "has no address"),
         (|decision| decision.addresses[0].candidates.clear(), "no candidates"),
-        (|decision| decision.release = ReleaseRule::Keep("pod:kube-system/x".to_owned()), "no identity"),
+        (|decision| decision.release = ReleaseRule::Keep("pod:kube-system/x".to_owned()), "not an identity"),
         (|decision| decision.routes.push(route("169.254.169.254/32", None)), "neither declared"),
         (|decision| decision.routes.push(route("10.96.0.0/16", None)), "neither declared"),
         (|decision| decision.routes.push(route("0.0.0.0/0", Some("10.1.0.2"))), "next hop 10.1.0.2"),

@@ -108,6 +108,9 @@ impl PolicyRow {
     }
 }
 
+/// Policies that came from registries: names and files of those in use, and the others.
+type Fetched = (Vec<(String, PathBuf)>, Vec<PolicyRow>);
+
 // === impl PolicyStore ===
 
 impl PolicyStore {
@@ -162,7 +165,7 @@ impl PolicyStore {
     }
 
     /// Returns the policies that came from registries: names and files of those in use, and the others.
-    fn fetched(&self) -> Result<(Vec<(String, PathBuf)>, Vec<PolicyRow>), PolicyError> {
+    fn fetched(&self) -> Result<Fetched, PolicyError> {
         let (state_dir, mut fetched, mut without) = (&self.state_dir, Vec::new(), Vec::new());
         for manifest in &manifests(state_dir)? {
             let record = manifest_record(state_dir, manifest);
