@@ -56,11 +56,12 @@ impl Turns {
     /// Waits for a turn.
     pub(super) async fn take(self: &Rc<Self>, reference: &str, tries: u32) -> Result<Turn, String> {
         let (grant, granted) = oneshot::channel();
-        let mut line = self.line.borrow_mut();
-        let place = (tries, line.next);
-        line.next += 1;
-        line.waiting.insert(place, (reference.to_owned(), grant));
-        drop(line);
+        {
+            let mut line = self.line.borrow_mut();
+            let place = (tries, line.next);
+            line.next += 1;
+            line.waiting.insert(place, (reference.to_owned(), grant));
+        }
         self.grant();
         granted.await.map_err(|_dropped| format!("no network names {reference} any more"))
     }
