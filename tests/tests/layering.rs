@@ -68,7 +68,7 @@ fn namespaces() -> Result<()> {
         let text = fs::read_to_string(&file)?;
         for call in ["setns(", "CLONE_NEWNET", "CLONE_NEWNS"] {
             if text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(call)) {
-                wrong.push(format!("{name}: {call} belongs into netlink/netns.rs or exec/place.rs"));
+                wrong.push(format!("{name}: {call} belongs in netlink/netns.rs or exec/place.rs"));
             }
         }
     }
@@ -92,7 +92,7 @@ fn modes() -> Result<()> {
         if name == OWNER {
             owner = found.len();
         } else {
-            wrong.extend(found.iter().map(|line| format!("{name}: {} belongs into {OWNER}", line.trim())));
+            wrong.extend(found.iter().map(|line| format!("{name}: {} belongs in {OWNER}", line.trim())));
         }
     }
     if owner != 2 {

@@ -213,12 +213,17 @@ fn author() -> Result<()> {
         "{simulated}"
     );
 
+    author_repeats(&mut node, &policy, &data)
+}
+
+/// Its author runs a recorded call again, and exports it.
+fn author_repeats(node: &mut Node, policy: &str, data: &str) -> Result<()> {
     // The record says that WASI was granted; only the directory has to be named.
-    let same = node.world.weftctl(&["policy", "replay", "cid-a", "--data", &data])?;
+    let same = node.world.weftctl(&["policy", "replay", "cid-a", "--data", data])?;
     ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
     let elsewhere = node.file("exported");
     let out = elsewhere.join("cases").display().to_string();
-    let export = ["policy", "trace", "export", "cid-a", "--redact", "--data", &data, "--out", &out];
+    let export = ["policy", "trace", "export", "cid-a", "--redact", "--data", data, "--out", &out];
     let exported = node.world.weftctl(&export)?;
     ensure!(exported["leftOut"] == json!([]), "{exported}");
     let tested = node.world.weftctl(&[
@@ -226,9 +231,9 @@ fn author() -> Result<()> {
         "test",
         &elsewhere.display().to_string(),
         "--policy",
-        &policy,
+        policy,
         "--data",
-        &data,
+        data,
     ])?;
     ensure!(tested.pointer("/0/ok") == Some(&json!(true)), "{tested}");
     Ok(())

@@ -94,7 +94,7 @@ async fn thaw_waits_for_every_machine_of_a_name() {
     // It comes back and confirms: now both have.
     spoken(&a, Some(1)).await;
     thaw(&server, false, Duration::ZERO).await.unwrap();
-    // In the next freeze, neither has, whoever spoke last.
+    // In the next freeze, the confirmation of one machine does not count for the other.
     server.frozen_in(2);
     spoken(&a, Some(2)).await;
     assert!(refused(&server).await.starts_with("machine m-2, which was node a before,"));

@@ -41,10 +41,14 @@ fn older_conditions() {
     assert!(!rules.contains("weft 1") && rules.contains("10.88.0.9"), "{rules}");
 }
 
-/// A port's chain is deleted with its last rule, and comes back with the next; whoever deletes what meanwhile.
+fn from(net: &str) -> Vec<(Subject, bool)> {
+    vec![(Subject::Source { nets: nets(&[net]) }, false)]
+}
+
+/// A port's chain is deleted with its last rule and made again with the next one, also if another program has deleted
+/// parts of it.
 fn conditions_come_and_go() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let from = |net: &str| vec![(Subject::Source { nets: nets(&[net]) }, false)];
     let one = plan(vec![with_conditions(8080, "10.88.0.2:80", "weft 1", from("10.0.0.0/8"))]);
     let other = plan(vec![
         with_conditions(8080, "10.88.0.3:80", "weft 2", from("10.1.0.0/16")),
@@ -85,7 +89,12 @@ fn conditions_come_and_go() {
     down(&other);
     let rules = host.ruleset();
     assert!(!rules.contains("hostport_tcp_") && !rules.contains("elements"), "{rules}");
-    // Four take the chain for their own at once, over and over. Calls of one node have this lock.
+    four_at_once(&host);
+    assert!(!host.ruleset().contains("hostport_tcp_"), "{}", host.ruleset());
+}
+
+/// Four calls use the chain of one port at the same time, 25 times each, with the lock that calls of one node share.
+fn four_at_once(host: &Ns) {
     let state = tempfile::tempdir().expect("directory");
     thread::scope(|scope| {
         for number in 0..4_u8 {
@@ -106,7 +115,6 @@ fn conditions_come_and_go() {
             });
         }
     });
-    assert!(!host.ruleset().contains("hostport_tcp_"), "{}", host.ruleset());
 }
 
 /// A rebuilt journal gets the ops whose elements and rules exist. Removing those removes everything.

@@ -22,7 +22,7 @@ const OLD_IPAM: [(&str, &[u8]); 1] = [("0.1.1", include_bytes!("old/by-label-0.1
 const CONTRACT: &str = include_str!("../../../../host-abi/wit/policy.wit");
 const KEPT: [(&str, &str); 1] = [("0.1.1", include_str!("old/policy-0.1.1.wit"))];
 
-/// Whoever changes the contract raises its version, and keeps what was built for the one before.
+/// A change of the contract raises its version, and components of the version before are kept.
 #[test]
 fn a_version_of_the_contract_does_not_change() {
     let kept = KEPT.iter().find(|(version, _text)| *version == contract::VERSION);

@@ -149,6 +149,16 @@ pub(crate) fn missing(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
+/// Returns a Node of a machine, as text.
+fn node_object(name: &str, machine: &str, ready: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {
+        "nodeInfo": {"systemUUID": machine, "architecture": "", "bootID": "", "containerRuntimeVersion": "",
+            "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
+            "operatingSystem": "", "osImage": ""},
+        "conditions": [{"type": "Ready", "status": ready}]}})
+    .to_string()
+}
+
 /// Neither NotReady nor a deleted Node frees anything; the taint `out-of-service` on this machine's Node does, while the
 /// node is not ready, and for the boots before it. Pods that the API server still has are kept even then: static ones are
 /// known under another uid.
@@ -176,23 +186,16 @@ pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
         Ok(())
     };
     keeps(4, "a node without a Node object")?;
-    let object = |machine: &str, ready: &str| {
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": dead.name()}, "status": {
-            "nodeInfo": {"systemUUID": machine, "architecture": "", "bootID": "", "containerRuntimeVersion": "",
-                "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
-                "operatingSystem": "", "osImage": ""},
-            "conditions": [{"type": "Ready", "status": ready}]}})
-        .to_string()
-    };
     let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
     let machine = dead.machine()?;
     let node = |ready: &str| -> Result<()> {
-        plane.kubectl(&["replace", "--subresource=status", "-f", "-"], &object(&machine, ready)).map(drop)
+        let object = node_object(dead.name(), &machine, ready);
+        plane.kubectl(&["replace", "--subresource=status", "-f", "-"], &object).map(drop)
     };
     let delete_pod = |name: &str| -> Result<()> {
         plane.kubectl(&["-n", "ns", "delete", "pod", name, "--force", "--grace-period=0"], "").map(drop)
     };
-    plane.kubectl(&["apply", "-f", "-"], &object(&machine, "False"))?;
+    plane.kubectl(&["apply", "-f", "-"], &node_object(dead.name(), &machine, "False"))?;
     node("False")?;
     keeps(4, "a node that is not ready")?;
     // Kubernetes' collector deletes the pods of a deleted Node.
@@ -202,7 +205,7 @@ pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     accepts(cluster, "a pod", "create", &pod)?;
     let other_uid = plane.kubectl(&["-n", "ns", "get", "pod", "live", "-o", "jsonpath={.metadata.uid}"], "")?;
     ensure!(other_uid != uid, "a pod that was made again has the uid {uid}");
-    plane.kubectl(&["apply", "-f", "-"], &object(&machine, "False"))?;
+    plane.kubectl(&["apply", "-f", "-"], &node_object(dead.name(), &machine, "False"))?;
     plane.kubectl(&["taint", "node", dead.name(), taint], "")?;
     node("True")?;
     keeps(4, "a node that is ready")?;

@@ -72,7 +72,7 @@ impl Etcd {
             if body.get("revision").is_none() {
                 body["revision"] = json!(answer.header.revision);
             }
-            // Whoever wants one name reads on in full pages.
+            // After the first answer full pages follow, also for a list that began with one name.
             limit = limit.max(if keys_only { self.pages.0 } else { self.pages.1 });
         }
     }

@@ -114,7 +114,7 @@ fn weft_pod_is_no_plugin_of_a_network_at_any_depth() {
 
 #[test]
 fn a_type_is_the_name_of_a_file_in_the_directories_of_plugins() {
-    for kind in ["/tmp/weft-pod", "../bridge", "x/bridge", ".."] {
+    for kind in ["/opt/weft-pod", "../bridge", "x/bridge", ".."] {
         let case = Case::new("a").nad("default/a", json!({"name": "a", "type": kind}));
         let error = case.build().unwrap_err();
         assert!(error.code() == 7 && error.to_string().contains("is not the name of a file"), "{kind}: {error}");
