@@ -40,7 +40,7 @@ pub enum ContractError {
     },
     /// It is a component, but not a policy.
     #[error(
-        "the component is not a policy: it exports {exports}, but not {PACKAGE}/{}@{VERSION}; build it for the world {PACKAGE}/{}",
+        "the component is not a policy: it exports {exports}, not {PACKAGE}/{}@{VERSION}; build it for the world {PACKAGE}/{}",
         .wanted.interface(), .wanted.world()
     )]
     NoPolicy {
@@ -262,7 +262,7 @@ mod tests {
         for version in ["0.2.0", "1.0.0", "0.1.0-rc.1"] {
             let text = export(version).expect_err(version).to_string();
             assert!(text.contains(&format!("built for weft:policy@{version}")), "{text}");
-            assert!(text.contains("speaks weft:policy@0.1.x"), "{text}");
+            assert!(text.contains("supports weft:policy@0.1.x"), "{text}");
         }
     }
 
@@ -274,16 +274,16 @@ mod tests {
         };
         assert_eq!(
             text(Kind::Ipam, &["weft:policy/delegate-choice@0.1.0"]),
-            "it is a delegate policy (it exports weft:policy/delegate-choice@0.1.0), not one that picks addresses: name it \
-             under \"select\", not \"ipam\""
+            "the component is a delegate policy (it exports weft:policy/delegate-choice@0.1.0), not one that picks \
+             addresses: set it in \"select\", not in \"ipam\""
         );
         assert_eq!(
             text(Kind::Choice, &["weft:policy/ipam@0.1.0"]),
-            "it is an IPAM policy (it exports weft:policy/ipam@0.1.0), not one that picks a delegate: name it under \"ipam\", \
-             not \"select\""
+            "the component is an IPAM policy (it exports weft:policy/ipam@0.1.0), not one that picks a delegate: set it in \
+             \"ipam\", not in \"select\""
         );
         assert!(text(Kind::Ipam, &["wasi:cli/run@0.2.6"]).contains("exports wasi:cli/run@0.2.6"));
-        assert!(text(Kind::Choice, &[]).contains("exports nothing, where weft:policy/delegate-choice@0.1.1 is wanted"));
+        assert!(text(Kind::Choice, &[]).contains("exports nothing, not weft:policy/delegate-choice@0.1.1"));
     }
 
     #[test]

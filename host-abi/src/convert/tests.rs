@@ -63,7 +63,7 @@ fn mapped_addresses_are_errors() {
     let error = address(mapped).expect_err("mapped");
     assert_eq!(
         error.to_string(),
-        "::ffff:10.1.0.5 is an IPv4 address in IPv6 form; the contract wants the variant ipv4"
+        "::ffff:10.1.0.5 is an IPv4-mapped IPv6 address; return it as the variant ipv4"
     );
 }
 
