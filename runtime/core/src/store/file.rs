@@ -70,20 +70,15 @@ pub(super) fn open(
 
 /// Checks for losses as `open` does, but changes nothing.
 pub(super) fn check_loss(path: &Path, boot_id: &str, may_create: MayCreate<'_>) -> Result<(), StoreError> {
-    let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
-    let Some(conn) = open_read_only(path)? else {
-        if let Some(what) = evidence_of_loss(path, boot_id)? {
-            return Err(lost(what));
-        }
-        return may_create().map_err(lost);
+    let loss = match open_read_only(path)? {
+        Some(conn) => loss_of(&conn, path, boot_id, (marked, may_create))?,
+        None => match evidence_of_loss(path, boot_id)? {
+            None => may_create().err(),
+            what => what,
+        },
     };
-    let found = retrying(|| claimed(&conn)).map_err(|source| open_error(path, source))?;
-    match marked {
-        Some(marked) if marked > found => Err(lost(format!("it records {found} claims, but {marked} were made"))),
-        None if is_bare(&conn, boot_id).map_err(|source| open_error(path, source))? => may_create().map_err(lost),
-        _ => Ok(()),
-    }
+    loss.map_or(Ok(()), |what| Err(StoreError::Lost { path: path.to_owned(), what }))
 }
 
 /// Returns whether the file exists and is not empty. A link is refused: SQLite's log is named after the file, so under
@@ -104,30 +99,44 @@ pub(super) fn directory_error(path: &Path, source: io::Error) -> StoreError {
     StoreError::Directory { path: path.to_owned(), source }
 }
 
-/// Checks that the store has all that was claimed in this boot.
+/// Checks that the store has all that was claimed in this boot, and writes the marker if it is missing.
 fn refuse_if_lost(
     conn: &Connection,
     path: &Path,
     boot_id: &str,
     (marked, may_be_empty): (Option<u64>, MayCreate<'_>),
 ) -> Result<(), StoreError> {
+    if let Some(what) = loss_of(conn, path, boot_id, (marked, may_be_empty))? {
+        return Err(StoreError::Lost { path: path.to_owned(), what });
+    }
+    if marked.is_none() {
+        // Write the marker before this process claims anything. A failed write is repeated with each claim.
+        let found = retrying(|| claimed(conn)).map_err(|source| open_error(path, source))?;
+        drop(marker::write(path, boot_id, found));
+    }
+    Ok(())
+}
+
+/// Returns what an open store must have lost of this boot; `None` if nothing. `marked` was read before it was opened.
+fn loss_of(
+    conn: &Connection,
+    path: &Path,
+    boot_id: &str,
+    (marked, may_be_empty): (Option<u64>, MayCreate<'_>),
+) -> Result<Option<String>, StoreError> {
     let failed = |source| open_error(path, source);
     let found = retrying(|| claimed(conn)).map_err(failed)?;
-    let lost = |what: String| Err(StoreError::Lost { path: path.to_owned(), what });
     if let Some(marked) = marked {
-        return if marked > found {
-            lost(format!(
-                "it knows {found} claims, {marked} were made; its log was lost, or an older copy put in its place"
-            ))
-        } else {
-            Ok(())
+        let text = || {
+            format!("it knows {found} claims, {marked} were made; its log was lost, or an older copy put in its place")
         };
+        return Ok((marked > found).then(text));
     }
     let is_new_boot = meta(conn, BOOT).map_err(failed)?.as_deref() != Some(boot_id);
     // Check again: another process may have made it, and claimed something, in between.
     let absent = |source| directory_error(path, source);
     if found > 0 && !is_new_boot && marker::read(path, boot_id).map_err(absent)?.is_none() {
-        return lost("its marker is missing, so nobody can tell whether it is whole".to_owned());
+        return Ok(Some("its marker is missing, so nobody can tell whether it is whole".to_owned()));
     }
     // The file of a fresh store is empty, because every claim is in the log. So a store that has lost log and marker
     // looks like one that another process is just making.
@@ -135,11 +144,9 @@ fn refuse_if_lost(
         && let Err(what) = may_be_empty()
         && marker::read(path, boot_id).map_err(absent)?.is_none()
     {
-        return lost(format!("it is empty, and its marker is missing; {what}"));
+        return Ok(Some(format!("it is empty, and its marker is missing; {what}")));
     }
-    // Write the marker before this process claims anything. A failed write is repeated with each claim.
-    drop(marker::write(path, boot_id, found));
-    Ok(())
+    Ok(None)
 }
 
 /// Returns whether a store of this boot has never had an entry.
@@ -170,15 +177,22 @@ pub(super) fn evidence_of_loss(path: &Path, boot_id: &str) -> Result<Option<Stri
 /// Makes a new store: first under another name, with all its tables, on disk; then renames it.
 fn create(state_dir: &Path, path: &Path, boot_id: &str, may_create: MayCreate<'_>) -> Result<Made, StoreError> {
     private::make_dir(state_dir).map_err(|source| directory_error(state_dir, source))?;
+    let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
+    if let Some(what) = evidence_of_loss(path, boot_id)? {
+        return Err(lost(what));
+    }
+    // Before the lock: it may look at every namespace, and other calls would wait for the lock meanwhile. What another
+    // process makes from here on is in a store, which is then found below.
+    let allowed = may_create();
     let dir = lock(state_dir, PATIENCE)?;
     if has_content(path)? {
         // Another process was faster.
         return Ok(Made::No);
     }
     if let Some(what) = evidence_of_loss(path, boot_id)? {
-        return Err(StoreError::Lost { path: path.to_owned(), what });
+        return Err(lost(what));
     }
-    may_create().map_err(|what| StoreError::Lost { path: path.to_owned(), what })?;
+    allowed.map_err(lost)?;
     let had_one = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?.is_some();
     make(&path.with_file_name(UNFINISHED), path, boot_id)?;
     dir.sync_all().map_err(|source| directory_error(state_dir, source))?;

@@ -9,6 +9,7 @@
 //! SQLite holds in this process.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -57,7 +58,10 @@ pub(super) fn reserve_growth(store: &Path) {
             std::mem::forget(file);
             return;
         };
-        open.entry(identity).or_insert(file);
+        match open.entry(identity) {
+            Entry::Vacant(place) => drop(place.insert(file)),
+            Entry::Occupied(_) => std::mem::forget(file),
+        }
     }
     if let Some(file) = open.get(&identity) {
         reserve(file, i64::try_from(meta.len() + SPARE).unwrap_or(i64::MAX));

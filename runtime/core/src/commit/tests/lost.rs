@@ -85,6 +85,8 @@ fn every_way_of_losing_claims_is_noticed() {
         let dir = node();
         lose(dir.path());
         let before = files(dir.path());
+        let error = NodeStore::check_loss(dir.path(), "boot-1", &|| Ok(())).expect_err(way);
+        assert!(matches!(error, StoreError::Lost { .. }), "{way}, only checked: {error:?}");
         let error = open(dir.path()).expect_err(way);
         assert!(matches!(error, StoreError::Lost { .. }), "{way}: {error:?}");
         assert!(error.to_string().contains("weftctl ledger rebuild"), "{error}");
