@@ -22,6 +22,7 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let key = call.key();
     let problems = match Lock::for_removal(&node.context.state_dir, &key)? {
         Some(_lock) => present(node, call, &key)?,
+        // An ADD is at work, so no rebuild is.
         None => {
             remove::mark(node, call, &key)?;
             match Lock::for_removal(&node.context.state_dir, &key)? {
@@ -36,6 +37,7 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
 
 /// Runs DEL when no ADD is at work.
 fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
+    node.leave_moved_store();
     let mut problems = Vec::new();
     let own = node.store()?.entry(key)?;
     // `weft-pod` attaches nothing that it does not journal, so without an entry there is nothing.

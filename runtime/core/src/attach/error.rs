@@ -210,6 +210,9 @@ pub enum AttachError {
         /// How long this call waited.
         seconds: u64,
     },
+    /// The ledger is being rebuilt, which takes seconds.
+    #[error("`weftctl ledger rebuild` is running on this node; try again when it has ended")]
+    Rebuilding,
     /// Attachments are being made while the ledger is to be rebuilt.
     #[error(
         "attachments have been made on this node for {seconds} seconds without a break; try again, or drain the node first"

@@ -31,6 +31,7 @@ impl AttachError {
             | Self::Withdrawn
             | Self::AtWork { .. }
             | Self::NodeAtWork { .. }
+            | Self::Rebuilding
             | Self::Ledger(StoreError::Removed { .. })
             | Self::Op { source: NetlinkError::SharedBusy { .. } | NetlinkError::FirewalldSilent { .. }, .. }
             | Self::Netlink(NetlinkError::FirewalldSilent { .. })

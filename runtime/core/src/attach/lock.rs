@@ -1,5 +1,5 @@
-//! Locks on attachments: one lock per journal key (rules `add_lock` and `del_mark` of the
-//! model in `tests/model/src/protocol`).
+//! Locks on attachments: one lock per journal key (rules `add_lock` and `del_mark` of the model in
+//! `tests/model/src/protocol`).
 //!
 //! An ADD holds the lock exclusively, from its first step until its links are up or undone. Removers (DEL, GC) share it
 //! and never wait: a remover that finds an ADD at work leaves a removal mark. A repair holds it exclusively, like an
@@ -11,9 +11,9 @@
 //! left over. The byte is a hash of the key. Two keys with the same hash wait for each other, which happens once in
 //! 2^62 and is slow but never wrong.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -114,10 +114,13 @@ impl Lock {
     /// Takes the lock for a remover. Returns `None` if an ADD is at work.
     ///
     /// # Errors
-    /// The file cannot be used.
+    /// The file cannot be used, or the ledger is being rebuilt: a mark in the old one would be lost.
     pub fn for_removal(state_dir: &Path, key: &Key) -> Result<Option<Self>, AttachError> {
         let locks = RemovalLocks::open(state_dir)?;
-        Ok(locks.lock(key)?.then_some(Self { _file: locks.file }))
+        if locks.lock(key)? {
+            return Ok(Some(Self { _file: locks.file }));
+        }
+        if locks.is_rebuilt()? { Err(AttachError::Rebuilding) } else { Ok(None) }
     }
 }
 
@@ -140,6 +143,11 @@ impl RemovalLocks {
     pub(super) fn lock(&self, key: &Key) -> Result<bool, AttachError> {
         lock(&self.file, (place(key), 1), libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
     }
+
+    /// Returns whether a rebuild of the ledger has all locks: it alone locks the last byte.
+    fn is_rebuilt(&self) -> Result<bool, AttachError> {
+        Ok(!lock(&self.file, LAST, libc::F_RDLCK).map_err(|source| unusable(&self.path, source))?)
+    }
 }
 
 fn unusable(path: &Path, source: io::Error) -> AttachError {
@@ -151,7 +159,7 @@ fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).mode(crate::private::FILE).custom_flags(libc::O_NOFOLLOW);
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(state_dir)?;
+            crate::private::make_dir(state_dir)?;
             options.open(path)
         }
         other => other,
@@ -160,6 +168,9 @@ fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
 
 /// The bytes of all keys: a length of 0 reaches to the end.
 const WHOLE: (i64, i64) = (0, 0);
+
+/// A byte of no key (see `place`).
+const LAST: (i64, i64) = (i64::MAX - 1, 1);
 
 /// Tries to lock so many bytes. Returns whether it succeeded.
 fn lock(file: &File, (start, length): (i64, i64), kind: libc::c_int) -> io::Result<bool> {
@@ -242,8 +253,11 @@ mod tests {
         let rebuild = Lock::all(dir.path(), Duration::from_secs(60)).unwrap();
         for key in [&one, &other] {
             assert!(Lock::for_repair(dir.path(), key).unwrap().is_none());
+            let error = Lock::for_removal(dir.path(), key).unwrap_err();
+            assert!(matches!(error, AttachError::Rebuilding), "{error}");
         }
         drop(rebuild);
+        assert!(Lock::for_removal(dir.path(), &one).unwrap().is_some());
         drop(Lock::for_add(dir.path(), &other).unwrap());
     }
 

@@ -166,8 +166,8 @@ impl<'a> Node<'a> {
         self.store_and_log().map(|(store, _log)| store)
     }
 
-    /// Closes the store if another file has its name by now: a rebuild has moved it aside. Called under the attachment's
-    /// lock, which a rebuild waits for.
+    /// Closes the store if another file has its name by now: a rebuild has moved it aside. Called while the attachment
+    /// is locked (by this call, or by the ADD that it finds at work), which a rebuild waits for.
     pub(super) fn leave_moved_store(&mut self) {
         if self.store.as_ref().is_some_and(|store| !store.is_in_place()) {
             self.store = None;

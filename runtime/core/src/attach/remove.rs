@@ -51,6 +51,8 @@ pub(super) fn entry_unless_busy(node: &mut Node<'_>, call: &Call, found: &Entry)
 /// Marks the attachment of a running ADD as removed, then removes the links that exist already.
 pub(super) fn mark(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<(), AttachError> {
     let now = crate::facts::now()?;
+    // A mark in a store that a rebuild has moved aside is read by nobody.
+    node.leave_moved_store();
     node.store()?.mark_removed(key, now)?;
     if let Some(entry) = node.store()?.entry(key)?
         && entry.key.role != Role::Steps
