@@ -14,7 +14,7 @@
 //! a third and then end the second.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::Executor;
 use super::error::NetlinkError;
@@ -59,8 +59,17 @@ struct Parent {
 }
 
 /// Returns whether a link of the container, or of a namespace to which it can have been moved, matches in everything
-/// but its index. The number is that of the host's namespace.
-type Fits<'a> = dyn Fn(&Link, Option<Nsid>) -> Match + 'a;
+/// but its index.
+type Fits<'a> = dyn Fn(&Link, Numbers) -> Match + 'a;
+
+/// Numbers of network namespaces in the container's own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers {
+    /// The host's.
+    pub(super) host: Option<Nsid>,
+    /// The container's own. It gets one when another namespace has a child of one of its links.
+    own: Option<Nsid>,
+}
 
 /// How well a link matches what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,19 +83,21 @@ pub(super) enum Match {
 }
 
 impl Parent {
-    fn is_of(&self, link: &Link, host: Option<Nsid>) -> bool {
+    fn is_of(&self, link: &Link, numbers: Numbers) -> bool {
         let same_index = self.indexes.is_empty() || link.other.is_some_and(|other| self.indexes.contains(&other));
-        same_index && link.other_netns.is_some() && link.other_netns == host
+        same_index && link.other_netns.is_some() && link.other_netns == numbers.host
     }
 }
 
 impl Match {
     /// Compares a link with what is wanted. The kernel alone decides whether a link has a parent in another namespace.
-    fn of(link: &Link, host: Option<Nsid>, kind: &str, parent: Option<&Parent>) -> Self {
+    fn of(link: &Link, numbers: Numbers, kind: &str, parent: Option<&Parent>) -> Self {
         match parent {
             _ if link.kind != kind => Self::No,
             None => Self::Whole,
-            Some(parent) if parent.is_of(link, host) => Self::Whole,
+            Some(parent) if parent.is_of(link, numbers) => Self::Whole,
+            // A child of a link of the container, which the container has made and moved.
+            Some(_) if link.other_netns.is_some() && link.other_netns == numbers.own => Self::No,
             Some(_) if link.other_netns.is_some() => Self::ButParent,
             Some(_) => Self::No,
         }
@@ -102,19 +113,19 @@ impl Executor {
         let Some(index) = wanted.index else {
             let named = by_name()?.filter(|link| link.kind == wanted.kind);
             // A pair whose other end is not on the host belongs to the container.
-            let own = |link: &Link| link.kind == "veth" && link.other_netns != host_nsid(container).ok().flatten();
+            let own = |link: &Link| link.kind == "veth" && link.other_netns != nsid_of(container, OWN).ok().flatten();
             return Ok(named.filter(|link| !own(link)).map_or(Place::Gone, Place::Here));
         };
         let parent = self.parent(wanted)?;
-        let fits = |link: &Link, host| Match::of(link, host, wanted.kind, parent.as_ref());
+        let fits = |link: &Link, numbers| Match::of(link, numbers, wanted.kind, parent.as_ref());
         let found = container.link(Lookup::Index(index)).doing(doing)?;
         // Do this after the lookup, which makes the kernel number the host's namespace.
-        let host = host_nsid(container)?;
+        let numbers = self.numbers()?;
         let mut unclear = false;
         if let Some(found) = found {
-            match fits(&found, host) {
+            match fits(&found, numbers) {
                 Match::Whole => return Ok(Place::Here(found)),
-                Match::ButParent if found.other_netns == host => return Ok(Place::Here(found)),
+                Match::ButParent if found.other_netns == numbers.host => return Ok(Place::Here(found)),
                 // Its parent left the host.
                 Match::ButParent => unclear = true,
                 Match::No => {}
@@ -126,7 +137,7 @@ impl Executor {
             // plan belongs to another attachment that uses the same namespace.
             Place::Gone => {
                 let named = by_name()?.filter(|named| !Plan::is_chosen_index(named.index));
-                Ok(match named.map(|named| (fits(&named, host), named)) {
+                Ok(match named.map(|named| (fits(&named, numbers), named)) {
                     Some((Match::Whole, named)) => Place::Here(named),
                     Some((Match::ButParent, _)) => Place::Unclear,
                     Some((Match::No, _)) | None => Place::Gone,
@@ -134,6 +145,13 @@ impl Executor {
             }
             found => Ok(found),
         }
+    }
+
+    /// Returns the numbers of the host's and the container's namespace in the latter.
+    fn numbers(&self) -> Result<Numbers, NetlinkError> {
+        let Some(container) = &self.container else { return Ok(Numbers { host: None, own: None }) };
+        let host = nsid_of(&container.rtnl, OWN)?;
+        Ok(Numbers { host, own: number_of(&container.rtnl, container.netns.raw_fd())? })
     }
 
     fn parent(&self, wanted: &Wanted<'_>) -> Result<Option<Parent>, NetlinkError> {
@@ -147,9 +165,10 @@ impl Executor {
     pub(super) fn locate_elsewhere(&self, name: &str, index: u32, fits: &Fits<'_>) -> Result<Place, NetlinkError> {
         let Some(container) = self.rtnl(Side::Container) else { return Ok(Place::Gone) };
         let doing = || format!("failed to look for {name:?} in other network namespaces");
-        let host = host_nsid(container)?;
+        let Numbers { host, own } = self.numbers()?;
         let (mut found, mut unclear) = (Vec::new(), false);
-        for netns in container.nsids().doing(doing)?.into_iter().filter(|netns| Some(*netns) != host) {
+        let is_elsewhere = |netns: &Nsid| ![host, own].contains(&Some(*netns));
+        for netns in container.nsids().doing(doing)?.into_iter().filter(is_elsewhere) {
             match container.links_in(netns) {
                 Ok(links) => found.push((netns, links)),
                 // The namespace ended meanwhile, with everything in it.
@@ -157,10 +176,11 @@ impl Executor {
                 Err(_) => unclear = true,
             }
         }
-        let host = host_nsid(container)?;
+        // Again: the lists made the kernel number the namespaces of parents.
+        let numbers = self.numbers()?;
         for (netns, links) in found {
             for link in links {
-                match fits(&link, host) {
+                match fits(&link, numbers) {
                     Match::Whole if link.index == index => return Ok(Place::Elsewhere(netns, link)),
                     Match::Whole => unclear = true,
                     // An index chosen by another plan belongs to another attachment.
@@ -173,8 +193,12 @@ impl Executor {
     }
 }
 
-/// Returns the number of the host's namespace in the container's.
-fn host_nsid(container: &Rtnl) -> Result<Option<Nsid>, NetlinkError> {
-    let host = File::open(OWN).doing(|| format!("failed to open {OWN}"))?;
-    container.nsid_of(host.as_raw_fd()).doing(|| "failed to tell the namespaces of the container apart")
+/// Returns the number of a namespace in the container's.
+fn nsid_of(container: &Rtnl, path: &str) -> Result<Option<Nsid>, NetlinkError> {
+    let netns = File::open(path).doing(|| format!("failed to open {path}"))?;
+    number_of(container, netns.as_raw_fd())
+}
+
+fn number_of(container: &Rtnl, netns: RawFd) -> Result<Option<Nsid>, NetlinkError> {
+    container.nsid_of(netns).doing(|| "failed to tell the namespaces of the container apart")
 }

@@ -32,6 +32,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("identity::parent_of_a_vlan_renamed", lacks("vlan", "no vlan in this kernel"), || every_parent(&vlan())),
         ("identity::parent_of_an_impostor", None, parent_of_an_impostor),
         ("identity::child_of_a_macvlan", None, child_of_a_macvlan),
+        ("identity::child_in_a_nested_container", None, child_in_a_nested_container),
         ("identity::link_of_a_later_attachment", None, link_of_a_later_attachment),
         ("identity::veth_of_the_container", None, veth_of_the_container),
         ("identity::device_renamed", None, device_renamed),
@@ -230,6 +231,22 @@ fn child_of_a_macvlan() {
     pod.sh("ip link set eth0 name lan7");
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
     assert!(!has_it(&pod));
+}
+
+/// The container has deleted its link, and has a container of its own with a macvlan on a link that it made.
+fn child_in_a_nested_container() {
+    let (host, pod) = spaces();
+    let nested = Ns::new();
+    let plan = with_index(&macvlan());
+    make(&host, &pod, &plan);
+    pod.sh("ip link del eth0 && ip link add own0 type veth peer name own1");
+    pod.sh("ip link add link own0 name mv7 type macvlan");
+    pod.sh(&format!("ip link set mv7 netns {}", netns_of(&nested)));
+    // The second time, the kernel has numbered the container's own namespace.
+    for _ in 0..2 {
+        assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
+        assert!(nested.link("mv7").is_some(), "the container's");
+    }
 }
 
 /// A pair that the container made, under the name of the attachment's end.
