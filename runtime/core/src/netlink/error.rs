@@ -378,6 +378,12 @@ impl NetlinkError {
         self.errno().is_some_and(means_unsupported)
     }
 
+    /// Returns whether a request for nftables failed because the kernel has none.
+    pub(super) fn means_no_nftables(&self) -> bool {
+        // Without `nf_tables`, `nfnetlink` takes the request for an invalid one.
+        self.is_unsupported() || self.errno() == Some(Errno::EINVAL)
+    }
+
     /// Returns whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -45,8 +45,7 @@ fn belongs(link: &Link, place: &str) -> String {
 /// Returns whether a set of weft's nftables tables has elements. A kernel without nftables has none.
 fn has_elements() -> Result<bool, NetlinkError> {
     match Nft::open().and_then(|mut nft| nft.has_any()) {
-        // Without `nf_tables`, `nfnetlink` takes the request for an invalid one.
-        Err(error) if error.is_unsupported() || error.errno() == Some(Errno::EINVAL) => Ok(false),
+        Err(error) if error.means_no_nftables() => Ok(false),
         found => found,
     }
 }

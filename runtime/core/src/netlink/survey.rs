@@ -137,7 +137,7 @@ pub fn filter_generation() -> Result<u32, NetlinkError> {
 /// The kernel does not list them.
 pub fn found_filters() -> Result<Vec<(FilterOf, Op)>, NetlinkError> {
     match Nft::open().and_then(|mut nft| nft.recover()) {
-        Err(error) if error.is_unsupported() => Ok(Vec::new()),
+        Err(error) if error.means_no_nftables() => Ok(Vec::new()),
         found => found,
     }
 }

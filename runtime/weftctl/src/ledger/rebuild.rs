@@ -63,7 +63,9 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
     let boot_id = netlink::boot_id()?;
     let is_dead = |entry: &Entry| netns_state(entry) == NetnsState::Gone;
     let report = NodeStore::rebuild(state, &boot_id, weft_core::facts::now()?, (&running, &is_dead))?;
-    let removed = remove_filters(state, filters, &in_use)?;
+    // What belongs to nobody cannot be told from what belongs to them.
+    let unseen = running.iter().filter(|one| one.addresses.is_empty() && one.record.netns.is_empty()).count();
+    let removed = if unseen == 0 { remove_filters(state, filters, &in_use)? } else { Vec::new() };
     for path in &report.moved {
         lines.push(format!("moved what was no store to {}", path.display()));
     }
@@ -72,6 +74,12 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
     }
     if bare > 0 {
         lines.push(format!("{bare} attachments show no address (layer 2, or their namespace has no path)"));
+    }
+    if unseen > 0 {
+        lines.push(format!(
+            "nftables elements of ended attachments were left: {unseen} attachments have a namespace without a path, and \
+             may need them; run this again when these pods have ended"
+        ));
     }
     lines.push(format!(
         "{} attachments run; {} entries and {} addresses were added to the ledger",
@@ -126,8 +134,8 @@ fn running(
         all.push(Running {
             scopes: scopes.of(&attachment.network, config, !addresses.is_empty()),
             key: Key { attachment, role: Role::Attachment },
+            record: record(survivor, &addresses, filters)?,
             addresses,
-            record: record(survivor, filters)?,
         });
     }
     for cached in cache {
@@ -157,7 +165,7 @@ fn is_same(cached: &Cached, attachment: &Attachment) -> bool {
 }
 
 /// Returns what DEL needs: the link by its kind, and what nftables has for it. Its addresses may be masqueraded.
-fn record(survivor: &Survivor, filters: &[(FilterOf, Op)]) -> anyhow::Result<Record> {
+fn record(survivor: &Survivor, addresses: &[IpAddr], filters: &[(FilterOf, Op)]) -> anyhow::Result<Record> {
     let link = match (survivor.kind.as_str(), &survivor.host_link) {
         ("veth", Some(host)) => {
             Some(Op::CreateVeth { container: survivor.ifname.clone(), host: host.clone(), mtu: None, mac: None })
@@ -168,7 +176,7 @@ fn record(survivor: &Survivor, filters: &[(FilterOf, Op)]) -> anyhow::Result<Rec
     let mut ops: Vec<Op> = link.into_iter().collect();
     ops.extend(survivor.addresses.iter().map(|address| Op::Masquerade { address: *address }));
     let is_its_own = |of: &FilterOf| match of {
-        FilterOf::Address(address) => survivor.addresses.iter().any(|net| net.addr() == *address),
+        FilterOf::Address(address) => addresses.contains(address),
         FilterOf::Link(link) => survivor.host_link.as_ref() == Some(link),
         FilterOf::Bridge(bridge) => survivor.bridge.as_ref() == Some(bridge),
     };
