@@ -61,10 +61,7 @@ fn impossible_prefix_lengths_are_errors() {
 fn mapped_addresses_are_errors() {
     let mapped = wit::IpAddress::Ipv6((0, 0, 0, 0, 0, 0xffff, 0x0a01, 0x0005));
     let error = address(mapped).expect_err("mapped");
-    assert_eq!(
-        error.to_string(),
-        "::ffff:10.1.0.5 is an IPv4-mapped IPv6 address; return it as the variant ipv4"
-    );
+    assert_eq!(error.to_string(), "::ffff:10.1.0.5 is an IPv4-mapped IPv6 address; return it as the variant ipv4");
 }
 
 #[test]

@@ -480,7 +480,9 @@ fn stock_ports() {
         "host port 8081/tcp is already mapped by the stock portmap plugin (dnat name: \"net\" id: \"old\"); delete that container, or drain the node, then try again"
     );
     assert!(says(host_port("tcp", None, 8082, "10.88.0.2:80", &[])).contains("8082/tcp is already mapped"));
-    assert!(says(host_port("tcp", Some("192.0.2.1"), 8082, "10.88.0.2:80", &[])).contains("8082/tcp is already mapped"));
+    assert!(
+        says(host_port("tcp", Some("192.0.2.1"), 8082, "10.88.0.2:80", &[])).contains("8082/tcp is already mapped")
+    );
     assert!(says(host_port("udp", None, 53, "[fd00:88::2]:53", &[])).contains("(old6)"));
     // Other protocols, addresses, families and ports are free.
     there_and_back(
