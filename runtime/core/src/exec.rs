@@ -6,27 +6,24 @@
 //! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it.
 //! A plugin runs where the node's files are (`place`).
 
+mod pipes;
 mod place;
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+pub use self::pipes::Answer;
+use self::pipes::{ANSWER_LIMIT, Ended, talk};
 pub use self::place::{NodeFiles, Place, RUNTIME_SOCKETS, Surroundings, place, surround};
 use crate::cni::{CniError, code};
 use crate::phases::{Phase, timed};
-
-/// How often to check a plugin that still has all pipes open.
-const TICK: Duration = Duration::from_millis(20);
 
 /// If the plugin ended in time, we did not send this signal: the kernel does when memory is short.
 const KILLED: i32 = Signal::SIGKILL as i32;
@@ -43,9 +40,6 @@ pub const INSIDE: &str = "WEFT_INSIDE";
 
 /// Killed plugins that had not ended when weft stopped waiting for them.
 static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
-
-/// Maximum size of a plugin's answer.
-const ANSWER_LIMIT: usize = 16 << 20;
 
 /// A call of a plugin.
 #[derive(Debug, Clone)]
@@ -90,15 +84,6 @@ pub enum Stderr {
     Ours,
     /// Into the answer.
     Kept,
-}
-
-/// The output of a plugin that succeeded.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Answer {
-    /// Its document.
-    pub stdout: Vec<u8>,
-    /// Lines for the log; empty if they went to our stderr.
-    pub stderr: Vec<u8>,
 }
 
 /// Why there is no answer.
@@ -165,13 +150,6 @@ pub enum Fate {
     Ended,
     /// It was killed, but the kernel has not let it end.
     Unended,
-}
-
-/// How the communication with a plugin ended.
-enum Ended {
-    With(ExitStatus),
-    Late,
-    TooLarge,
 }
 
 impl std::fmt::Display for Fate {
@@ -357,98 +335,6 @@ fn left() -> std::sync::MutexGuard<'static, Vec<Child>> {
 fn is_running(child: &mut Child) -> bool {
     // An error means that there is no such child.
     matches!(child.try_wait(), Ok(None))
-}
-
-/// Writes a plugin's stdin and reads its output until it ends or must be killed.
-fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Ended> {
-    let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let pipes = [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
-    for fd in pipes.into_iter().flatten() {
-        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    let mut left = stdin;
-    loop {
-        if left.is_empty() {
-            input = None;
-        }
-        if output.is_none() && errors.is_none() {
-            // It has closed both, so it is about to end.
-            input = None;
-        }
-        let now = Instant::now();
-        if now >= deadline {
-            return Ok(Ended::Late);
-        }
-        wait_for(
-            &[
-                (input.as_ref().map(AsFd::as_fd), PollFlags::POLLOUT),
-                (output.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
-                (errors.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
-            ],
-            TICK.min(deadline - now),
-        )?;
-        if let Some(pipe) = input.as_mut() {
-            match pipe.write(left) {
-                Ok(length) => left = left.get(length..).unwrap_or_default(),
-                Err(error) if is_transient(&error) => {}
-                // It does not read all of its stdin.
-                Err(_broken) => input = None,
-            }
-        }
-        if drain(output.as_mut(), &mut answer.stdout)? {
-            output = None;
-        }
-        if drain(errors.as_mut(), &mut answer.stderr)? {
-            errors = None;
-        }
-        if too_large(answer) {
-            return Ok(Ended::TooLarge);
-        }
-        if let Some(status) = child.try_wait()? {
-            drain(output.as_mut(), &mut answer.stdout)?;
-            drain(errors.as_mut(), &mut answer.stderr)?;
-            return Ok(if too_large(answer) { Ended::TooLarge } else { Ended::With(status) });
-        }
-    }
-}
-
-/// Waits until one of the pipes is ready, or for one tick.
-fn wait_for(pipes: &[(Option<BorrowedFd<'_>>, PollFlags)], tick: Duration) -> io::Result<()> {
-    let mut fds: Vec<PollFd<'_>> =
-        pipes.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags))).collect();
-    let tick = if fds.is_empty() { Duration::from_millis(1) } else { tick };
-    let timeout = PollTimeout::try_from(tick).unwrap_or(PollTimeout::from(20_u8));
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Reads the available data. Returns whether the end was reached.
-fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
-    let Some(pipe) = pipe else { return Ok(false) };
-    let mut piece = [0; 8192];
-    loop {
-        match pipe.read(&mut piece) {
-            Ok(0) => return Ok(true),
-            Ok(length) => into.extend(piece.iter().take(length)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_transient(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        // Endless output must not keep us here.
-        if into.len() > ANSWER_LIMIT {
-            return Ok(false);
-        }
-    }
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-fn too_large(answer: &Answer) -> bool {
-    answer.stdout.len() > ANSWER_LIMIT || answer.stderr.len() > ANSWER_LIMIT
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use weft_host_abi::types::{Pod, ReleaseRule, Request, RequestSource, Requested};
 
 use super::call::Call;
 use super::decide::{self, Decided};
-use super::error::{AttachError, in_full};
+use super::error::AttachError;
+use super::error_text::in_full;
 use super::node::Context;
 use crate::agent::claim::{CellWant, ClaimReply, ClaimRequest, ClusterClaims};
 use crate::agent::health::{Health, HealthRequest};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::call::Call;
-use super::error::{AttachError, in_full};
+use super::error::AttachError;
+use super::error_text::in_full;
 use super::lock::Lock;
 use super::node::{Context, Node};
 use super::{chained, external, kept, lease, liveness, remove};

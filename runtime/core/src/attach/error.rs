@@ -2,12 +2,12 @@
 //!
 //! `msg` is one line that a person can act on; `details` has the chain of causes and the leftovers.
 
-use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use weft_host_abi::types::{Attachment, Denial, Problem};
 
+use super::error_text::{causes, denial_text, exists_text, join, list, problems_text, teardown_text};
 use crate::agent::AgentError;
 use crate::cni::CniError;
 use crate::conf::ConfError;
@@ -424,65 +424,6 @@ impl AttachError {
                 attachment.ifname, attachment.container_id, attachment.network
             ),
             other => causes(other),
-        }
-    }
-}
-
-/// Returns an error with all its causes, on one line.
-pub(super) fn in_full(error: &dyn Error) -> String {
-    let causes = causes(error);
-    if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") }
-}
-
-/// Returns the causes of an error, outermost first.
-fn causes(error: &dyn Error) -> String {
-    let mut texts = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        texts.push(cause.to_string());
-        next = cause.source();
-    }
-    texts.join(": ")
-}
-
-fn join(parts: &[String]) -> String {
-    parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("; ")
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    addresses.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn problems_text(problems: &[Problem]) -> String {
-    let first = problems.first().map(|problem| problem.message.as_str()).unwrap_or_default();
-    match problems.len() {
-        0 | 1 => first.to_owned(),
-        many => format!("{first} ({} more in the details)", many - 1),
-    }
-}
-
-fn denial_text(denial: &Denial) -> &str {
-    match denial {
-        Denial::Denied(text) | Denial::Exhausted(text) | Denial::InvalidConfig(text) | Denial::TryAgain(text) => text,
-    }
-}
-
-/// With an address, this is the stock plugin's text, which tools look for.
-fn exists_text(attachment: &Attachment, address: Option<IpAddr>) -> String {
-    let id = &attachment.container_id;
-    match address {
-        Some(address) => format!("{address} has been allocated to {id}, duplicate allocation is not allowed"),
-        None => {
-            format!("interface {} of container {id} is attached to {:?} already", attachment.ifname, attachment.network)
-        }
-    }
-}
-
-fn teardown_text(problems: &[String]) -> String {
-    match problems {
-        [only] => only.clone(),
-        many => {
-            format!("{} objects could not be removed; fix the causes in the details, then repeat DEL or GC", many.len())
         }
     }
 }

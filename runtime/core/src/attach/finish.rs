@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use super::call::Call;
 use super::conflict::{self, InUse};
-use super::error::{AttachError, in_full};
+use super::error::AttachError;
+use super::error_text::in_full;
 use super::node::Node;
 use super::record::Chained;
 use super::{chain, external, lease, result, sharing};

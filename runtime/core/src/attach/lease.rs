@@ -8,7 +8,8 @@ use std::time::Duration;
 use weft_host_abi::types::Attachment;
 
 use super::call::Call;
-use super::error::{AttachError, in_full};
+use super::error::AttachError;
+use super::error_text::in_full;
 use super::node::Log;
 use crate::agent::lease::{Reply, Request};
 use crate::agent::{self, AgentError, Allocate, Lease, Leased};

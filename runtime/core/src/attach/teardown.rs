@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::call::Call;
-use super::error::{AttachError, in_full};
+use super::error::AttachError;
+use super::error_text::in_full;
 use super::node::Node;
 use super::{liveness, sharing};
 use crate::journal::Entry;

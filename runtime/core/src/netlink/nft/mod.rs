@@ -16,6 +16,7 @@ mod accept;
 mod add;
 mod answer;
 mod base;
+mod base_rules;
 mod bytes;
 mod condition;
 mod element;

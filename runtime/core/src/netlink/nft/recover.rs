@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::answer::{FoundElement, FoundRule};
-use super::base::CONDITIONAL;
+use super::base_rules::CONDITIONAL;
 use super::gate;
 use super::ports::PortChain;
 use super::set::{

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use netlink_packet_netfilter::nftables::Expressions;
 
-use super::base::CONDITIONAL;
+use super::base_rules::CONDITIONAL;
 use super::gate::{self, Gate};
 use super::ports::PortChain;
 use super::rule_message::addition;
