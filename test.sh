@@ -4,8 +4,8 @@
 # ignored with their reason and run in the kernel VM instead.
 set -uo pipefail
 cd "$(dirname "$0")"
-log=$(mktemp) beside=$(mktemp)
-trap 'rm -f "$log" "$beside"' EXIT
+log=$(mktemp) lanes=$(mktemp -d)
+trap 'rm -rf "$log" "$lanes"' EXIT
 failed=0
 run() {
     printf '\n=== %s\n' "$*"
@@ -34,19 +34,26 @@ cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || e
 cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
 wait "$weft" || exit 1
 wait "$kubernetes"
-# The suites that compute most, in a lane of their own: the others mostly wait for programs, and leave a processor idle.
+# Three lanes: the suites that compute most, those with clusters, and the rest. Most wait for programs and clocks, and leave
+# the processors idle.
 busy=(reference storm vm)
+cluster=(cluster_ledger conformance deploy golden kubernetes pod)
 names() { cargo metadata --no-deps --offline --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test").name' | sort -u; }
 rest=()
-while read -r name; do [[ " ${busy[*]} " == *" $name "* ]] || rest+=(--test "$name"); done < <(names)
+while read -r name; do [[ " ${busy[*]} ${cluster[*]} " == *" $name "* ]] || rest+=("$name"); done < <(names)
 [ ${#rest[@]} -gt 0 ] || { echo "cargo lists no suites" >&2; exit 1; }
-cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" "${busy[@]/#/--test=}" >"$beside" 2>&1 &
-lane=$!
-run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" --lib --bins "${rest[@]}"
-run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" --doc
-wait "$lane" || { failed=1; echo "=== FAILED: one of ${busy[*]}"; }
-printf '\n=== %s\n' "${busy[*]}"
-tee -a "$log" <"$beside"
+suites() { cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" "$@"; }
+beside() { suites "${@/#/--test=}" >"$lanes/$1" 2>&1 & }
+beside "${busy[@]}"; first=$!
+beside "${cluster[@]}"; second=$!
+run suites --lib --bins "${rest[@]/#/--test=}"
+run suites --doc
+wait "$first" || { failed=1; echo "=== FAILED: one of ${busy[*]}"; }
+wait "$second" || { failed=1; echo "=== FAILED: one of ${cluster[*]}"; }
+for lane in "$lanes"/*; do
+    printf '\n=== %s and others\n' "${lane##*/}"
+    tee -a "$log" <"$lane"
+done
 # They need root, or programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd a_killed_plugin
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml

@@ -11,6 +11,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use weft_core::conf::scope_of;
 
+/// What the scope of a domain of a cluster ledger begins with.
+const CLUSTER: &str = "cluster/";
+
 /// Suffixes of network configurations.
 const SUFFIXES: [&str; 3] = ["conf", "conflist", "json"];
 
@@ -20,7 +23,7 @@ type Span = (IpAddr, IpAddr);
 /// Addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pool {
-    /// The file of its configuration.
+    /// The file of its configuration, or the definition.
     file: String,
     plugin: String,
     network: String,
@@ -29,6 +32,8 @@ struct Pool {
     /// The host's link that its containers share, such as `bridge cni0`.
     link: String,
     span: Span,
+    /// Whether each node gives the addresses out by itself, on a link that leaves the node.
+    is_per_node: bool,
 }
 
 /// The pools of a node's networks.
@@ -77,10 +82,15 @@ impl Pools {
             let cluster = [plugin, own].into_iter().filter_map(|object| object.get("ledger"));
             let mut domain = cluster
                 .filter(|ledger| text(ledger, "type").is_some_and(|kind| kind != "node"))
-                .map(|ledger| format!("cluster/{}", text(ledger, "domain").unwrap_or("default")));
+                .map(|ledger| format!("{CLUSTER}{}", text(ledger, "domain").unwrap_or("default")));
             let scope = domain.next_back().unwrap_or_else(|| scope_of(network, text(own, "dataDir")));
+            let leaves_node = matches!(text(delegate, "type"), Some("macvlan" | "ipvlan" | "vlan"));
+            let is_per_node = leaves_node
+                && !scope.starts_with(CLUSTER)
+                && text(ipam, "type").is_none_or(|kind| kind == "host-local");
             for span in spans(ipam) {
                 self.0.push(Pool {
+                    is_per_node,
                     file: file.to_owned(),
                     plugin: text(plugin, "type").unwrap_or_default().to_owned(),
                     network: network.to_owned(),
@@ -90,6 +100,21 @@ impl Pools {
                 });
             }
         }
+    }
+
+    /// Returns a text about each pool that every node gives out by itself, although the link leaves the node. Only for
+    /// configurations that are the same on all nodes.
+    #[cfg_attr(not(feature = "agent"), expect(dead_code, reason = "definitions are read with the agent's library"))]
+    pub(crate) fn given_out_by_each_node(&self) -> Vec<String> {
+        let text = |pool: &Pool| {
+            format!(
+                "{}: every node gives out {} on the {} by itself, so pods of two nodes can get the same address",
+                pool.file,
+                shown(pool.span),
+                pool.link
+            )
+        };
+        self.0.iter().filter(|pool| pool.is_per_node).map(text).collect()
     }
 
     /// Returns every pair of networks that allocate the same addresses on the same link.
@@ -280,5 +305,33 @@ mod tests {
             conf
         };
         assert!(clashes(&[cluster("a"), cluster("b")]).is_empty());
+    }
+
+    #[test]
+    fn a_definition_for_all_nodes_needs_a_ledger_for_all_nodes() {
+        let given_out = |conf: Value| {
+            let mut pools = Pools::default();
+            pools.note("network team/lan", &conf);
+            pools.given_out_by_each_node()
+        };
+        let lan =
+            |kind: &str, ipam: Value| json!({"name": "lan", "type": kind, "master": "eth1", "vlanId": 7, "ipam": ipam});
+        let ranges = json!([[{"subnet": "172.16.1.0/24"}]]);
+        let stock = json!({"type": "host-local", "ranges": ranges});
+        for kind in ["macvlan", "ipvlan", "vlan"] {
+            let found = given_out(lan(kind, stock.clone()));
+            assert_eq!(found.len(), 1, "{kind}");
+            assert!(found[0].contains("network team/lan: every node gives out 172.16.1.0/24"), "{found:?}");
+        }
+        let weft =
+            json!({"name": "lan", "type": "weft", "delegate": {"type": "macvlan", "master": "eth1"}, "ipam": stock});
+        assert_eq!(given_out(weft.clone()).len(), 1);
+        let mut shared = weft;
+        shared["ledger"] = json!({"type": "kubernetes"});
+        assert!(given_out(shared).is_empty());
+        let inside = json!({"type": "host-local", "ranges": ranges, "ledger": {"type": "kubernetes"}});
+        assert!(given_out(lan("macvlan", inside)).is_empty());
+        assert!(given_out(lan("bridge", stock)).is_empty(), "a bridge of the node");
+        assert!(given_out(lan("macvlan", json!({"type": "wasm", "policy": "p", "ranges": ranges}))).is_empty());
     }
 }

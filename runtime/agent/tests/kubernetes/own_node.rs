@@ -31,7 +31,6 @@ impl Place {
 
     /// Checks that the agent is not ready, answers no ADD and claims nothing, and that each of them says why.
     fn is_refused(&self, uid: &str, words: &[&str]) {
-        let has_all = |text: &str| words.iter().all(|word| text.contains(word));
         self.is_not_ready(words);
         // The pod itself may show the mistake first, with another text.
         match self.query("web", uid, LONG).unwrap_err() {

@@ -13,6 +13,7 @@ use weft_core::pod::{CONF_DIR, Settings, check_definition};
 
 use super::{DoctorArgs, Finding, default_network};
 use crate::policy;
+use crate::pools::Pools;
 
 /// How many faulty networks are shown.
 const NETWORKS_SHOWN: usize = 20;
@@ -41,6 +42,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Op
     findings.extend(config_maps(unreadable));
     findings.push(resources(undefined, wants_ledger));
     findings.extend(networks(args, state, &definitions));
+    findings.extend(addresses(args, &definitions));
     findings.extend(installed_network(state, &definitions));
     findings
 }
@@ -152,6 +154,31 @@ fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<
         findings.push(Finding::fail("networks", detail, "correct those above, then look again"));
     }
     findings
+}
+
+/// Reports networks whose addresses can be given out twice: by two networks on one link, or by two nodes.
+fn addresses(args: &DoctorArgs, definitions: &[Definition]) -> Vec<Finding> {
+    let (mut all, mut defined) = (Pools::read(&args.conf_dir, None), Pools::default());
+    let mut names = BTreeSet::new();
+    for definition in definitions {
+        let conf = definition.config.as_deref().and_then(|config| serde_json::from_str::<Value>(config).ok());
+        let Some(mut conf) = conf.filter(Value::is_object) else { continue };
+        let name = format!("network {}", definition.name);
+        if conf.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+            conf["name"] = definition.name.rsplit('/').next().unwrap_or_default().into();
+        }
+        all.note(&name, &conf);
+        defined.note(&name, &conf);
+        names.insert(name);
+    }
+    // `files` reports those of two files.
+    let clashes = all.clashes().into_iter().filter(|clash| names.iter().any(|name| clash.is_about(name)));
+    let other_ranges = "give one of them other ranges, or both one name and one configuration";
+    let one_ledger = "add \"ledger\": {\"type\": \"kubernetes\"} to the network (docs/cluster-ledger.md), or leave its \
+                      spec.config empty and give each node a file with ranges of its own";
+    let clashes = clashes.map(|clash| Finding::warn("networks", clash.to_string(), other_ranges));
+    let per_node = defined.given_out_by_each_node();
+    clashes.chain(per_node.into_iter().map(|text| Finding::warn("networks", text, one_ledger))).collect()
 }
 
 /// Returns why a network cannot be used on this node.

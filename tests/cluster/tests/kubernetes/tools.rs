@@ -66,11 +66,11 @@ pub(super) fn weftctl(cluster: &mut Cluster) -> Result<()> {
 #[allow(clippy::too_many_lines, reason = "one fault after the other, on one node")]
 pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     let node = cluster.nodes().first().context("no nodes")?;
-    let find = |what: &str, words: &[&str]| -> Result<()> {
+    let find_as = |state: &str, what: &str, words: &[&str]| -> Result<()> {
         let findings = findings(cluster, node)?;
         let found = findings.iter().any(|finding| {
             let text = finding.to_string();
-            finding["state"] == "fail"
+            finding["state"] == state
                 && finding["what"].as_str().is_some_and(|it| it.starts_with(what))
                 && words.iter().all(|word| text.contains(word))
                 && finding["remedy"] != ""
@@ -78,6 +78,7 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
         ensure!(found, "no {what} with {words:?} in {findings:#?}");
         Ok(())
     };
+    let find = |what: &str, words: &[&str]| find_as("fail", what, words);
     let healthy = || -> Result<()> {
         let findings = findings(cluster, node)?;
         let faults: Vec<_> = findings.iter().filter(|finding| finding["state"] == "fail").collect();
@@ -108,7 +109,15 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     // Its author may not make the node send files to a server.
     let mut untrusted = unknown.clone();
     untrusted["ledger"] = json!({"type": "etcd", "endpoints": ["https://192.0.2.1:2379"]});
+    // The addresses of two networks on one link, each of which every node gives out by itself.
+    let lan = |name: &str| {
+        json!({"cniVersion": "1.0.0", "name": name, "type": "macvlan", "master": "lan9",
+               "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.96.0.0/24"}]]}})
+        .to_string()
+    };
     kubectl.apply(&[
+        broken("lan-a", &lan("lan-a")),
+        broken("lan-b", &lan("lan-b")),
         broken("untrusted", &untrusted.to_string()),
         broken("no-json", "{\"type\": "),
         broken("no-type", "{\"cniVersion\": \"1.0.0\"}"),
@@ -118,7 +127,14 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     find("network default/no-type", &["neither"])?;
     find("network default/unknown", &["rangez"])?;
     find("network default/untrusted", &["ledger.endpoints", "trustedNamespaces"])?;
-    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown", "untrusted"])?;
+    find_as(
+        "warn",
+        "networks",
+        &["network default/lan-a", "network default/lan-b", "10.96.0.0/24", "given out twice"],
+    )?;
+    find_as("warn", "networks", &["network default/lan-b", "by itself", "kubernetes"])?;
+    let made = ["no-json", "no-type", "unknown", "untrusted", "lan-a", "lan-b"];
+    kubectl.run(&[&["delete", "net-attach-def", "-n", "default"], &made[..]].concat())?;
 
     let role = kubectl.get("clusterrole", "default", "weft-agent")?.context("no role")?;
     let mut less = role.clone();
