@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use weft_core::private::{FILE, write_whole};
+
 /// The system UUID, which the Node object shows as `systemUUID`.
 const SYSTEM_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// A random id for machines without their own, outside the store, so that it outlives the store.
@@ -60,10 +62,7 @@ fn own_id(path: &Path, mounts: Option<&str>) -> io::Result<String> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, format!("{id}\n"))?;
-    fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, path)?;
+    write_whole(path, format!("{id}\n").as_bytes(), FILE)?;
     Ok(id)
 }
 

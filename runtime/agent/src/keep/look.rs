@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{FileKind, InstallLock, KeptFile, Manifest, write_whole};
+use weft_core::private::write_whole;
+
+use super::manifest::{FileKind, InstallLock, KeptFile, Manifest};
 
 /// A file is restored this often ...
 pub(super) const MOST: usize = 5;

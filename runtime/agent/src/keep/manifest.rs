@@ -2,9 +2,7 @@
 //! them; and the lock that keeps the two from working at once.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -116,31 +114,4 @@ impl InstallLock {
             thread::sleep(Duration::from_millis(50));
         }
     }
-}
-
-/// Writes a file atomically: at every instant, even after a power cut, it is the old or the new one. Writes and flushes
-/// a temporary file beside it, renames it, and flushes the directory. The temporary name begins with a dot and has no
-/// extension that a runtime reads.
-///
-/// # Errors
-/// It cannot be written; the old file is unchanged.
-pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.weft-part"));
-    // A killed writer may have left it.
-    fs::remove_file(&temporary).ok();
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        // The umask reduces the mode of open(2).
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    })();
-    if written.is_err() {
-        // Best effort: the error is what matters.
-        fs::remove_file(&temporary).ok();
-    }
-    written
 }

@@ -24,7 +24,7 @@ use weft_core::agent::status::{Event, EventKind};
 
 pub(crate) use self::filters::Filters;
 use self::look::{Memory, Seen, look};
-pub use self::manifest::{FileKind, InstallLock, KeptFile, Manifest, write_whole};
+pub use self::manifest::{FileKind, InstallLock, KeptFile, Manifest};
 use crate::Log;
 use crate::events::{Events, Subject};
 use crate::health::Health;

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
+use weft_core::private::write_whole;
+
 use super::look::{History, MOST, REST, Verdict, WINDOW, look_at};
 use super::*;
 

@@ -1,12 +1,12 @@
 //! Annotations that could not be written in time, one file each, so that the next agent continues with them.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use weft_core::agent::status::StatusRequest;
+use weft_core::private::{FILE, write_whole};
 
 use crate::Log;
 
@@ -53,17 +53,7 @@ impl Pending {
     }
 
     fn write(&self, request: &StatusRequest) -> io::Result<()> {
-        let path = self.path(request);
-        let part = path.with_extension("part");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(weft_core::private::FILE)
-            .open(&part)?;
-        file.write_all(&serde_json::to_vec(request)?)?;
-        file.sync_all()?;
-        fs::rename(&part, &path)
+        write_whole(&self.path(request), &serde_json::to_vec(request)?, FILE)
     }
 
     fn path(&self, request: &StatusRequest) -> PathBuf {

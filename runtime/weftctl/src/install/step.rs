@@ -2,11 +2,12 @@
 //! (temporary file, then rename), because a runtime may execute or read it at any moment.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use weft_core::private;
 
 /// Suffix of a plugin that was moved aside. DEL of its attachments still calls it.
 pub(super) const SAVED: &str = weft_core::conf::KEPT_SUFFIX;
@@ -174,7 +175,7 @@ impl Step {
     fn act(&self) -> anyhow::Result<()> {
         match &self.action {
             Action::Directory { path, mode, private } => make_directory(path, *mode, *private),
-            Action::Write { path, content, mode } => write_whole(path, content, *mode),
+            Action::Write { path, content, mode } => Ok(private::write_whole(path, content, *mode)?),
             Action::Name { path, save } => {
                 if *save {
                     let mut saved = path.clone().into_os_string();
@@ -223,26 +224,6 @@ fn make_directory(path: &Path, mode: u32, private: bool) -> anyhow::Result<()> {
         std::os::unix::fs::chown(path, Some(0), Some(0))?;
     }
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
-}
-
-fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = (|| -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        // The umask reduces the mode of open(2).
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        // A power cut must not undo the rename.
-        fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    })();
-    if written.is_err() {
-        // Best effort: the error that is about to be returned matters.
-        drop(fs::remove_file(&temporary));
-    }
-    Ok(written?)
 }
 
 #[cfg(test)]
