@@ -87,6 +87,7 @@ fn main() -> ExitCode {
     test("routes", routes);
     test("gateway-on-ptp", gateway_on_ptp);
     test("gateway-that-a-bridge-takes", gateway_that_a_bridge_takes);
+    test("gateway-of-the-claimed-candidate", gateway_of_the_claimed_candidate);
     for lie in LIES {
         let again = guests.clone();
         suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&again, lie, false));
@@ -281,6 +282,28 @@ fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
     layer2["delegate"]["isGateway"] = json!(false);
     node.call("ADD", &Attach::eth0("b"), &layer2)?.result()?;
     Ok(())
+}
+
+/// Only the candidate that an ADD gets leads to a plan. Cases and replays judge the same one.
+fn gateway_of_the_claimed_candidate(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    // A bridge takes 10.77.0.1 for the first candidate, which a pod may get, and 10.78.0.1 for the second.
+    let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }, { "subnet": "10.78.0.0/24" }]]);
+    let twice = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway-twice" }));
+    let error = node.call("ADD", &Attach::eth0("a"), &twice)?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{} {}", error.code, error.msg);
+    node.clean_of("a")?;
+    let mut layer2 = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
+    layer2["delegate"]["isGateway"] = json!(false);
+    node.call("ADD", &Attach::eth0("b"), &layer2)?.result()?;
+    let result = node.call("ADD", &Attach::eth0("c"), &twice)?.result()?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.78.0.9/24")), "{result}");
+    for (container, kind) in [("a", "refused"), ("c", "candidates")] {
+        let same = node.world.weftctl(&["policy", "replay", &container_id(container)])?;
+        ensure!(same.pointer("/0/same") == Some(&json!(true)), "{container}: {same}");
+        ensure!(same.pointer("/0/recorded").is_some_and(|recorded| recorded.get(kind).is_some()), "{same}");
+    }
+    records::claimed_candidate(&node, &twice)
 }
 
 fn links(node: &Node) -> Result<String> {

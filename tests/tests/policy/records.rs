@@ -100,6 +100,20 @@ pub(super) fn cases(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
+/// A case whose first candidate is taken is judged by the second one.
+pub(super) fn claimed_candidate(node: &Node, network: &Value) -> Result<()> {
+    let project = Project::new(node, "claimed")?;
+    let claims = json!([{ "address": "10.77.0.9", "owner": "another" }]);
+    project.write("free", &json!({ "network": network }))?;
+    project.write("taken", &json!({ "network": network, "claims": claims }))?;
+    let policy = node.policy.display().to_string();
+    node.world.weftctl(&["policy", "test", &project.path(), "--policy", &policy, "--update"])?;
+    let expect = |name: &str| -> Result<Value> { Ok(project.read(name)?["expect"].clone()) };
+    ensure!(expect("free")?["refused"].is_string(), "{}", expect("free")?);
+    ensure!(expect("taken")?["addresses"] == json!(["10.78.0.9/24"]), "{}", expect("taken")?);
+    Ok(())
+}
+
 /// A recorded decision replays to the same result, and another policy shows what it would have decided.
 pub(super) fn replay(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;

@@ -100,8 +100,9 @@ impl Network<'_> {
             }
             // The transaction checks the cells again.
             let place = (self.conf.ledger.as_str(), self.conf.domain.as_str());
-            let claimed =
-                plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim_inside(ask, place, plan));
+            let claimed = plan_within(call, stage, (&decided, &decided.scope, log), |ask, plan| {
+                store.claim_inside(ask, place, plan)
+            });
             match claimed {
                 Ok((planned, claimed)) => {
                     if let Some(watched) = watched {

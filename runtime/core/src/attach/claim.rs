@@ -10,7 +10,7 @@ use super::entry;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::monitor::{self, Watched};
-use super::node::{Node, Watch};
+use super::node::{Log, Node, Watch};
 use super::policies::Loading;
 use super::stage::Stage;
 use crate::commit::ClaimError;
@@ -63,7 +63,7 @@ fn watched_by_policy(
     let mut race = decide::Race::default();
     loop {
         let decided = policy.decide(call, (Some(store), Beside::default()), request, log)?;
-        let outcome = plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim(ask, plan));
+        let outcome = plan_within(call, stage, (&decided, &decided.scope, log), |ask, plan| store.claim(ask, plan));
         match outcome {
             Ok((planned, claimed)) => {
                 if let Some(watched) = watched {
@@ -83,11 +83,11 @@ fn watched_by_policy(
 }
 
 /// Claims through `commit`, which builds the plan and the journal entry inside its transaction. Refuses a plan that
-/// puts an address on the host which a policy may not put there; nothing is claimed then.
+/// puts an address on the host which a policy may not put there; nothing is claimed then, and the log gets the call.
 pub(super) fn plan_within(
     call: &Call,
     stage: &Stage<'_>,
-    (decided, scope): (&Decided, &str),
+    (decided, scope, log): (&Decided, &str, &mut Log),
     commit: impl FnOnce(
         &ClaimAsk<'_>,
         &mut dyn FnMut(&[Claimed]) -> Result<Record, AttachError>,
@@ -102,15 +102,22 @@ pub(super) fn plan_within(
         release: &decided.release,
         now: decided.now,
     };
-    let mut planned = None;
+    let (mut planned, mut tried) = (None, Vec::new());
     let mut record_of = |claimed: &[Claimed]| -> Result<Record, AttachError> {
+        tried = claimed.to_vec();
         let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
         decided.check_plan(call, &plan)?;
         let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
         planned = Some(plan);
         Ok(record)
     };
-    let claimed = timed(Phase::Claim, || commit(&ask, &mut record_of))?;
+    let claimed = timed(Phase::Claim, || commit(&ask, &mut record_of));
+    if let Err(ClaimError::Record(error)) = &claimed
+        && error.refusal().is_some()
+    {
+        log.attempt = Some(decided.attempt(error, &tried));
+    }
+    let claimed = claimed?;
     let plan = planned.ok_or(ClaimError::Record(AttachError::NoPlan))?;
     let irreplaceable = conflict::irreplaceable(call, decided, &claimed);
     Ok((Planned { plan, irreplaceable }, claimed))

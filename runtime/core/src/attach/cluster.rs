@@ -14,7 +14,7 @@ use super::entry;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::monitor::{self, Watched};
-use super::node::{Node, Watch};
+use super::node::{Log, Node, Watch};
 use super::policies::Loading;
 use super::shared_cells::Shared;
 use super::stage::Stage;
@@ -115,7 +115,7 @@ pub(super) fn claim(
         let nonce = intend(store, call, (conf, &owner), &decided)?;
         log.logger.info("asks weftctl agent for an address of the cluster ledger");
         let Some((want, taken)) = cluster.grant(store, &nonce)? else {
-            let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut())?;
+            let planned = granted(store, (call, stage), (conf, &nonce), (&decided, log), watched.as_mut())?;
             policy.end(call, log);
             // By now the status of an IPAMClaim names them.
             return Ok(planned.all_irreplaceable_if(owner.is_ipam_claim()));
@@ -144,10 +144,10 @@ fn granted(
     store: &mut NodeStore,
     (call, stage): (&Call, &Stage<'_>),
     (conf, nonce): (&ClusterConf, &str),
-    decided: &Decided,
+    (decided, log): (&Decided, &mut Log),
     watched: Option<&mut Watched>,
 ) -> Result<Planned, AttachError> {
-    let plan = commit(store, call, stage, (conf, nonce), decided);
+    let plan = commit(store, call, stage, (conf, nonce), (decided, log));
     match (&plan, watched) {
         (Err(_), _) => store.give_up_intent(nonce, facts::now()?)?,
         (Ok(_), Some(watched)) => watched.decided(decided.trace(&[])),
@@ -181,10 +181,10 @@ fn commit(
     call: &Call,
     stage: &Stage<'_>,
     (conf, nonce): (&ClusterConf, &str),
-    decided: &Decided,
+    (decided, log): (&Decided, &mut Log),
 ) -> Result<Planned, AttachError> {
     let committed =
-        plan_within(call, stage, (decided, &conf.scope()), |ask, plan| store.commit_intent(ask, nonce, plan));
+        plan_within(call, stage, (decided, &conf.scope(), log), |ask, plan| store.commit_intent(ask, nonce, plan));
     committed.map(|(planned, _claimed)| planned).map_err(|error| entry::refused(call, error))
 }
 

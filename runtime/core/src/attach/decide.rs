@@ -58,6 +58,15 @@ impl Decided {
         self
     }
 
+    /// Returns the record of the call, for a refusal of what it leads to with these candidates.
+    pub(super) fn attempt(&self, error: &AttachError, tried: &[Claimed]) -> Attempt {
+        let mut attempt = Attempt::from(self.trace.clone()).refused_with(error);
+        if let Some(rules) = &mut attempt.rules {
+            rules.claimed = tried.iter().map(|claim| claim.address).collect();
+        }
+        attempt
+    }
+
     /// Returns the policy's request.
     pub(super) fn request(&self) -> &Request {
         &self.trace.request
@@ -162,22 +171,30 @@ pub(super) fn decide_with_cluster_view(
 }
 
 /// Returns the usable part of a policy's answer. Adds to the rules what the store knows of its gateways.
-pub(super) fn judge(
+fn judge(
     rules: &mut Rules,
     policy: &str,
     request: &Request,
     store: Option<&NodeStore>,
     outcome: Result<Result<Decision, Denial>, PolicyError>,
 ) -> Result<(Decision, Judged), AttachError> {
-    let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
+    let decision = answered(policy, outcome)?;
     let mut held = Vec::new();
-    let judged = rules.judge(policy, request, &decision, &mut |gateway| {
+    let judged = rules.judge_before_claim(policy, request, &decision, &mut |gateway| {
         let is_held = store.map_or(Ok(false), |store| store.is_claimed_anywhere(gateway))?;
         held.extend(is_held.then_some(gateway));
         Ok(is_held)
     });
     rules.held = held;
     Ok((decision, judged?))
+}
+
+/// Returns the decision that a policy answered with.
+pub(super) fn answered(
+    policy: &str,
+    outcome: Result<Result<Decision, Denial>, PolicyError>,
+) -> Result<Decision, AttachError> {
+    outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })
 }
 
 /// Returns what the network names explicitly, besides ranges.

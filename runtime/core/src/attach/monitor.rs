@@ -19,7 +19,7 @@ use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Re
 use super::beside::Beside;
 use super::call::Call;
 use super::compared::{MonitorTrace, Outcome};
-use super::decide::{self, judge};
+use super::decide::{self, answered};
 use super::error::AttachError;
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{ipam, reference_of};
@@ -97,15 +97,15 @@ impl Watched {
                 let ledger = Box::new(AsItWas { recorded: ReplayLedger::new(recorded), view: self.view.take() });
                 let Called { outcome, evidence, digest, .. } =
                     policy.allocate(&request, ledger, &limits(&call.network));
-                let mut rules = Rules::of(&call.network);
-                let judged =
-                    judge(&mut rules, policy.name(), &request, None, outcome).and_then(|(decision, _judged)| {
-                        // If it decided, an unknown key would be an error.
-                        if matches!(call, Cow::Owned(_)) {
-                            ipam_keys::refuse_unknown(&call, &policy)?;
-                        }
-                        Ok(decision)
-                    });
+                let judged = answered(policy.name(), outcome).and_then(|decision| {
+                    let rules = Rules::of(&call.network);
+                    rules.judge(policy.name(), &request, &decision, &mut |_gateway| Ok(false))?;
+                    // If it decided, an unknown key would be an error.
+                    if matches!(call, Cow::Owned(_)) {
+                        ipam_keys::refuse_unknown(&call, &policy)?;
+                    }
+                    Ok(decision)
+                });
                 trace.outcome = outcome_of(judged);
                 (trace.digest, trace.fuel, trace.host_calls) = (digest, evidence.fuel, evidence.calls);
                 trace.ledger = evidence.ledger;

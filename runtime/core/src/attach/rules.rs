@@ -69,6 +69,9 @@ pub struct Rules {
     /// Gateways to which the recorded decision leads and that somebody held as an address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<IpAddr>,
+    /// The candidates of the recorded decision that its ADD got, if it got any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claimed: Vec<IpNet>,
 }
 
 /// A decision that an ADD may use.
@@ -126,7 +129,8 @@ impl Rules {
         }
     }
 
-    /// Verifies a decision. `is_held` says whether a gateway is somebody's address in any network.
+    /// Verifies a decision outside of an ADD: as an ADD that gets the recorded candidates, or else the first ones.
+    /// `is_held` says whether a gateway is somebody's address in any network.
     ///
     /// # Errors
     /// The first reason why an ADD does not use it ([`AttachError::refusal`]), or why `is_held` cannot say.
@@ -137,13 +141,25 @@ impl Rules {
         decision: &Decision,
         is_held: &mut dyn FnMut(IpAddr) -> Result<bool, AttachError>,
     ) -> Result<Judged, AttachError> {
-        let named = self.named();
+        let judged = self.judge_before_claim(policy, request, decision, is_held)?;
+        if let Some(plan) = self.plan(request, &judged.verified)? {
+            check_plan(policy, &plan, request, self.named(), &judged.free_gateways)?;
+        }
+        Ok(judged)
+    }
+
+    /// Verifies a decision without the plan that it leads to: an ADD makes the plan when it knows which candidates it
+    /// got, and then checks it ([`check_plan`]).
+    pub(super) fn judge_before_claim(
+        &self,
+        policy: &str,
+        request: &Request,
+        decision: &Decision,
+        is_held: &mut dyn FnMut(IpAddr) -> Result<bool, AttachError>,
+    ) -> Result<Judged, AttachError> {
         let verified = policy::verify(policy, decision, request, &self.addresses)?;
         let free_gateways = self.free_gateways(policy, request, &verified, is_held)?;
-        policy::verify_routes(policy, &verified, request, &self.routes, named)?;
-        if let Some(plan) = self.plan(request, &verified)? {
-            check_plan(policy, &plan, request, named, &free_gateways)?;
-        }
+        policy::verify_routes(policy, &verified, request, &self.routes, self.named())?;
         Ok(Judged { verified, free_gateways })
     }
 
@@ -177,17 +193,20 @@ impl Rules {
         Ok(free)
     }
 
-    /// Returns the delegate's plan for the first candidates, as far as it can be made without looking at the host.
+    /// Returns the delegate's plan for the candidates that an ADD gets, as far as it can be made without looking at the
+    /// host.
     fn plan(&self, request: &Request, verified: &Verified) -> Result<Option<Plan>, AttachError> {
         let Some(conf) = self.delegate.as_ref().and_then(|conf| Object::from_value(conf.clone()).ok()) else {
             return Ok(None);
         };
         let Some(delegate) = delegate::find(kind(conf.as_value())) else { return Ok(None) };
-        let first = verified.wants.iter().filter_map(|want| {
-            want.candidates.first().map(|(address, _range)| Given { address: *address, gateway: want.gateway })
+        let ips = verified.wants.iter().filter_map(|want| {
+            let mut candidates = want.candidates.iter().map(|(address, _range)| *address);
+            let got = candidates.clone().find(|address| self.claimed.contains(address)).or_else(|| candidates.next());
+            Some(Given { address: got?, gateway: want.gateway })
         });
         let addressing =
-            Addressing { ips: first.collect(), routes: verified.routes.clone(), unique: true, ..Addressing::default() };
+            Addressing { ips: ips.collect(), routes: verified.routes.clone(), unique: true, ..Addressing::default() };
         let planned = delegate.plan(&Input {
             conf: &conf,
             attachment: &request.attachment,

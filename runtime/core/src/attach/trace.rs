@@ -185,6 +185,26 @@ impl Attempt {
     }
 }
 
+impl From<Trace> for Attempt {
+    fn from(trace: Trace) -> Self {
+        let Trace { policy, digest, data_digest, fuel, host_calls, log, ledger, rules, request, .. } = trace;
+        Self {
+            policy,
+            digest,
+            data_digest,
+            fuel,
+            host_calls,
+            log,
+            ledger,
+            asked: Asked::Addresses(request),
+            denial: None,
+            refused: None,
+            rules,
+            truncated: Vec::new(),
+        }
+    }
+}
+
 /// What the journal says about an attachment: `choice`, `choice_monitor`, `monitor` and `truncated` beside the keys of the
 /// decision.
 #[derive(Debug, Clone, PartialEq, Default)]

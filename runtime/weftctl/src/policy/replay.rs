@@ -148,7 +148,7 @@ fn of_decision(trace: Trace) -> Case {
         data_digest: trace.data_digest,
         asked: Asked::Addresses(trace.request),
         ledger: trace.ledger,
-        rules: trace.rules,
+        rules: trace.rules.map(|rules| Rules { claimed: trace.claimed, ..rules }),
         truncated: Vec::new(),
         recorded,
     }

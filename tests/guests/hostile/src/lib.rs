@@ -21,6 +21,12 @@ impl Policy for Hostile {
             "gateway-of-a-pod" => Ok(by_gateway(Some(address(10, 77, 0, 2)), &range)),
             "gateway-of-the-next-pod" => Ok(by_gateway(Some(address(10, 77, 0, 3)), &range)),
             "no-gateway" => Ok(by_gateway(None, &range)),
+            "no-gateway-twice" => {
+                let mut decision = by_gateway(None, &range);
+                let other = request.range_sets[0].ranges[1].subnet.length;
+                decision.addresses[0].candidates.push(IpPrefix { address: address(10, 78, 0, 9), length: other });
+                Ok(decision)
+            }
             "network" => Ok(one(range.subnet.address, &range)),
             "taken" => Ok(one(address(10, 77, 0, 2), &range)),
             "length" => {

@@ -220,8 +220,13 @@ fn decided(
     };
     let outcome = match called.outcome {
         Ok(Ok(decision)) => {
+            let claimed = claimed(policy, request, claims.as_ref(), &decision);
+            let rules = match &claimed {
+                Ok(claimed) if claims.is_some() => &Rules { claimed: claimed.clone(), ..rules.clone() },
+                _ => rules,
+            };
             let judged = rules.judge(policy, request, &decision, &mut |gateway| Ok(is_held(gateway)));
-            match judged.and_then(|_judged| claimed(policy, request, claims.as_ref(), &decision)) {
+            match judged.and(claimed) {
                 Ok(claimed) => outcome::decided(&decision, &claimed),
                 Err(error) => unusable(&error),
             }
