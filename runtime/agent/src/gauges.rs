@@ -169,11 +169,13 @@ mod tests {
     fn a_monitored_network_has_the_documented_metrics() {
         let dir = tempfile::tempdir().unwrap();
         let collector = counters::Collector::open(dir.path()).unwrap();
+        let mut counts = counters::Counts::default();
         for (policy, part, answer) in
             [("low", "active", "decided"), ("high", "monitor", "denied"), ("high", "compared", "different")]
         {
-            counters::count_policy(dir.path(), "net", policy, part, answer);
+            counts.policy("net", policy, part, answer);
         }
+        counts.write(dir.path());
         let totals = counters::Totals::default();
         // A file is read at the collection after the one that takes it.
         collector.collect(&totals).unwrap();

@@ -1,8 +1,9 @@
-//! Counters of one-shot processes: each call appends one line to a file that the agent made, and the agent sums them
+//! Counters of one-shot processes: each call appends a few lines to a file that the agent made, and the agent sums them
 //! up.
 //!
-//! On a node without an agent the file does not exist, and a call writes nothing. A write of one short line with
-//! `O_APPEND` is atomic; a lost line is merely a lost count.
+//! On a node without an agent the file does not exist, and a call writes nothing. All lines of a call are one write, so
+//! a count in the middle of an ADD costs no system call. A short write with `O_APPEND` is atomic; a lost line is merely a
+//! lost count.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,44 +29,9 @@ const DISTINCT: usize = 2_000;
 /// Verb, network, code.
 pub type Outcome = (String, String, String);
 
-/// Counts one call, if an agent collects counts. Fails silently: a call must not fail because of its count.
-pub fn count(state: &Path, verb: &str, network: &str, code: u32, took: Duration) {
-    count_phases(state, (verb, network, code), took, phases::taken());
-}
-
-fn count_phases(state: &Path, (verb, network, code): (&str, &str, u32), took: Duration, phases: [Duration; 4]) {
-    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
-    let phases: String = phases.iter().map(|took| format!("\t{}", took.as_micros())).collect();
-    append(state, &format!("{verb}\t{name}\t{code}\t{}{phases}\n", took.as_micros()));
-}
-
-/// Counts one decision of a policy that counts, with its fuel. The outcome is one word. Fails silently too.
-pub fn count_decision(state: &Path, network: &str, policy: &str, outcome: &'static str, fuel: u64) {
-    append_policy(state, network, policy, &format!("active\t{outcome}\t{fuel}"));
-}
-
-/// Counts an ADD for which the fallback decided, with the reason as one word. Fails silently too.
-pub fn count_fallback(state: &Path, network: &str, reason: &'static str) {
-    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
-    append(state, &format!("{FALLBACK}\t{name}\t{reason}\n"));
-}
-
-/// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for their
-/// comparison) and the answer as one word. Fails silently too.
-pub fn count_policy(state: &Path, network: &str, policy: &str, part: &'static str, answer: &'static str) {
-    append_policy(state, network, policy, &format!("{part}\t{answer}"));
-}
-
-fn append_policy(state: &Path, network: &str, policy: &str, rest: &str) {
-    let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
-    append(state, &format!("{POLICY}\t{}\t{}\t{rest}\n", plain(network), plain(policy)));
-}
-
-/// Counts addresses that somebody on the wire used. Fails silently too.
-pub fn count_conflicts(state: &Path, network: &str, count: usize) {
-    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
-    append(state, &format!("{CONFLICT}\t{name}\t{count}\n"));
-}
+/// The counts of a process that are not written yet.
+#[derive(Debug, Default)]
+pub struct Counts(String);
 
 /// The first word of a line about a policy, where others have a verb.
 const POLICY: &str = "policy";
@@ -74,12 +40,66 @@ const FALLBACK: &str = "fallback";
 /// The first word of a line about addresses in use.
 const CONFLICT: &str = "conflict";
 
-fn append(state: &Path, line: &str) {
-    let Ok(mut file) = OpenOptions::new().append(true).open(state.join(FILE)) else { return };
-    if file.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
-        return;
+// === impl Counts ===
+
+impl Counts {
+    /// Counts one call.
+    pub fn call(&mut self, verb: &str, network: &str, code: u32, took: Duration) {
+        self.call_with_phases((verb, network, code), took, phases::taken());
     }
-    file.write_all(line.as_bytes()).ok();
+
+    fn call_with_phases(&mut self, (verb, network, code): (&str, &str, u32), took: Duration, phases: [Duration; 4]) {
+        let phases: String = phases.iter().map(|took| format!("\t{}", took.as_micros())).collect();
+        self.line(&format!("{verb}\t{}\t{code}\t{}{phases}", short(network), took.as_micros()));
+    }
+
+    /// Counts one decision of a policy that counts, with its fuel. The outcome is one word.
+    pub fn decision(&mut self, network: &str, policy: &str, outcome: &'static str, fuel: u64) {
+        self.line_of_policy(network, policy, &format!("active\t{outcome}\t{fuel}"));
+    }
+
+    /// Counts an ADD for which the fallback decided, with the reason as one word.
+    pub fn fallback(&mut self, network: &str, reason: &'static str) {
+        self.line(&format!("{FALLBACK}\t{}\t{reason}", short(network)));
+    }
+
+    /// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for their
+    /// comparison) and the answer as one word.
+    pub fn policy(&mut self, network: &str, policy: &str, part: &'static str, answer: &'static str) {
+        self.line_of_policy(network, policy, &format!("{part}\t{answer}"));
+    }
+
+    /// Counts addresses that somebody on the wire used.
+    pub fn conflicts(&mut self, network: &str, count: usize) {
+        self.line(&format!("{CONFLICT}\t{}\t{count}", short(network)));
+    }
+
+    fn line_of_policy(&mut self, network: &str, policy: &str, rest: &str) {
+        let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
+        self.line(&format!("{POLICY}\t{}\t{}\t{rest}", plain(network), plain(policy)));
+    }
+
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+
+    /// Writes the counts so far with one write, if an agent collects counts. Fails silently: a call must not fail
+    /// because of its counts.
+    pub fn write(&mut self, state: &Path) {
+        let lines = std::mem::take(&mut self.0);
+        if lines.is_empty() {
+            return;
+        }
+        let Ok(mut file) = OpenOptions::new().append(true).open(state.join(FILE)) else { return };
+        if file.metadata().is_ok_and(|meta| meta.len() <= LARGEST) {
+            file.write_all(lines.as_bytes()).ok();
+        }
+    }
+}
+
+fn short(network: &str) -> String {
+    network.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// Network, policy, part, answer.
@@ -287,19 +307,28 @@ mod tests {
     fn counts_of_processes_add_up_once() {
         let dir = tempfile::tempdir().unwrap();
         let took = Duration::from_millis(250);
+        let add = || {
+            let mut counts = Counts::default();
+            counts.call("ADD", "net", 0, took);
+            counts.write(dir.path());
+        };
         // Without an agent, there is no file.
-        count(dir.path(), "ADD", "net", 0, took);
+        add();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let collector = Collector::open(dir.path()).unwrap();
         let totals = Totals::default();
-        count(dir.path(), "ADD", "net", 0, took);
-        count(dir.path(), "ADD", "net", 0, took);
-        count(dir.path(), "DEL", "a\tb\nc", 11, took);
-        count_policy(dir.path(), "net", "file:///a\tb", "monitor", "denied");
-        count_conflicts(dir.path(), "n\te\tt", 2);
-        count_conflicts(dir.path(), "net", 1);
+        add();
+        add();
+        let mut counts = Counts::default();
+        counts.call("DEL", "a\tb\nc", 11, took);
+        counts.policy("net", "file:///a\tb", "monitor", "denied");
+        counts.conflicts("n\te\tt", 2);
+        counts.conflicts("net", 1);
+        counts.write(dir.path());
+        // What is written is not written again.
+        counts.write(dir.path());
         collector.collect(&totals).unwrap();
-        count(dir.path(), "ADD", "net", 0, took);
+        add();
         for _ in 0..3 {
             collector.collect(&totals).unwrap();
         }
@@ -317,9 +346,11 @@ mod tests {
         let collector = Collector::open(dir.path()).unwrap();
         let totals = Totals::default();
         let millis = Duration::from_millis;
-        count_phases(dir.path(), ("ADD", "net", 0), millis(100), [10, 20, 30, 0].map(millis));
+        let mut counts = Counts::default();
+        counts.call_with_phases(("ADD", "net", 0), millis(100), [10, 20, 30, 0].map(millis));
         // Two threads at the same time.
-        count_phases(dir.path(), ("ADD", "net", 0), millis(100), [90, 90, 0, 0].map(millis));
+        counts.call_with_phases(("ADD", "net", 0), millis(100), [90, 90, 0, 0].map(millis));
+        counts.write(dir.path());
         // A line of an older weft.
         totals.add("DEL\tnet\t0\t5000");
         collector.collect(&totals).unwrap();
@@ -340,10 +371,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let collector = Collector::open(dir.path()).unwrap();
         let totals = Totals::default();
-        count_decision(dir.path(), "net", "by-label", "decided", 700);
-        count_decision(dir.path(), "net", "by-label", "denied", 300);
-        count_policy(dir.path(), "net", "by-label", "monitor", "decided");
-        count_fallback(dir.path(), "n\tet", "node");
+        let mut counts = Counts::default();
+        counts.decision("net", "by-label", "decided", 700);
+        counts.decision("net", "by-label", "denied", 300);
+        counts.policy("net", "by-label", "monitor", "decided");
+        counts.fallback("n\tet", "node");
+        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), 0, "all are one write");
+        counts.write(dir.path());
         collector.collect(&totals).unwrap();
         collector.collect(&totals).unwrap();
         let answer = |part: &str, outcome: &str| ["net", "by-label", part, outcome].map(str::to_owned);
@@ -359,7 +393,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let collector = Collector::open(dir.path()).unwrap();
         fs::write(dir.path().join(FILE), vec![b'x'; usize::try_from(LARGEST).unwrap() + 1]).unwrap();
-        count(dir.path(), "ADD", "net", 0, Duration::ZERO);
+        let mut counts = Counts::default();
+        counts.call("ADD", "net", 0, Duration::ZERO);
+        counts.write(dir.path());
         assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), LARGEST + 1);
         let totals = Totals::default();
         collector.collect(&totals).unwrap();

@@ -14,7 +14,6 @@ use super::{
     blocks, chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool,
     remove, restart, supersede, takeover,
 };
-use crate::agent::counters;
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
 
@@ -41,15 +40,15 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
 }
 
 /// Counts the decision of a policy that led to no attachment.
-fn count_refusal(node: &Node<'_>, call: &Call, error: &AttachError) {
+fn count_refusal(node: &mut Node<'_>, call: &Call, error: &AttachError) {
     let outcome = match error {
         AttachError::Denied { .. } => "denied",
         AttachError::Policy(_) => "failed",
         _ => return,
     };
-    if let Some(attempt) = &node.log.attempt {
-        let state = &node.context.state_dir;
-        counters::count_decision(state, &call.network.name, &attempt.policy, outcome, attempt.fuel);
+    let log = &mut node.log;
+    if let Some(attempt) = &log.attempt {
+        log.counts.decision(&call.network.name, &attempt.policy, outcome, attempt.fuel);
     }
 }
 

@@ -22,7 +22,6 @@ use super::policies::choice_reference;
 use super::rules::limits;
 use super::trace::{Asked, Attempt};
 use super::watching::{compare, grants, keep, no_compiler};
-use crate::agent::counters;
 use crate::cni::Verb;
 use crate::conf::{SelectConf, SelectMonitor, SelectOwn};
 use crate::policy::{Called, Choice, Loaded, verify_choice};
@@ -77,8 +76,8 @@ impl Watch for Watched {
         };
         let (context, policies) = (node.context, node.policies.clone());
         let mut trace = self.ask(context, &policies);
-        compare(context, &call.network.name, outcome, &mut trace);
-        counters::count_policy(&context.state_dir, &call.network.name, policy, "active", outcome.name());
+        compare(node.counts(), &call.network.name, outcome, &mut trace);
+        node.counts().policy(&call.network.name, policy, "active", outcome.name());
         match active {
             Active::Chose { .. } => keep(node, call, |traces| traces.choice_monitor = Some(trace)),
             Active::Failed { record: Some(record), .. } => failures::add_monitor(record, trace),

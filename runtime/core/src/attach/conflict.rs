@@ -13,7 +13,6 @@ use super::decide::Decided;
 use super::error::AttachError;
 use super::node::Node;
 use super::notice::Notice;
-use crate::agent::counters;
 use crate::cni::CniResult;
 use crate::ledger::Claimed;
 use crate::netlink::{NetlinkError, in_use};
@@ -36,7 +35,7 @@ pub(super) fn around<'n>(
     for _attempt in 0..MOST {
         let added = attach(node, call);
         if let Err(AttachError::InUse { by } | AttachError::WantedInUse { by }) = &added {
-            counters::count_conflicts(&node.context.state_dir, &call.network.name, by.len());
+            node.log.counts.conflicts(&call.network.name, by.len());
             node.log.notice(Notice::Conflict(format!("{} on network {:?}", in_use(by), call.network.name)));
         }
         match added {

@@ -12,7 +12,6 @@ use super::node::{Context, Log, Node, Policies};
 use super::notice::Notice;
 use super::policies::{self, Loading, grants, ipam};
 use super::trace::Fallback;
-use crate::agent::counters;
 use crate::conf::FallbackConf;
 use crate::policy::{Loaded, PolicyError, PolicyRef};
 use crate::store::NodeStore;
@@ -112,10 +111,10 @@ impl<'a> Standing<'a> {
     /// Ends an ADD for which the policy decided.
     pub(super) fn end(self, call: &Call, log: &mut Log) {
         self.remember(call, log);
-        let (state, network) = (&self.context.state_dir, &call.network.name);
-        counters::count_decision(state, network, self.name(), "decided", self.fuel);
+        let network = &call.network.name;
+        log.counts.decision(network, self.name(), "decided", self.fuel);
         if self.is_fallback() {
-            counters::count_fallback(state, network, self.reason);
+            log.counts.fallback(network, self.reason);
         }
         self.context.discard(self);
     }

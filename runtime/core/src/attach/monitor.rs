@@ -146,6 +146,7 @@ pub fn observe(node: &mut Node<'_>) {
     for watched in std::mem::take(&mut node.watched) {
         watched.observe(node);
     }
+    node.write_counts();
 }
 
 fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
@@ -160,7 +161,7 @@ fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
         }
     };
     let Some(mut trace) = watched.ask(context, &policies, recorded) else { return };
-    compare(context, &watched.call.network.name, &outcome, &mut trace);
+    compare(node.counts(), &watched.call.network.name, &outcome, &mut trace);
     match active {
         Active::Decided(_) => keep(node, &watched.call, |traces| traces.monitor = Some(trace)),
         Active::Failed { record: Some(record), .. } => failures::add_monitor(&record, trace),

@@ -9,6 +9,7 @@ use super::evidence::no_attachments;
 use super::liveness::{self, NetnsState};
 use super::notice::Notice;
 use super::trace::Attempt;
+use crate::agent::counters::Counts;
 use crate::journal::Entry;
 use crate::log::{Level, Logger, Target};
 use crate::netlink;
@@ -94,10 +95,11 @@ pub(super) trait Watch {
     fn observe(self: Box<Self>, node: &mut Node<'_>);
 }
 
-/// The log, and the last policy call for the record of an ADD that fails.
+/// The log, the counts, and the last policy call for the record of an ADD that fails.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) logger: Logger,
+    pub(super) counts: Counts,
     pub(super) attempt: Option<Attempt>,
     /// Whether the record of a failed ADD was kept.
     pub(super) has_kept_failure: bool,
@@ -117,7 +119,8 @@ impl<'a> Node<'a> {
     pub fn new(context: &'a Context) -> Self {
         let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
         let logger = Logger::new(&context.log);
-        let log = Log { logger, attempt: None, has_kept_failure: false, notices: Vec::new() };
+        let counts = Counts::default();
+        let log = Log { logger, counts, attempt: None, has_kept_failure: false, notices: Vec::new() };
         Self { context, policies, log, watched: Vec::new(), store: None }
     }
 
@@ -142,6 +145,16 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn take_log(&mut self) -> String {
         self.log.logger.take()
+    }
+
+    /// Returns the counts so far.
+    pub fn counts(&mut self) -> &mut Counts {
+        &mut self.log.counts
+    }
+
+    /// Writes the counts so far for the agent.
+    pub fn write_counts(&mut self) {
+        self.log.counts.write(&self.context.state_dir);
     }
 
     /// Returns whether an ADD failed and its record was kept.

@@ -3,13 +3,11 @@
 //!
 //! Invariant: a monitored policy cannot end this process, whose exit code the runtime still reads.
 
-use std::path::Path;
-
 use super::call::Call;
 use super::compared::{MonitorTrace, Outcome, differences};
-use super::node::{Context, Node};
+use super::node::Node;
 use super::trace::Traces;
-use crate::agent::counters;
+use crate::agent::counters::Counts;
 use crate::conf::Network;
 use crate::policy::{CompileAsk, CompileError, Grants};
 
@@ -26,11 +24,10 @@ pub(super) fn no_compiler(_ask: &CompileAsk<'_>) -> Result<(), CompileError> {
 }
 
 /// Compares with the outcome that counted, and counts the monitor's.
-pub(super) fn compare(context: &Context, network: &str, outcome: &Outcome, trace: &mut MonitorTrace) {
+pub(super) fn compare(counts: &mut Counts, network: &str, outcome: &Outcome, trace: &mut MonitorTrace) {
     trace.differences = differences(outcome, &trace.outcome);
-    let state: &Path = &context.state_dir;
-    counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
-    counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+    counts.policy(network, &trace.policy, "monitor", trace.outcome.name());
+    counts.policy(network, &trace.policy, "compared", trace.verdict());
 }
 
 /// Adds to the trace of the journal entry. An entry that a DEL has removed meanwhile is skipped.

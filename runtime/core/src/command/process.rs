@@ -11,7 +11,6 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::stdin::Stdin;
-use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Environment, Invoked, Verb, code};
 use crate::conf::Persona;
@@ -227,7 +226,8 @@ fn answer<'c>(
     let (network, answer) = read_and_carry_out(stdin, persona, environment, &mut node, made);
     let code = answer.as_ref().err().map_or(0, |error| error.code);
     conclude(node.logger(), verb, &answer, began.elapsed());
-    counters::count(&context.state_dir, verb.name(), &network, code, began.elapsed());
+    node.counts().call(verb.name(), &network, code, began.elapsed());
+    node.write_counts();
     log.push_str(&node.take_log());
     if node.is_watched() {
         *after = Some(node);
