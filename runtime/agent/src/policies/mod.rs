@@ -25,7 +25,8 @@ use tokio::time::{Instant, sleep};
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
 use weft_core::facts;
-use weft_core::policy::{LockFile, PolicyRef, PolicyStore, Standing, note_missed, settle_lock, sweep_pinned};
+use weft_core::policy::{LockFile, Needed, PolicyRef, PolicyStore, Standing, note_missed, settle_lock, sweep_pinned};
+use weft_core::store::NodeStore;
 
 use self::bring::standing;
 use self::limits::Helpers;
@@ -191,7 +192,7 @@ impl Policies {
     async fn look(self: &Rc<Self>) {
         // Before the networks are read: a first list that arrives meanwhile must not be missing from them.
         let sees_all = self.sees_all();
-        let Wanted { named, refused, files } = self.wanted();
+        let Wanted { named, refused, files, last_good } = self.wanted();
         let used = named.keys().chain(refused.keys()).chain(&files).filter_map(|name| PolicyRef::parse(name).ok());
         let used: Vec<PolicyRef> = used.collect();
         let ready = self.ready(named.keys().cloned().collect()).await;
@@ -211,7 +212,7 @@ impl Policies {
             self.set_row(reference.clone(), networks, ready.contains(&reference));
         }
         if sees_all {
-            self.sweep(used).await;
+            self.sweep(used, last_good).await;
         }
     }
 
@@ -272,11 +273,13 @@ impl Policies {
     }
 
     /// Removes policies that nobody uses.
-    async fn sweep(&self, used: Vec<PolicyRef>) {
+    async fn sweep(&self, used: Vec<PolicyRef>, networks: BTreeSet<String>) {
         let state = self.state.clone();
         let swept = spawn_blocking(move || {
             let now = facts::now().map_err(|error| chain(&error))?;
-            sweep_pinned(&state, &used, now).map_err(|error| chain(&error))
+            let attached = || attached(&state);
+            let needed = Needed { policies: &used, networks: &networks, attached: &attached };
+            sweep_pinned(&state, &needed, now).map_err(|error| chain(&error))
         });
         match swept.await.map_err(|error| error.to_string()).and_then(|swept| swept) {
             Ok(swept) if swept.files == 0 => {}
@@ -293,6 +296,17 @@ impl Policies {
         if let Ok(policy) = PolicyRef::parse(reference) {
             note_missed(&self.state, &policy, reason).ok();
         }
+    }
+}
+
+/// Returns the networks that have attachments; `None` if the journal cannot be read.
+fn attached(state: &Path) -> Option<BTreeSet<String>> {
+    match NodeStore::open_read_only(state) {
+        Ok(Some(store)) => {
+            Some(store.entries(None).ok()?.into_iter().map(|entry| entry.key.attachment.network).collect())
+        }
+        Ok(None) => Some(BTreeSet::new()),
+        Err(_unreadable) => None,
     }
 }
 

@@ -51,6 +51,9 @@ const PER_NETWORK: usize = 16;
 /// definition in one namespace can name policies; the networks of other namespaces must not wait for them.
 const PER_NAMESPACE: usize = 64;
 
+/// The value of `"fallback"` that names the last good policy.
+const LAST_GOOD: &str = "last-good";
+
 /// The policies to fetch.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
@@ -60,6 +63,8 @@ pub(super) struct Wanted {
     pub(super) refused: BTreeMap<String, BTreeSet<String>>,
     /// Policies with a digest that need no fetch, but that may be on this node.
     pub(super) files: BTreeSet<String>,
+    /// The names of networks that may fall back to their last good policy.
+    pub(super) last_good: BTreeSet<String>,
 }
 
 impl Wanted {
@@ -77,11 +82,19 @@ pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> 
     let mut wanted = Wanted::default();
     let mut of_namespace: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (network, config) in networks {
+        let has = |part: &&str| config.contains(*part);
+        let falls_back = has(&LAST_GOOD);
         // Most definitions have none, so they need not be parsed.
-        if !["configmap://", "oci://", "@sha256:"].iter().any(|part| config.contains(part)) {
+        if !falls_back && !["configmap://", "oci://", "@sha256:"].iter().any(has) {
             continue;
         }
         let Ok(value) = serde_json::from_str::<Value>(config) else { continue };
+        if falls_back {
+            // A definition without a name of its own has the object's.
+            let own = network.split_once('/').map(|(_namespace, name)| name.to_owned());
+            wanted.last_good.extend(own.into_iter().chain([network.clone()]));
+            names(&value, &mut wanted.last_good);
+        }
         let mut references = BTreeSet::new();
         search(&value, &mut references);
         let (references, files): (BTreeSet<_>, BTreeSet<_>) = references.into_iter().partition(|name| is_fetched(name));
@@ -100,6 +113,18 @@ pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> 
     }
     wanted.refused.retain(|reference, _networks| !wanted.named.contains_key(reference));
     wanted
+}
+
+/// Finds values of `"name"` keys anywhere: of a network, or of those in a list.
+fn names(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(object.get("name").and_then(Value::as_str).map(str::to_owned));
+            object.values().for_each(|value| names(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| names(value, found)),
+        _ => {}
+    }
 }
 
 /// Finds values of `"policy"` keys anywhere: in `ipam`, `select`, `monitor`, or an entry of a list.
@@ -153,6 +178,15 @@ mod tests {
             (place.namespace.as_str(), place.name.as_str(), place.key.as_str()),
             ("infra", "policies", "rack.wasm")
         );
+    }
+
+    #[test]
+    fn networks_that_fall_back_to_their_last_good_policy_are_found() {
+        let list = r#"{"name": "pods", "plugins": [{"type": "weft", "fallback": "last-good"}]}"#;
+        let inside = r#"{"name": "all", "delegates": [{"name": "eth", "fallback": "last-good"}]}"#;
+        let networks = [("t/a", list), ("b.conflist", inside), ("t/c", r#"{"name": "other"}"#)];
+        let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text))).last_good;
+        assert_eq!(found.iter().collect::<Vec<_>>(), ["a", "all", "b.conflist", "eth", "pods", "t/a"]);
     }
 
     #[test]

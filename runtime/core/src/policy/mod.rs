@@ -26,7 +26,7 @@ mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, Standing, Swept, add_pinned, is_added, is_in_use,
+    CacheEntry, Digest, Needed, PolicyRow, PolicyState, PolicyStore, Standing, Swept, add_pinned, is_added, is_in_use,
     keep_pinned, manifests, note_missed, record_manifest, remove_pinned, sweep_pinned, withdraw,
 };
 #[cfg(feature = "compile")]

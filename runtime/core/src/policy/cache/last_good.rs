@@ -46,14 +46,20 @@ impl LastGood {
         format!("{} {manifest}", self.component)
     }
 
-    /// Returns those of all networks.
-    pub(super) fn all(state_dir: &Path) -> Vec<Self> {
+    /// Returns those of all networks, by file name. A file that does not say one is none of a network's.
+    pub(super) fn all(state_dir: &Path) -> Vec<(String, Option<Self>)> {
         let files = fs::read_dir(dir(state_dir)).into_iter().flatten().flatten();
-        files.filter_map(|file| Self::parse(&fs::read_to_string(file.path()).ok()?)).collect()
+        let read = |file: fs::DirEntry| Self::parse(&fs::read_to_string(file.path()).ok()?);
+        files.map(|file| (file.file_name().to_string_lossy().into_owned(), read(file))).collect()
     }
 }
 
-fn dir(state_dir: &Path) -> PathBuf {
+/// Returns the name of a network's file: a digest, because a network's name may be too long for a file.
+pub(super) fn file_name(network: &str) -> String {
+    Sha256::digest(network.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn dir(state_dir: &Path) -> PathBuf {
     policies_dir(state_dir).join("last-good")
 }
 
@@ -97,10 +103,7 @@ impl PolicyStore {
         pinned::replace(&file, good.text().as_bytes())
     }
 
-    /// Uses a digest as the name, because a network's name may be too long for a file.
     fn last_good_file(&self, network: &str) -> PathBuf {
-        let name: String =
-            Sha256::digest(network.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        dir(&self.state_dir).join(name)
+        dir(&self.state_dir).join(file_name(network))
     }
 }

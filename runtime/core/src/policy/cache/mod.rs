@@ -45,7 +45,7 @@ pub use pinned::{add_pinned, is_added, keep_pinned};
 #[cfg(feature = "compile")]
 pub use prune::Pruned;
 pub use standing::Standing;
-pub use sweep::{Swept, sweep_pinned};
+pub use sweep::{Needed, Swept, sweep_pinned};
 pub use withdrawn::{is_in_use, manifests, record_manifest, remove_pinned, withdraw};
 
 use super::compiler::NO_MEMORY;

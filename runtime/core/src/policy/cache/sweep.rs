@@ -4,10 +4,10 @@
 //! ```text
 //!  <state>/policies/unused.json   since when each file is not used
 //! ```
-//! Invariants: what a network, the lock file or a last good policy needs stays, and what a person
-//! added. The rest stays for a week, so that a
-//! network that is defined again finds its policy; but only so many files and bytes, the longest unused go first. The
-//! compiled form of a component goes with it, unless an installed policy is the same component.
+//! Invariants: what a network, the lock file or a last good policy needs stays, and what a person added. A last good
+//! policy counts as long as its network is defined or has attachments. The rest stays for a week, so that a network that
+//! is defined again finds its policy; but only so many files and bytes, the longest unused go first. The compiled form of
+//! a component goes with it, unless an installed policy is the same component.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,11 +19,11 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::CACHE;
 use super::digest::{ComponentFile, Digest};
-use super::last_good::LastGood;
+use super::last_good::{self, LastGood};
 use super::pinned::{INCOMING, replace};
 use super::secure::SecureDir;
 use super::withdrawn::{remove, remove_manifest};
-use crate::policy::places::{Pin, component_digest, component_name, kept_by, miss_name, pinned_dir};
+use crate::policy::places::{Pin, component_digest, component_file, component_name, kept_by, miss_name, pinned_dir};
 use crate::policy::source::policies_dir;
 use crate::policy::{PolicyError, PolicyRef, locked};
 
@@ -42,10 +42,23 @@ const WRITING: Duration = Duration::from_secs(3600);
 /// A reason younger than this may belong to a network that has just appeared.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// The start of a name in `unused.json` that is the file of a network's last good policy.
+const LAST_GOOD: &str = "last-good/";
+
+/// What the networks of the node need.
+pub struct Needed<'a> {
+    /// The policies that networks name, with a digest or by a tag.
+    pub policies: &'a [PolicyRef],
+    /// The names of the networks that are defined.
+    pub networks: &'a BTreeSet<String>,
+    /// Returns the names of the networks that have attachments; `None` if they cannot be told.
+    pub attached: &'a dyn Fn() -> Option<BTreeSet<String>>,
+}
+
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// How many files: components, what names them, and reasons why something could not be fetched.
+    /// How many files: components, what names them, last good policies, and reasons why something could not be fetched.
     pub files: usize,
     /// Bytes of the components.
     pub bytes: u64,
@@ -72,19 +85,24 @@ struct Unused {
     size: u64,
 }
 
-/// Removes fetched policies that are not among those that networks name (with a digest or by a tag), and that nothing
-/// on this node needs. `now` is in seconds since 1970.
+/// Removes fetched policies that no network names and nothing on this node needs. `now` is in seconds since 1970.
 ///
 /// # Errors
 ///
 /// [`PolicyError::LockFile`], or [`PolicyError::Store`] if the disk refuses.
-pub fn sweep_pinned(state_dir: &Path, named: &[PolicyRef], now: u64) -> Result<Swept, PolicyError> {
+pub fn sweep_pinned(state_dir: &Path, needed: &Needed<'_>, now: u64) -> Result<Swept, PolicyError> {
     let found = files(state_dir)?;
-    let mut kept = Kept::new(state_dir, named)?;
+    let good = LastGood::all(state_dir);
+    let mut kept = Kept::new(state_dir, needed.policies, &good)?;
     kept.files.extend(found.iter().filter_map(|file| kept_by(state_dir, &file.name)).flatten());
     let mut swept = Swept::default();
-    let mut unused = BTreeMap::new();
     let known = clock(state_dir);
+    // A clock that was set back must not keep a file.
+    let since = |name: &str| known.get(name).copied().unwrap_or(now).min(now);
+    let mut unused = BTreeMap::new();
+    for (name, size) in unneeded(state_dir, &good, needed) {
+        unused.insert(name.clone(), Unused { since: since(&name), name, size });
+    }
     for file in &found {
         let path = pinned_dir(state_dir).join(&file.name);
         if file.name.starts_with(INCOMING) {
@@ -94,10 +112,9 @@ pub fn sweep_pinned(state_dir: &Path, named: &[PolicyRef], now: u64) -> Result<S
         } else {
             let name = unit(&file.name);
             if !kept.files.contains(name) {
-                // A clock that was set back must not keep a file.
-                let since = known.get(name).copied().unwrap_or(now).min(now);
                 let unit = unused.entry(name.to_owned());
-                unit.or_insert_with(|| Unused { name: name.to_owned(), since, size: 0 }).size += file.size;
+                let new = || Unused { name: name.to_owned(), since: since(name), size: 0 };
+                unit.or_insert_with(new).size += file.size;
             }
         }
     }
@@ -108,6 +125,22 @@ pub fn sweep_pinned(state_dir: &Path, named: &[PolicyRef], now: u64) -> Result<S
         swept.add(remove_unit(state_dir, &unit, &shipped)?, unit.size);
     }
     Ok(swept)
+}
+
+/// Returns the last good policies of networks that are not defined and have no attachments, by their names in
+/// `unused.json`, each with the size of the component that it keeps.
+fn unneeded(state_dir: &Path, good: &[(String, Option<LastGood>)], needed: &Needed<'_>) -> Vec<(String, u64)> {
+    let names = |networks: &BTreeSet<String>| -> BTreeSet<String> {
+        networks.iter().map(|network| last_good::file_name(network)).collect()
+    };
+    let defined = names(needed.networks);
+    if good.iter().all(|(file, _good)| defined.contains(file)) {
+        return Vec::new();
+    }
+    let Some(attached) = (needed.attached)().map(|networks| names(&networks)) else { return Vec::new() };
+    let size = |good: &LastGood| fs::metadata(component_file(state_dir, &good.component)).map_or(0, |meta| meta.len());
+    let unneeded = good.iter().filter(|(file, _good)| !defined.contains(file) && !attached.contains(file));
+    unneeded.map(|(file, good)| (format!("{LAST_GOOD}{file}"), good.as_ref().map_or(0, size))).collect()
 }
 
 /// Returns the name of the file to which a file belongs: a manifest has several.
@@ -132,6 +165,9 @@ fn sort(mut unused: Vec<Unused>, now: u64) -> (Vec<Unused>, Vec<Unused>) {
 }
 
 fn remove_unit(state_dir: &Path, unit: &Unused, shipped: &BTreeSet<Digest>) -> Result<bool, PolicyError> {
+    if let Some(file) = unit.name.strip_prefix(LAST_GOOD) {
+        return remove(&last_good::dir(state_dir).join(file));
+    }
     if let Some(pin) = Pin::from_name(&unit.name) {
         return remove_manifest(state_dir, &pin);
     }
@@ -214,7 +250,7 @@ fn remember(state_dir: &Path, unused: &[Unused], known: &BTreeMap<String, u64>) 
 // === impl Kept ===
 
 impl Kept {
-    fn new(state_dir: &Path, named: &[PolicyRef]) -> Result<Self, PolicyError> {
+    fn new(state_dir: &Path, named: &[PolicyRef], good: &[(String, Option<LastGood>)]) -> Result<Self, PolicyError> {
         let mut kept = Self::default();
         for policy in named {
             kept.keep(state_dir, policy);
@@ -226,9 +262,9 @@ impl Kept {
         for policy in locked::locked_policies(state_dir)? {
             kept.keep(state_dir, &policy);
         }
-        for good in LastGood::all(state_dir) {
-            kept.files.insert(component_name(&good.component));
-            kept.files.extend(good.manifest.map(|pin| pin.name()));
+        for (_file, good) in good {
+            kept.files.extend(good.iter().map(|good| component_name(&good.component)));
+            kept.files.extend(good.iter().filter_map(|good| Some(good.manifest.as_ref()?.name())));
         }
         Ok(kept)
     }
@@ -252,156 +288,4 @@ impl Swept {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::fs::File;
-
-    use super::super::PolicyStore;
-    use super::*;
-    use crate::policy::{LockFile, Locked, add_pinned, is_added, keep_pinned, note_missed, remove_pinned, withdraw};
-
-    const DAY: u64 = 24 * 3600;
-    const NOW: u64 = 1_800_000_000;
-
-    fn policy(name: &str) -> PolicyRef {
-        let manifest = Digest::new(name.as_bytes());
-        PolicyRef::parse(&format!("oci://registry.example/{name}:1@{manifest}")).unwrap()
-    }
-
-    /// Adds a policy whose component is its name.
-    fn add(state: &Path, policy: &PolicyRef, component: &str) {
-        add_pinned(state, policy, component.as_bytes(), None, &|_path| Ok(())).unwrap();
-    }
-
-    fn count(state: &Path) -> usize {
-        fs::read_dir(pinned_dir(state)).unwrap().count()
-    }
-
-    fn age(file: &Path, by: Duration) {
-        let file = File::options().write(true).open(file).unwrap();
-        file.set_modified(SystemTime::now() - by).unwrap();
-    }
-
-    #[test]
-    fn unused_policies_are_removed_after_a_week() {
-        let state = tempfile::tempdir().unwrap();
-        let state = state.path();
-        let [kept, unused] = ["kept", "unused"].map(policy);
-        let map = PolicyRef::parse(&format!("configmap://a/b/c@{}", Digest::new(b"map"))).unwrap();
-        for (policy, component) in [(&kept, "kept"), (&unused, "unused"), (&map, "map")] {
-            add(state, policy, component);
-        }
-        withdraw(state, &Pin::of(&unused).unwrap(), "the key is revoked").unwrap();
-        let named = [kept.clone()];
-        assert_eq!(sweep_pinned(state, &named, NOW).unwrap(), Swept::default());
-        assert_eq!(sweep_pinned(state, &named, NOW + 6 * DAY).unwrap(), Swept::default());
-        // A network names it again, and then no more: the time starts again.
-        sweep_pinned(state, &[kept.clone(), map.clone()], NOW + 6 * DAY).unwrap();
-        let swept = sweep_pinned(state, &named, NOW + 8 * DAY).unwrap();
-        assert_eq!(swept, Swept { files: 2, bytes: "unused".len() as u64 + "the key is revoked".len() as u64 });
-        assert!(is_added(state, &kept) && is_added(state, &map) && !is_added(state, &unused));
-        assert_eq!(count(state), 3, "a manifest and two components");
-        sweep_pinned(state, &named, NOW + 16 * DAY).unwrap();
-        assert!(is_added(state, &kept) && !is_added(state, &map));
-        assert_eq!(clock(state), BTreeMap::new());
-    }
-
-    #[test]
-    fn policies_that_the_node_needs_stay() {
-        let state = tempfile::tempdir().unwrap();
-        let state = state.path();
-        let store = PolicyStore::new(state).unwrap();
-        let [good, locked, before] = ["good", "locked", "before"].map(policy);
-        // A person added these before a network names them.
-        let (by_hand, map) = (policy("by-hand"), format!("configmap://a/b/c@{}", Digest::new(b"map")));
-        let map = PolicyRef::parse(&map).unwrap();
-        for (policy, component) in [(&by_hand, "by hand"), (&map, "map")] {
-            add(state, policy, component);
-            keep_pinned(state, policy).unwrap();
-        }
-        // Another manifest names the same component, and goes alone.
-        let other = policy("other");
-        for (policy, component) in [(&good, "good"), (&locked, "locked"), (&before, "before"), (&other, "good")] {
-            add(state, policy, component);
-        }
-        store.remember_good("net", &good, &Digest::new(b"good").to_string()).unwrap();
-        let digest = |policy: &PolicyRef| policy.to_string().split_once('@').unwrap().1.to_owned();
-        let mut file = LockFile::default();
-        for (name, before) in [("locked", None), ("away", Some(digest(&before)))] {
-            let entry = Locked { digest: digest(&policy(name)), version: None, before };
-            let repository = if name == "away" { "before" } else { name };
-            file.policies.insert(format!("oci://registry.example/{repository}:1"), entry);
-        }
-        file.write(&LockFile::path(state)).unwrap();
-        for days in [0, 30, 60] {
-            sweep_pinned(state, &[], NOW + days * DAY).unwrap();
-        }
-        assert!([&good, &locked, &before, &by_hand, &map].iter().all(|policy| is_here(state, policy)));
-        assert!(!is_here(state, &other));
-        for policy in [&by_hand, &map] {
-            assert!(remove_pinned(state, policy).unwrap() && !is_here(state, policy));
-        }
-        assert!(store.last_good("net").is_some());
-        // A lock file that cannot be read may name anything.
-        fs::write(LockFile::path(state), "{").unwrap();
-        sweep_pinned(state, &[], NOW).unwrap_err();
-    }
-
-    fn is_here(state: &Path, policy: &PolicyRef) -> bool {
-        crate::policy::places::is_here(state, policy)
-    }
-
-    #[test]
-    fn unused_policies_are_bounded_and_the_longest_unused_go_first() {
-        let unit = |since, size| Unused { name: format!("{since}"), since, size };
-        let since = |units: &[Unused]| units.iter().map(|unit| unit.since).collect::<Vec<_>>();
-        let (gone, stays) = sort((0..100).map(|at| unit(NOW + at, 32 << 20)).collect(), NOW + 100);
-        assert_eq!((gone.len(), stays.len()), (100 - 32, 32));
-        assert!(since(&gone).iter().max() < since(&stays).iter().min());
-        let (gone, stays) = sort((0..5000).map(|at| unit(NOW + at, 1)).collect(), NOW + 5000);
-        assert_eq!((gone.len(), stays.len()), (5000 - FILES_MAX, FILES_MAX));
-        assert!(since(&gone).iter().max() < since(&stays).iter().min());
-    }
-
-    #[test]
-    fn stale_reasons_and_unfinished_files_are_removed() {
-        let state = tempfile::tempdir().unwrap();
-        let state = state.path();
-        let [kept, unused, fresh] = ["kept", "unused", "fresh"].map(policy);
-        for policy in [&kept, &unused, &fresh] {
-            note_missed(state, policy, "the registry cannot be reached").unwrap();
-        }
-        let dir = pinned_dir(state);
-        let [killed, running] = ["killed", "running"].map(|name| dir.join(format!("{INCOMING}{name}")));
-        fs::write(&killed, "").unwrap();
-        fs::write(&running, "").unwrap();
-        let reason = |policy: &PolicyRef| dir.join(miss_name(policy).unwrap());
-        age(&killed, WRITING * 2);
-        age(&reason(&kept), FRESH * 2);
-        age(&reason(&unused), FRESH * 2);
-        assert_eq!(sweep_pinned(state, std::slice::from_ref(&kept), NOW).unwrap().files, 2);
-        assert!(reason(&kept).exists() && reason(&fresh).exists() && running.exists());
-        assert!(!reason(&unused).exists() && !killed.exists());
-    }
-
-    #[test]
-    fn the_compiled_form_goes_with_its_component_unless_it_is_installed() {
-        let state = tempfile::tempdir().unwrap();
-        let state = state.path();
-        let cache = state.join(CACHE);
-        fs::create_dir(&cache).unwrap();
-        fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let entry = |component: &str| cache.join(format!("{}-key.cwasm", Digest::new(component.as_bytes()).hex()));
-        for component in ["foreign", "installed"] {
-            add(state, &policy(component), component);
-            fs::write(entry(component), "").unwrap();
-        }
-        fs::write(policies_dir(state).join("installed.wasm"), "installed").unwrap();
-        for days in [0, 8] {
-            sweep_pinned(state, &[], NOW + days * DAY).unwrap();
-        }
-        assert_eq!(count(state), 0);
-        assert!(!entry("foreign").exists() && entry("installed").exists());
-    }
-}
+mod tests;
