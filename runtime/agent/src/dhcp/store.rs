@@ -103,12 +103,7 @@ impl LeaseStore {
     pub(crate) fn open(state: &Path) -> anyhow::Result<Self> {
         let path = state.join(FILE);
         let shown = path.display();
-        std::os::unix::fs::DirBuilderExt::mode(
-            std::fs::DirBuilder::new().recursive(true),
-            weft_core::private::DIRECTORY,
-        )
-        .create(state)
-        .with_context(|| format!("cannot make {}", state.display()))?;
+        weft_core::private::make_dir(state).with_context(|| format!("cannot make {}", state.display()))?;
         // SQLite would create it with the umask's mode.
         let file = std::os::unix::fs::OpenOptionsExt::mode(
             std::fs::OpenOptions::new().append(true).create(true),

@@ -7,9 +7,9 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
 use std::pin::pin;
@@ -37,8 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     if let Some(dir) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(weft_core::private::DIRECTORY).create(dir);
-        made.with_context(|| format!("cannot make {}", dir.display()))?;
+        weft_core::private::make_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     match path.symlink_metadata() {
         Ok(meta) if !meta.file_type().is_socket() => {

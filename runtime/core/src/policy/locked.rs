@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -191,7 +191,7 @@ impl LockFile {
 /// Opens the directory of a file, which is created if missing.
 fn directory(file: &Path) -> io::Result<File> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(dir)?;
+    crate::private::make_dir(dir)?;
     File::open(dir)
 }
 

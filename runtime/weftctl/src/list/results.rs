@@ -1,8 +1,8 @@
 //! libcni's cache: one file for each attachment, `<cache>/results/<network>-<container>-<interface>`.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -57,7 +57,7 @@ impl Results {
         }
         let path = self.file(of);
         let cannot = || format!("cannot keep the result in {}", path.display());
-        DirBuilder::new().recursive(true).mode(weft_core::private::DIRECTORY).create(&self.0).with_context(cannot)?;
+        weft_core::private::make_dir(&self.0).with_context(cannot)?;
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)

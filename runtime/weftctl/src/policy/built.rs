@@ -119,9 +119,7 @@ fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
 
 /// Makes a directory. Code that others can write is never mapped.
 pub(super) fn private(dir: PathBuf) -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = fs::DirBuilder::new().recursive(true).mode(weft_core::private::DIRECTORY).create(&dir);
-    made.with_context(|| format!("cannot create {}", dir.display()))?;
+    weft_core::private::make_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }
 

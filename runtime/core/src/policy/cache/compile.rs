@@ -149,7 +149,7 @@ impl PolicyStore {
     fn make_cache(&self) -> Result<SecureDir, PolicyError> {
         let path = self.cache_dir();
         let cannot = |source| PolicyError::Cache { path: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(private::DIRECTORY).create(&self.state_dir).map_err(cannot)?;
+        private::make_dir(&self.state_dir).map_err(cannot)?;
         match DirBuilder::new().mode(private::DIRECTORY).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

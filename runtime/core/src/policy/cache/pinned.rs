@@ -4,9 +4,9 @@
 //! finally puts it here by one rename: until then the network keeps its previous component. A component belongs to every
 //! manifest that names it, but each manifest is verified under its own repository before it names it here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::PolicyStore;
@@ -16,6 +16,7 @@ use crate::policy::places::{
 };
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef, locked};
+use crate::private;
 use crate::random::octets;
 
 /// The prefix of a file that is being written.
@@ -97,7 +98,7 @@ fn put(
         let path = path.to_owned();
         move |source| PolicyError::Store { path, source }
     };
-    DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(&dir).map_err(stored(&dir))?;
+    private::make_dir(&dir).map_err(stored(&dir))?;
     let incoming = incoming(&dir, &digest.hex());
     let added = write(&incoming, component)
         .map_err(stored(&incoming))
@@ -125,7 +126,7 @@ pub(super) fn keep(state_dir: &Path, digest: &Digest, component: &[u8]) -> Resul
 pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
     let stored = |source| PolicyError::Store { path: file.to_owned(), source };
     let dir = file.parent().unwrap_or(file);
-    DirBuilder::new().recursive(true).mode(crate::private::DIRECTORY).create(dir).map_err(stored)?;
+    private::make_dir(dir).map_err(stored)?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let incoming = incoming(dir, &name);
     let written = write(&incoming, bytes).and_then(|()| rename(&incoming, file));
@@ -142,7 +143,7 @@ fn incoming(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(crate::private::FILE).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(private::FILE).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
