@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 pub use self::pipes::Answer;
 use self::pipes::{ANSWER_LIMIT, Ended, talk};
-pub use self::place::{NodeFiles, Place, RUNTIME_SOCKETS, Surroundings, place, surround};
+pub use self::place::{HostView, NodeMounts, Place, RUNTIME_SOCKETS, place, set_host_view};
 use crate::cni::{CniError, code};
 use crate::phases::{Phase, timed};
 

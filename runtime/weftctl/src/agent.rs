@@ -9,7 +9,7 @@ use weft_agent::registry::{Access, stand_in_for_system_roots};
 use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::lease::{Reply, Request};
 use weft_core::agent::{self, Lease, SOCKET};
-use weft_core::exec::Surroundings;
+use weft_core::exec::HostView;
 use weft_host_abi::types::Attachment;
 
 use crate::output::Output;
@@ -79,12 +79,8 @@ pub(crate) struct AgentArgs {
 
 impl AgentArgs {
     /// Returns what other vendors' plugins need.
-    pub(crate) fn surroundings(&self, state: &Path) -> Surroundings {
-        Surroundings {
-            state_dir: state.to_owned(),
-            prefix: self.hostprefix.clone(),
-            runtime: self.runtime_socket.clone(),
-        }
+    pub(crate) fn host_view(&self, state: &Path) -> HostView {
+        HostView { state_dir: state.to_owned(), prefix: self.hostprefix.clone(), runtime: self.runtime_socket.clone() }
     }
 }
 

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use weft_core::exec::{self, Surroundings};
+use weft_core::exec::{self, HostView};
 
 use crate::output::Output;
 
@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     };
     let output = Output::new(cli.json);
     let state = cli.state_dir;
-    exec::surround(surroundings(&cli.command, &state));
+    exec::set_host_view(host_view(&cli.command, &state));
     let done = match cli.command {
         Command::Install(args) => install::install(&args, &state, output),
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
@@ -167,12 +167,12 @@ fn main() -> ExitCode {
 
 /// Returns what other vendors' plugins need if this is a pod.
 #[cfg_attr(not(feature = "agent"), expect(unused_variables, reason = "only the agent says more"))]
-fn surroundings(command: &Command, state: &Path) -> Surroundings {
+fn host_view(command: &Command, state: &Path) -> HostView {
     #[cfg(feature = "agent")]
     if let Command::Agent(args) = command {
-        return args.surroundings(state);
+        return args.host_view(state);
     }
-    Surroundings { state_dir: state.to_owned(), ..Surroundings::default() }
+    HostView { state_dir: state.to_owned(), ..HostView::default() }
 }
 
 /// Prints help, or why the command line is wrong.

@@ -19,7 +19,7 @@ pub type Problems = Vec<Problem>;
 
 /// What a configuration is checked against, besides itself.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct HostChecks {
     /// Directories of other plugins. If empty, missing plugins are not reported.
     pub path: Vec<PathBuf>,
     /// Whether to look at the links of this host, as an ADD would find them.
@@ -28,11 +28,11 @@ pub struct Surroundings {
 
 /// Checks the configuration of one plugin as ADD would read it, without a container.
 #[must_use]
-pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], surroundings: &Surroundings) -> Problems {
-    let read = |verb| Call::read(context, persona, environment(verb, surroundings), stdin);
+pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], checks: &HostChecks) -> Problems {
+    let read = |verb| Call::read(context, persona, environment(verb, checks), stdin);
     let mut node = Node::new(context);
     match read(Verb::Add) {
-        Ok(call) => check(&mut node, &call, surroundings),
+        Ok(call) => check(&mut node, &call, checks),
         Err(error) => {
             let mut problems = each(error);
             // `ipam` can be checked even if the rest is wrong.
@@ -47,14 +47,14 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], surrounding
     }
 }
 
-fn environment(verb: Verb, surroundings: &Surroundings) -> Environment {
+fn environment(verb: Verb, checks: &HostChecks) -> Environment {
     Environment {
         verb,
         container_id: "policy-check".to_owned(),
         netns: String::new(),
         ifname: "eth0".to_owned(),
         args: String::new(),
-        path: surroundings.path.clone(),
+        path: checks.path.clone(),
         netns_override: false,
     }
 }
@@ -68,10 +68,10 @@ fn each(error: AttachError) -> Problems {
     }
 }
 
-fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
+fn check(node: &mut Node<'_>, call: &Call, checks: &HostChecks) -> Problems {
     let mut problems = steps::validate(call).err().map(each).unwrap_or_default();
     let Some(select) = call.network.select() else {
-        problems.extend(of_network(node, call, surroundings));
+        problems.extend(of_network(node, call, checks));
         return problems;
     };
     match select_conf(node, call, select) {
@@ -85,7 +85,7 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
     match fixed(node.context, call) {
         Ok(networks) => {
             for network in networks {
-                let found = of_network(node, &call.with_conf(call.conf.clone(), network), surroundings);
+                let found = of_network(node, &call.with_conf(call.conf.clone(), network), checks);
                 problems.extend(found.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
             }
         }
@@ -119,9 +119,9 @@ fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
 }
 
 /// Returns all problems of a network whose delegate is known.
-fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
+fn of_network(node: &mut Node<'_>, call: &Call, checks: &HostChecks) -> Problems {
     let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
-    problems.extend(missing_plugins(node.context, call, surroundings));
+    problems.extend(missing_plugins(node.context, call, checks));
     problems.extend(policy_conf(node, call).unwrap_or_else(each));
     if let Some(monitored) = monitor::monitored(call) {
         problems.extend(policy_conf(node, &monitored).unwrap_or_else(each));
@@ -130,7 +130,7 @@ fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> 
     if problems.is_empty() {
         problems.extend(decision(node, call).err().map(each).unwrap_or_default());
     }
-    if problems.is_empty() && surroundings.host {
+    if problems.is_empty() && checks.host {
         problems.extend(foresee::of_host(node, call).err().map(each).unwrap_or_default());
     }
     problems
@@ -147,17 +147,17 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
 }
 
 /// Returns plugins of `delegate.type` and `ipam.type` that are neither weft's nor in the path.
-fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) -> Problems {
+fn missing_plugins(context: &Context, call: &Call, checks: &HostChecks) -> Problems {
     let mut problems = Vec::new();
     let mut look = |key: &str, kind: &str, known: Vec<String>| {
-        if surroundings.path.is_empty() || exec::find(kind, &surroundings.path).is_ok() {
+        if checks.path.is_empty() || exec::find(kind, &checks.path).is_ok() {
             return;
         }
         let hint = match did_you_mean(kind, known.iter().map(String::as_str)) {
             Some(meant) => format!("did you mean {meant:?}?"),
             None => format!("weft has {}", known.join(", ")),
         };
-        let dirs = surroundings.path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
+        let dirs = checks.path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
         let message = format!("{key} is {kind:?}, which is neither weft's nor a plugin in {dirs}: {hint}");
         problems.push(Problem { at: String::new(), message });
     };

@@ -88,7 +88,7 @@ pub use failures::{Failure, failures, record_unparsed};
 pub use gc::gc;
 pub use ipam_keys::{ipam_problems, select_problems};
 pub use kept::kept_file;
-pub use lint::{Problems, Surroundings, check_conf};
+pub use lint::{HostChecks, Problems, check_conf};
 pub use liveness::{NetnsState, netns_state};
 pub(crate) use liveness::{called_netns, recorded_netns};
 pub use lock::Lock;

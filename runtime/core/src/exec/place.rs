@@ -37,7 +37,7 @@ const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
 
 /// What a process that may run in a container knows about its node.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct HostView {
     /// The state directory, which `weft` on the node uses too.
     pub state_dir: PathBuf,
     /// Where this process sees the node's files, if that is below a directory.
@@ -46,8 +46,8 @@ pub struct Surroundings {
     pub runtime: Option<PathBuf>,
 }
 
-/// The surroundings of this process; `None` for `weft` itself, which the runtime starts where plugins belong.
-static OWN: RwLock<Option<Surroundings>> = RwLock::new(None);
+/// The view of this process; `None` for `weft` itself, which the runtime starts where plugins belong.
+static OWN: RwLock<Option<HostView>> = RwLock::new(None);
 
 /// Where plugins run.
 #[derive(Debug)]
@@ -55,12 +55,12 @@ pub enum Place {
     /// Where this process is.
     Here,
     /// In the mount namespace of the node.
-    Node(NodeFiles),
+    Node(NodeMounts),
 }
 
 /// The mount namespace of a process that sees the node's files.
 #[derive(Debug)]
-pub struct NodeFiles {
+pub struct NodeMounts {
     namespace: File,
     /// The process, for people.
     process: u32,
@@ -68,8 +68,8 @@ pub struct NodeFiles {
 }
 
 /// Makes every later call of a plugin run where the node's files are. For `weftctl`, which may run in a pod.
-pub fn surround(surroundings: Surroundings) {
-    OWN.write().unwrap_or_else(PoisonError::into_inner).replace(surroundings);
+pub fn set_host_view(view: HostView) {
+    OWN.write().unwrap_or_else(PoisonError::into_inner).replace(view);
 }
 
 /// Returns where plugins run now.
@@ -82,14 +82,14 @@ pub fn place() -> Result<Place, String> {
     place_of(&own)
 }
 
-fn is_in_container(own: &Surroundings) -> bool {
+fn is_in_container(own: &HostView) -> bool {
     let in_pod = std::env::var_os(IN_POD).is_some_and(|value| !value.is_empty());
     // A container's main process is the first one of its PID namespace.
     in_pod || own.prefix.is_some() || std::process::id() == 1
 }
 
 /// Returns where plugins run for a process in a container.
-fn place_of(own: &Surroundings) -> Result<Place, String> {
+fn place_of(own: &HostView) -> Result<Place, String> {
     let here = identity(Path::new("/proc/self/ns/mnt")).map_err(|error| format!("/proc cannot be read: {error}"))?;
     let runtimes = runtimes(own.runtime.as_deref());
     let is_runtime = |process: u32| runtimes.contains(&process);
@@ -103,7 +103,7 @@ fn place_of(own: &Surroundings) -> Result<Place, String> {
             // The container's own first process.
             continue;
         }
-        let files = NodeFiles { namespace, process, prefix: own.prefix.clone() };
+        let files = NodeMounts { namespace, process, prefix: own.prefix.clone() };
         if files.have(own) {
             return Ok(Place::Node(files));
         }
@@ -131,9 +131,9 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-// === impl NodeFiles ===
+// === impl NodeMounts ===
 
-impl NodeFiles {
+impl NodeMounts {
     /// Returns the number of the process whose files these are.
     #[must_use]
     pub fn process(&self) -> u32 {
@@ -141,7 +141,7 @@ impl NodeFiles {
     }
 
     /// Returns whether the state directory is the same one there.
-    fn have(&self, own: &Surroundings) -> bool {
+    fn have(&self, own: &HostView) -> bool {
         let Ok(here) = identity(&own.state_dir) else { return false };
         let on_node = self.path(&own.state_dir).into_owned();
         self.run(move || identity(&on_node)).and_then(|found| found).is_ok_and(|there| there == here)
@@ -174,8 +174,8 @@ mod tests {
 
     use super::*;
 
-    fn own(state: &Path) -> Surroundings {
-        Surroundings { state_dir: state.to_owned(), prefix: None, runtime: Some("/nowhere.sock".into()) }
+    fn own(state: &Path) -> HostView {
+        HostView { state_dir: state.to_owned(), prefix: None, runtime: Some("/nowhere.sock".into()) }
     }
 
     /// The first process of this machine, or of the tests' container, does not have this state directory.
@@ -191,7 +191,7 @@ mod tests {
         let socket = dir.path().join("cri.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         // This process plays the runtime, so it is in the runtime's mount namespace.
-        let own = Surroundings { runtime: Some(socket.clone()), ..own(dir.path()) };
+        let own = HostView { runtime: Some(socket.clone()), ..own(dir.path()) };
         assert_eq!(runtimes(Some(&socket)), [std::process::id()]);
         assert!(matches!(place_of(&own), Ok(Place::Here)));
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_path_below_the_prefix_is_a_path_of_the_node() {
         let namespace = File::open("/proc/self/ns/mnt").unwrap();
-        let files = NodeFiles { namespace, process: 1, prefix: Some("/host".into()) };
+        let files = NodeMounts { namespace, process: 1, prefix: Some("/host".into()) };
         assert_eq!(files.path(Path::new("/host/run/netns/a")), Path::new("/run/netns/a"));
         assert_eq!(files.path(Path::new("/proc/7/ns/net")), Path::new("/proc/7/ns/net"));
     }

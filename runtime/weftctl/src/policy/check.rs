@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
-use weft_core::attach::{Problems, Surroundings, check_conf};
+use weft_core::attach::{HostChecks, Problems, check_conf};
 use weft_core::conf::{Persona, did_you_mean};
 
 use crate::installed;
@@ -61,21 +61,21 @@ pub(crate) struct CheckArgs {
 }
 
 impl CheckArgs {
-    fn surroundings(&self, state: &Path) -> Surroundings {
+    fn checks(&self, state: &Path) -> HostChecks {
         if self.conf_only {
-            return Surroundings::default();
+            return HostChecks::default();
         }
         let path = match &self.path {
             Some(path) => std::env::split_paths(path).collect(),
             None => installed::plugin_dirs(state, &PLUGIN_DIRS),
         };
-        Surroundings { path, host: true }
+        HostChecks { path, host: true }
     }
 }
 
 pub(super) fn run(args: &CheckArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let bytes = crate::plan::read(&args.conf)?;
-    let mut checked = check_bytes(&bytes, state, &args.surroundings(state))?;
+    let mut checked = check_bytes(&bytes, state, &args.checks(state))?;
     if checked.plugins == 0 && checked.problems.is_empty() {
         bail!("no plugin in this configuration has a type that weft answers to");
     }
@@ -113,21 +113,21 @@ pub(crate) fn check_file(path: &Path, state: &Path, plugins: &Path) -> anyhow::R
 
 /// Like `check_file`, for a configuration that is not in a file.
 pub(crate) fn check_text(bytes: &[u8], state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
-    check_bytes(bytes, state, &Surroundings { path: vec![plugins.to_owned()], host: true })
+    check_bytes(bytes, state, &HostChecks { path: vec![plugins.to_owned()], host: true })
 }
 
-fn check_bytes(bytes: &[u8], state: &Path, surroundings: &Surroundings) -> anyhow::Result<Checked> {
+fn check_bytes(bytes: &[u8], state: &Path, checks: &HostChecks) -> anyhow::Result<Checked> {
     let value: Value = serde_json::from_slice(bytes).context("the configuration is not JSON")?;
     let context = crate::policy::context(state);
     let mut checked = Checked { plugins: 0, problems: Vec::new() };
     for plugin in plugins(&value) {
         let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Ok(persona) = Persona::from_argv0(kind.as_ref()) else {
-            checked.problems.extend(misspelt(&kind, surroundings));
+            checked.problems.extend(misspelt(&kind, checks));
             continue;
         };
         checked.plugins += 1;
-        let found: Problems = check_conf(&context, persona, plugin.to_string().as_bytes(), surroundings);
+        let found: Problems = check_conf(&context, persona, plugin.to_string().as_bytes(), checks);
         checked.problems.extend(found.into_iter().map(|problem| ConfProblem {
             plugin: kind.clone(),
             at: problem.at,
@@ -138,9 +138,9 @@ fn check_bytes(bytes: &[u8], state: &Path, surroundings: &Surroundings) -> anyho
 }
 
 /// Reports a missing plugin whose name resembles one of weft's. Any other name is another vendor's.
-fn misspelt(kind: &str, surroundings: &Surroundings) -> Option<ConfProblem> {
+fn misspelt(kind: &str, checks: &HostChecks) -> Option<ConfProblem> {
     let meant = did_you_mean(kind, Persona::all().map(Persona::name))?;
-    let found = surroundings.path.iter().any(|dir| !kind.contains('/') && dir.join(kind).is_file());
+    let found = checks.path.iter().any(|dir| !kind.contains('/') && dir.join(kind).is_file());
     let message = format!("there is no plugin {kind:?}: did you mean {meant:?}?");
     (!found).then(|| ConfProblem { plugin: kind.to_owned(), at: String::new(), message })
 }
