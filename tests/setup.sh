@@ -124,6 +124,10 @@ if [ "${1:-all}" = all ]; then
         { [ -x "$tools/py/bin/pip" ] || python3 -m venv "$tools/py"; } && "$tools/py/bin/pip" install -q componentize-py==0.25.1 &&
             ln -sf "$tools/py/bin/componentize-py" /usr/local/bin/ || echo "no componentize-py: pip failed" >&2
     fi
+    if ! command -v python-zig >/dev/null && python3 -m venv --help >/dev/null 2>&1; then
+        { [ -x "$tools/py/bin/pip" ] || python3 -m venv "$tools/py"; } && "$tools/py/bin/pip" install -q ziglang==0.17.1 &&
+            ln -sf "$tools/py/bin/python-zig" /usr/local/bin/ || echo "no zig: pip failed" >&2
+    fi
 fi
 
 # Policies are WASM; weft is linked against musl; one test policy imports WASI, to see that it is refused.

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         suite.test(format!("ipam/{language}"), &needs(tool), move || ipam(language));
         suite.test(format!("delegate/{language}"), &needs(tool), move || delegate(language));
     }
+    suite.test("ipam/c-by-zig", &needs("python-zig"), by_zig);
     suite.test("rust-tests-of-its-own", &needs("cargo"), rust_tests_of_its_own);
     suite.test("cases/difference-and-update", &needs("clang"), difference_and_update);
     suite.test("cases/check-asks-the-schema", &[Need::Sandbox, Need::Weftctl], check_asks_the_schema);
@@ -168,6 +169,20 @@ fn delegate(language: &str) -> Result<()> {
     for container in ["a", "b"] {
         world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
     }
+    Ok(())
+}
+
+/// Where there is no clang, zig compiles: here in the project's own Python environment.
+fn by_zig() -> Result<()> {
+    let project = Project::new("c", "ipam")?;
+    let path = std::env::var_os("PATH").context("PATH")?;
+    let zig = std::env::split_paths(&path).map(|dir| dir.join("python-zig")).find(|file| file.is_file());
+    fs::create_dir_all(project.dir.join(".venv/bin"))?;
+    symlink(zig.context("no python-zig in PATH")?, project.dir.join(".venv/bin/python-zig"))?;
+    let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
+    command.args(["policy", "test"]).current_dir(&project.dir).env("PATH", "/nonexistent").env_remove("WASI_SDK_PATH");
+    let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy test")?;
+    ensure!(output.text().contains(" passed, 0 failed"), "{}{}", output.text(), output.stderr);
     Ok(())
 }
 
@@ -384,7 +399,7 @@ fn missing_tool() -> Result<()> {
     for (language, words) in [
         ("js", "npm install -g componentize-qjs@0.4.5"),
         ("python", "pip install componentize-py==0.25.1"),
-        ("c", "pip install ziglang"),
+        ("c", "pip install ziglang==0.17.1"),
     ] {
         let project = Project::new(language, "ipam")?;
         let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);

@@ -20,7 +20,7 @@ pub(super) fn needs(language: Language) -> &'static str {
         Language::Js => "Node.js and `npm install -g componentize-qjs@0.4.5` (or without -g, in this directory)",
         Language::Python => "`pip install componentize-py==0.25.1` (also in a `.venv` of this directory)",
         Language::C => {
-            "a C compiler for WebAssembly: `pip install ziglang`, or Debian's `clang lld wasi-libc libclang-rt-dev-wasm32` (bookworm: \
+            "a C compiler for WebAssembly: `pip install ziglang==0.17.1` (also in a `.venv` of this directory), or Debian's `clang lld wasi-libc libclang-rt-dev-wasm32` (bookworm: \
              `libclang-rt-14-dev-wasm32`), or wasi-sdk with `WASI_SDK_PATH` set"
         }
     }
@@ -65,15 +65,9 @@ pub(super) fn c_compiler(dir: &Path) -> Option<Vec<OsString>> {
     if let Some(clang) = find("clang", dir).filter(|_clang| Path::new(DEBIAN_SYSROOT).is_dir()) {
         return Some(line(clang, &["--target=wasm32-wasi"]));
     }
-    if let Some(zig) = find("zig", dir) {
-        return Some(line(zig, &["cc", "-target", "wasm32-wasi"]));
-    }
-    // pip installs it as a module.
-    let python = find("python3", dir)?;
-    let has_zig = Command::new(&python).args(["-c", "import ziglang"]).stderr(Stdio::null()).status();
-    has_zig
-        .is_ok_and(|status| status.success())
-        .then(|| line(python, &["-m", "ziglang", "cc", "-target", "wasm32-wasi"]))
+    // pip installs it under the second name.
+    let zig = ["zig", "python-zig"].into_iter().find_map(|name| find(name, dir));
+    zig.map(|zig| line(zig, &["cc", "-target", "wasm32-wasi"]))
 }
 
 /// Runs a program in a directory. Shows its output if it fails.
