@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use weft_kit::process::{self, LIMIT, Place};
@@ -44,7 +44,10 @@ fn run(place: &Place, home: &Path, arguments: &[&str]) -> Result<String> {
     for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         command.env(variable, home);
     }
-    Ok(process::output(place, command, b"", LIMIT)?.success(&format!("helm {}", arguments.join(" ")))?.text())
+    let output = process::output(place, command, b"", LIMIT)?.success(&format!("helm {}", arguments.join(" ")))?;
+    // Every user would see a line for each link in the chart.
+    ensure!(!output.stderr.contains("symbolic link"), "{}", output.stderr);
+    Ok(output.text())
 }
 
 /// Returns the chart's objects with these values.

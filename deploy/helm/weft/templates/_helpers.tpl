@@ -18,9 +18,12 @@
 {{- get (dict "default" "/run/containerd" "talos" "/run/containerd" "gke" "/run/containerd" "k3s" "/run/k3s/containerd" "rke2" "/run/k3s/containerd" "openshift" "/run/crio") .Values.preset -}}
 {{- end -}}
 
-{{/* The definitions of a file of deploy/crds, which stay when the release goes: their objects would go with them. */}}
+{{/*
+The definitions of a file of files/crds. They stay when the release goes: their objects would go with them.
+deploy/crds is a link to that directory, and not the other way round: Helm prints a line for each link in a chart.
+*/}}
 {{- define "weft.crds" -}}
-{{- range splitList "\n---\n" (required "a file of deploy/crds is missing: files/crds is a link to it" .) }}
+{{- range splitList "\n---\n" (required "a file of deploy/crds is missing" .) }}
 {{- $crd := fromYaml . }}
 {{- $_ := set $crd.metadata "annotations" (dict "helm.sh/resource-policy" "keep") }}
 ---
