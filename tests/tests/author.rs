@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
     suite.test("inspect/without-root", &[Need::Sandbox, Need::Weftctl, Need::Tool("setpriv")], inspect_without_root);
     suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
+    suite.test("build/replaced-meanwhile", &needs("clang"), replaced_meanwhile);
     suite.test("build/wasi", &needs("clang"), wasi_is_refused);
     // Cargo runs one build at a time, and the others would use up the memory.
     suite.run_threads(Some(2))
@@ -411,6 +412,25 @@ fn missing_tool() -> Result<()> {
         let output = process::output(&Place::default(), command, b"", LIMIT)?;
         ensure!(output.status != Some(0) && output.stderr.contains(words), "{language}: {}", output.stderr);
     }
+    Ok(())
+}
+
+/// An upgrade replaces the program while it works: here the compiler removes it. The policy is compiled all the same.
+fn replaced_meanwhile() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let project = Project::new("c", "ipam")?;
+    let own = project.dir.with_extension("weftctl");
+    fs::copy(programs::weftctl().map_err(anyhow::Error::msg)?, &own).context("copy weftctl")?;
+    let (tools, compiler) = (project.dir.join(".venv/bin"), project.dir.join(".venv/bin/zig"));
+    fs::create_dir_all(&tools)?;
+    let script =
+        format!("#!/bin/sh\n/bin/rm -f {}\nshift 3\nexec /usr/bin/clang --target=wasm32-wasi \"$@\"\n", own.display());
+    fs::write(&compiler, script)?;
+    fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755))?;
+    let mut command = Command::new(&own);
+    command.args(["policy", "test"]).current_dir(&project.dir).env("PATH", "/nonexistent").env_remove("WASI_SDK_PATH");
+    let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy test")?;
+    ensure!(!own.exists() && output.text().contains(" passed, 0 failed"), "{}{}", output.text(), output.stderr);
     Ok(())
 }
 

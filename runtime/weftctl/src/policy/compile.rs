@@ -52,6 +52,9 @@ pub(super) fn run(args: &CompileArgs, state: &Path, output: Output) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
+/// This program, also after its file was replaced by an upgrade.
+const OWN: &str = "/proc/self/exe";
+
 /// Runs the compiler's own process.
 pub(super) fn worker(args: &WorkerArgs) -> ExitCode {
     match compiler::worker_main(args.parent, args.cpu_seconds, args.memory) {
@@ -65,10 +68,8 @@ pub(super) fn worker(args: &WorkerArgs) -> ExitCode {
 }
 
 fn compile(name: &str, component: &Path, state: &Path, waiting: Waiting) -> Result<Compiled, PolicyError> {
-    let own = std::env::current_exe();
     PolicyStore::new(state)?.compile_into_cache(name, component, waiting, &|wasm, bounds| {
-        let own = own.as_ref().map_err(|error| Cause(format!("cannot find this program's own file: {error}")))?;
-        compiler::compile_in_worker(own, wasm, bounds)
+        compiler::compile_in_worker(Path::new(OWN), wasm, bounds)
     })
 }
 
