@@ -1,17 +1,19 @@
-//! A granted directory, for one call: read completely and hashed while reading, through one descriptor. A policy gets
-//! the data read and never the files, so that it sees exactly the data whose digest is in the decision's trace, and a
-//! call needs to open nothing.
+//! A granted directory, for one call: read completely and hashed while reading, through one `Dir`. A policy gets the
+//! data read and never the files, so that it sees exactly the data whose digest is in the decision's trace, and a call
+//! needs to open nothing.
+//!
+//! Invariant: only the directory itself is found by its path. Everything in it is opened below it, so no link leads out,
+//! and it may be renamed or replaced meanwhile.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, DirEntry, File, OpenOptions, OpenOptionsExt};
 use nix::libc;
 use sha2::{Digest, Sha256};
 
@@ -42,7 +44,7 @@ pub(super) struct Data {
 
 impl Data {
     pub(super) fn read(path: &Path) -> io::Result<Self> {
-        let directory = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?;
+        let directory = Dir::open_ambient_dir(path, ambient_authority())?;
         let mut walk = Walk { tree: Tree::new(), hash: Sha256::new(), files: 0, bytes: 0 };
         walk.directory(&directory, ROOT, 0)?;
         let hex: String = walk.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -50,20 +52,15 @@ impl Data {
     }
 }
 
-fn through(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
 // === impl Walk ===
 
 impl Walk {
-    fn directory(&mut self, directory: &File, place: usize, depth: usize) -> io::Result<()> {
+    fn directory(&mut self, directory: &Dir, place: usize, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Err(io::Error::other(format!("it is nested deeper than {DEPTH_MAX} directories")));
         }
-        let here = through(directory);
-        let mut entries = fs::read_dir(&here)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
+        let mut entries = directory.entries()?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(DirEntry::file_name);
         for entry in entries {
             self.files += 1;
             if self.files > FILES_MAX {
@@ -77,13 +74,13 @@ impl Walk {
             };
             self.item(sign, name.as_bytes());
             // A file that has changed its type since it was listed is an error, and is not followed.
-            let open = || OpenOptions::new().read(true).custom_flags(flags).open(here.join(&name));
+            let open = || directory.open_with(&name, OpenOptions::new().read(true).custom_flags(flags));
             if kind.is_dir() {
                 let below = self.tree.add(place, name.clone(), What::Directory(BTreeMap::new()));
-                self.directory(&open()?, below, depth + 1)?;
+                self.directory(&Dir::from_std_file(open()?.into_std()), below, depth + 1)?;
                 self.item(b'e', b"");
             } else if kind.is_symlink() {
-                let target = OsString::from(fs::read_link(here.join(&name))?);
+                let target = OsString::from(directory.read_link_contents(&name)?);
                 self.item(b't', target.as_bytes());
                 self.tree.add(place, name, What::Link(target));
             } else if kind.is_file() {
@@ -119,6 +116,8 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use std::fs;
 
     use super::*;
 
@@ -179,6 +178,31 @@ mod tests {
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let data = Data::read(dir.path()).unwrap();
         assert_eq!(data.tree.at(data.tree.find(ROOT, "pipe", true).unwrap()), &What::Other);
+    }
+
+    /// Walks a directory that is replaced by a link to another one while it is read.
+    #[test]
+    fn what_is_opened_first_is_what_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, other) = (dir.path().join("here"), dir.path().join("other"));
+        for (place, content) in [(&here, "granted"), (&other, "secret")] {
+            fs::create_dir_all(place.join("d")).unwrap();
+            fs::write(place.join("d/table"), content).unwrap();
+        }
+        let granted = Data::read(&here).unwrap();
+        let opened = Dir::open_ambient_dir(&here, ambient_authority()).unwrap();
+        fs::rename(&here, dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&other, &here).unwrap();
+        let mut walk = Walk { tree: Tree::new(), hash: Sha256::new(), files: 0, bytes: 0 };
+        walk.directory(&opened, ROOT, 0).unwrap();
+        assert_eq!(walk.tree, *granted.tree);
+        // A directory that has become a link since it was listed is not followed either.
+        fs::rename(dir.path().join("moved/d"), dir.path().join("moved/e")).unwrap();
+        std::os::unix::fs::symlink(other.join("d"), dir.path().join("moved/d")).unwrap();
+        let mut flags = OpenOptions::new();
+        flags.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+        opened.open_with("d", &flags).unwrap_err();
+        opened.open("d/table").unwrap_err();
     }
 
     #[test]
