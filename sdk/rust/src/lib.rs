@@ -103,7 +103,7 @@ pub trait Ledger {
     /// skipped.
     fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress>;
 
-    /// Returns the fill level of a range.
+    /// Returns the fill level of a range. A gateway inside the range counts in its size, and is not taken.
     fn usage(&self, range: &IpRange) -> RangeUsage;
 
     /// Returns the last claim in a range.

@@ -86,9 +86,12 @@ pub(super) fn difference(expected: &Outcome, outcome: &Outcome) -> Option<String
     if *expected == actual {
         return None;
     }
+    // A denial that the case does not expect has its reason in a key that the case does not look at.
+    let said = outcome.get("message").and_then(Value::as_str).filter(|_said| !actual.contains_key("message"));
+    let said = said.map(|said| format!("said: {said}\n")).unwrap_or_default();
     let (expected, actual) = (pretty(expected), pretty(&actual));
     let diff = TextDiff::from_lines(&expected, &actual);
-    Some(diff.unified_diff().context_radius(3).header("expected", "came of it").to_string())
+    Some(format!("{}{said}", diff.unified_diff().context_radius(3).header("expected", "came of it")))
 }
 
 /// Returns the new expectations of a case. It keeps checking the same keys, as long as they exist.
@@ -135,6 +138,7 @@ mod tests {
         let denied = denied(&Denial::Exhausted("full".into()));
         let difference = difference(&object(json!({ "release": "free" })), &denied).expect("a difference");
         assert!(difference.contains("+  \"denial\": \"exhausted\""), "{difference}");
+        assert!(difference.ends_with("\nsaid: full\n"), "{difference}");
         assert!(super::difference(&object(json!({ "denial": "denied" })), &denied).is_some());
         assert!(super::difference(&object(json!({ "denial": "exhausted" })), &denied).is_none());
         assert!(super::difference(&object(json!({})), &outcome()).is_some(), "a case has to expect something");
