@@ -4,11 +4,32 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
+use weft_kit::dhcp::Daemon;
 use weft_kit::registry::Minisign;
 
 use super::node::{Node, REGISTRY, digest_of, text};
 use super::trust::trust_file;
+
+/// A node whose agent has fetched the policy of its network.
+struct Ready {
+    node: Node,
+    agent: Daemon,
+    reference: String,
+    conf: Value,
+}
+
+impl Ready {
+    fn new() -> Result<Self> {
+        let node = Node::new()?;
+        let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
+        let conf = node.conf("rack", &reference);
+        node.write_network("rack", &conf)?;
+        let agent = node.start_agent()?;
+        node.until(&agent, &reference, "ready")?;
+        Ok(Self { node, agent, reference, conf })
+    }
+}
 
 /// Two networks: the registry has one's policy, and gets the other's later.
 pub(super) fn ahead_of_the_add() -> Result<()> {
@@ -72,12 +93,7 @@ pub(super) fn locked_again() -> Result<()> {
 
 /// As after an upgrade, all compiled forms are missing. The agent compiles what is here, without the registry.
 pub(super) fn compiles_again() -> Result<()> {
-    let mut node = Node::new()?;
-    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
-    let conf = node.conf("rack", &reference);
-    node.write_network("rack", &conf)?;
-    let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
+    let Ready { mut node, agent, reference, conf } = Ready::new()?;
     agent.stop()?;
     node.stop_registry();
     fs::remove_dir_all(node.world.state().join("cache"))?;
@@ -97,12 +113,7 @@ pub(super) fn compiles_again() -> Result<()> {
 
 /// A component that was damaged on the disk is fetched again.
 pub(super) fn damaged() -> Result<()> {
-    let mut node = Node::new()?;
-    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
-    let conf = node.conf("rack", &reference);
-    node.write_network("rack", &conf)?;
-    let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
+    let Ready { mut node, agent, reference, conf } = Ready::new()?;
     node.adds("a", &conf)?;
     agent.stop()?;
     let hex = node.component("host-local")?.replace("sha256:", "sha256-");
@@ -172,12 +183,7 @@ pub(super) fn same_manifest_elsewhere() -> Result<()> {
 
 /// A node with all policies starts although its registry and every name server are unreachable.
 pub(super) fn registry_dead() -> Result<()> {
-    let mut node = Node::new()?;
-    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
-    let conf = node.conf("rack", &reference);
-    node.write_network("rack", &conf)?;
-    let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
+    let Ready { mut node, agent, reference, conf } = Ready::new()?;
     agent.kill();
     node.stop_registry();
     // The same with a name that does not resolve here.
