@@ -1,6 +1,9 @@
 //! The steps of a policy author, outside the repository: `weftctl policy new` in each language, a build and cases that
 //! pass at once, a thousand calls in one instance, and an address on an interface.
 
+#[path = "author/building.rs"]
+mod building;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -33,8 +36,9 @@ fn main() -> ExitCode {
         suite.test(format!("ipam/{language}"), &needs(tool), move || ipam(language));
         suite.test(format!("delegate/{language}"), &needs(tool), move || delegate(language));
     }
-    suite.test("ipam/c-by-zig", &needs("python-zig"), by_zig);
-    suite.test("rust-tests-of-its-own", &needs("cargo"), rust_tests_of_its_own);
+    suite.test("ipam/c-by-zig", &needs("python-zig"), building::by_zig);
+    suite.test("rust-tests-of-its-own", &needs("cargo"), building::rust_tests_of_its_own);
+    suite.test("sdk-is-a-package", &needs("cargo"), building::sdk_is_a_package);
     suite.test("cases/difference-and-update", &needs("clang"), difference_and_update);
     suite.test("cases/check-asks-the-schema", &[Need::Sandbox, Need::Weftctl], check_asks_the_schema);
     suite.test("cases/budget", &needs("clang"), budget);
@@ -42,9 +46,9 @@ fn main() -> ExitCode {
     suite.test("watch", &needs("clang"), watch);
     suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
     suite.test("inspect/without-root", &[Need::Sandbox, Need::Weftctl, Need::Tool("setpriv")], inspect_without_root);
-    suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
-    suite.test("build/replaced-meanwhile", &needs("clang"), replaced_meanwhile);
-    suite.test("build/wasi", &needs("clang"), wasi_is_refused);
+    suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], building::missing_tool);
+    suite.test("build/replaced-meanwhile", &needs("clang"), building::replaced_meanwhile);
+    suite.test("build/wasi", &needs("clang"), building::wasi_is_refused);
     // Cargo runs one build at a time, and the others would use up the memory.
     suite.run_threads(Some(2))
 }
@@ -169,35 +173,6 @@ fn delegate(language: &str) -> Result<()> {
     }
     for container in ["a", "b"] {
         world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
-    }
-    Ok(())
-}
-
-/// Where there is no clang, zig compiles: here in the project's own Python environment.
-fn by_zig() -> Result<()> {
-    let project = Project::new("c", "ipam")?;
-    let path = std::env::var_os("PATH").context("PATH")?;
-    let zig = std::env::split_paths(&path).map(|dir| dir.join("python-zig")).find(|file| file.is_file());
-    fs::create_dir_all(project.dir.join(".venv/bin"))?;
-    symlink(zig.context("no python-zig in PATH")?, project.dir.join(".venv/bin/python-zig"))?;
-    let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
-    command.args(["policy", "test"]).current_dir(&project.dir).env("PATH", "/nonexistent").env_remove("WASI_SDK_PATH");
-    let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy test")?;
-    ensure!(output.text().contains(" passed, 0 failed"), "{}{}", output.text(), output.stderr);
-    Ok(())
-}
-
-/// Runs `cargo test` in a new project, for both kinds.
-fn rust_tests_of_its_own() -> Result<()> {
-    for kind in ["ipam", "delegate"] {
-        let project = Project::new("rust", kind)?;
-        let mut cargo = Command::new("cargo");
-        cargo.args(["test", "--locked"]).current_dir(&project.dir);
-        for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
-            cargo.env_remove(name);
-        }
-        let output = process::output(&Place::default(), cargo, b"", LIMIT)?.success("cargo test")?;
-        ensure!(output.text().contains("1 passed"), "{}", output.text());
     }
     Ok(())
 }
@@ -392,57 +367,5 @@ fn new_refuses() -> Result<()> {
     ensure!(fs::read_dir(scratch.path().join("full"))?.count() == 1, "something was written");
     let (ok, said) = weftctl(scratch.path(), &["policy", "build", "full"])?;
     ensure!(!ok && said.contains("weftctl policy new"), "{said}");
-    Ok(())
-}
-
-/// Without the tools, the error says exactly what to install.
-fn missing_tool() -> Result<()> {
-    for (language, words) in [
-        ("js", "npm install -g componentize-qjs@0.4.5"),
-        ("python", "pip install componentize-py==0.25.1"),
-        ("c", "pip install ziglang==0.17.1"),
-    ] {
-        let project = Project::new(language, "ipam")?;
-        let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
-        command
-            .args(["policy", "build"])
-            .current_dir(&project.dir)
-            .env("PATH", "/nonexistent")
-            .env_remove("WASI_SDK_PATH");
-        let output = process::output(&Place::default(), command, b"", LIMIT)?;
-        ensure!(output.status != Some(0) && output.stderr.contains(words), "{language}: {}", output.stderr);
-    }
-    Ok(())
-}
-
-/// An upgrade replaces the program while it works: here the compiler removes it. The policy is compiled all the same.
-fn replaced_meanwhile() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let project = Project::new("c", "ipam")?;
-    let own = project.dir.with_extension("weftctl");
-    fs::copy(programs::weftctl().map_err(anyhow::Error::msg)?, &own).context("copy weftctl")?;
-    let (tools, compiler) = (project.dir.join(".venv/bin"), project.dir.join(".venv/bin/zig"));
-    fs::create_dir_all(&tools)?;
-    let script =
-        format!("#!/bin/sh\n/bin/rm -f {}\nshift 3\nexec /usr/bin/clang --target=wasm32-wasi \"$@\"\n", own.display());
-    fs::write(&compiler, script)?;
-    fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755))?;
-    let mut command = Command::new(&own);
-    command.args(["policy", "test"]).current_dir(&project.dir).env("PATH", "/nonexistent").env_remove("WASI_SDK_PATH");
-    let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy test")?;
-    ensure!(!own.exists() && output.text().contains(" passed, 0 failed"), "{}{}", output.text(), output.stderr);
-    Ok(())
-}
-
-/// A policy that would need WASI is refused when it is built.
-fn wasi_is_refused() -> Result<()> {
-    let project = Project::new("c", "ipam")?;
-    let source = project.dir.join("policy.c");
-    let text = fs::read_to_string(&source)?;
-    let greeting = "static bool keeps(const request_t *request) {\n    printf(\"%d\", (int)request->now);";
-    let text = text.replace("static bool keeps(const request_t *request) {", greeting);
-    fs::write(&source, text.replace("#include <stdlib.h>", "#include <stdio.h>\n#include <stdlib.h>"))?;
-    let (ok, said) = project.weftctl(&["policy", "build"])?;
-    ensure!(!ok && said.contains("wasi_snapshot_preview1") && said.contains("printf"), "{said}");
     Ok(())
 }
