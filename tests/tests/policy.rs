@@ -3,6 +3,12 @@
 //!
 //! The policies are `tests/guests`, built here as their authors would build them.
 
+#[path = "policy/lies.rs"]
+mod lies;
+#[path = "policy/missing.rs"]
+mod missing;
+#[path = "policy/monitored.rs"]
+mod monitored;
 #[path = "policy/records.rs"]
 mod records;
 #[path = "policy/watched.rs"]
@@ -65,34 +71,34 @@ fn main() -> ExitCode {
     test("swap/renamed", |guests| swapped(guests, &replace_by_rename));
     test("swap/overwritten", |guests| swapped(guests, &|file, content| Ok(fs::write(file, content)?)));
     test("denial-text", denial_text);
-    test("control-characters", control_characters);
-    test("huge-reason", huge_reason);
-    test("missing-file", missing_file);
-    test("no-component", no_component);
-    test("del-without-policy", del_without_policy);
-    test("status", status);
-    test("fallback/shipped", fallback_shipped);
-    test("fallback/last-good", fallback_last_good);
-    test("pinned", pinned);
+    test("control-characters", lies::control_characters);
+    test("huge-reason", lies::huge_reason);
+    test("missing-file", missing::missing_file);
+    test("no-component", missing::no_component);
+    test("del-without-policy", missing::del_without_policy);
+    test("status", missing::status);
+    test("fallback/shipped", missing::fallback_shipped);
+    test("fallback/last-good", missing::fallback_last_good);
+    test("pinned", missing::pinned);
     test("isolated", isolated);
-    test("monitor/compared", monitor_compared);
-    test("monitor/own-ipam", monitor_own_ipam);
-    test("monitor/never-matters", monitor_never_matters);
+    test("monitor/compared", monitored::monitor_compared);
+    test("monitor/own-ipam", monitored::monitor_own_ipam);
+    test("monitor/never-matters", monitored::monitor_never_matters);
     test("monitor/dies", watched::monitor_dies);
     test("cases", records::cases);
     test("replay", records::replay);
     test("replay/what-failed", records::replay_of_what_failed);
     test("replay/limits", records::limits);
     test("trace-export", records::trace_export);
-    test("routes", routes);
-    test("gateway-on-ptp", gateway_on_ptp);
-    test("gateway-that-a-bridge-takes", gateway_that_a_bridge_takes);
-    test("gateway-of-the-claimed-candidate", gateway_of_the_claimed_candidate);
+    test("routes", lies::routes);
+    test("gateway-on-ptp", lies::gateway_on_ptp);
+    test("gateway-that-a-bridge-takes", lies::gateway_that_a_bridge_takes);
+    test("gateway-of-the-claimed-candidate", lies::gateway_of_the_claimed_candidate);
     for lie in LIES {
         let again = guests.clone();
-        suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&again, lie, false));
+        suite.test(format!("hostile/{}", lie.0), &needs, move || lies::hostile(&again, lie, false));
         let guests = guests.clone();
-        suite.test(format!("hostile-in-worker/{}", lie.0), &needs, move || hostile(&guests, lie, true));
+        suite.test(format!("hostile-in-worker/{}", lie.0), &needs, move || lies::hostile(&guests, lie, true));
     }
     let shipped = [Need::Sandbox, Need::Weft, Need::Weftctl];
     suite.test("by-label", &shipped, by_label);
@@ -214,257 +220,11 @@ fn denial_text(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// Checks how the host handles one wrong answer, in this process or in a worker.
-fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    if in_worker {
-        node.isolate()?;
-    }
-    ensure!(node.add("a")? == "10.77.0.2/24", "without a lie it is honest");
-    let before = links(&node)?;
-    let conf = node.conf(&json!({ "lie": lie }));
-    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
-    ensure!(codes.contains(&error.code), "code {} ({} / {})", error.code, error.msg, error.details);
-    ensure!(
-        error.msg.contains(word) || error.details.contains(word),
-        "no {word:?} in {} / {}",
-        error.msg,
-        error.details
-    );
-    ensure!(error.msg.len() < 4096 && error.details.len() < 16384, "an error of {} bytes", error.msg.len());
-    ensure!(!error.msg.contains('\n'), "msg has several lines: {:?}", error.msg);
-    node.clean_of("b")?;
-    ensure!(links(&node)? == before, "host links changed");
-    ensure!(node.world.claims()? == ["10.77.0.2"], "claims {:?}", node.world.claims());
-    // DEL after a failed ADD, as runtimes call it, and then ADD works again.
-    node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
-    ensure!(node.add("b")? == "10.77.0.3/24", "the next ADD works");
-    ensure!(node.world.reaches("b", "10.77.0.2")?, "and its container is reachable");
-    node.del("a")?;
-    node.del("b")
-}
-
-/// With ptp the host end has the gateway's address, and each pod's address is routed to its own link: a policy cannot
-/// redirect another pod's traffic with its address.
-fn gateway_on_ptp(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    let mut honest = node.conf(&json!({}));
-    honest["delegate"] = json!({ "type": "ptp" });
-    node.call("ADD", &Attach::eth0("a"), &honest)?.result()?;
-    let route = |node: &Node| -> Result<String> { Ok(node.world.host().line("ip route get 10.77.0.2")?.text()) };
-    let before = (route(&node)?, links(&node)?);
-    for lie in ["gateway-of-a-pod", "gateway-of-the-next-pod"] {
-        let mut conf = honest.clone();
-        conf["ipam"]["lie"] = json!(lie);
-        let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
-        ensure!(error.code == 101 && error.msg.contains("gateway"), "{lie}: {} {}", error.code, error.msg);
-        ensure!((route(&node)?, links(&node)?) == before, "{lie}: the host changed: {}", route(&node)?);
-        node.clean_of("b")?;
-    }
-    Ok(())
-}
-
-/// If IPAM names no gateway, a bridge uses the subnet's first address. A pod may have it if the operator declared
-/// another gateway.
-fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
-    let lie = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
-    let error = node.call("ADD", &Attach::eth0("a"), &lie)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{} {}", error.code, error.msg);
-    node.clean_of("a")?;
-    let honest = node.conf(&json!({ "ranges": ranges }));
-    node.call("ADD", &Attach::eth0("a"), &honest)?.result()?;
-    let address = node.world.host().line("ip -br address show own0")?.text();
-    ensure!(address.contains("10.77.0.254/24"), "{address}");
-    // Without a gateway on the host, a policy may leave it out.
-    let mut layer2 = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
-    layer2["delegate"]["isGateway"] = json!(false);
-    node.call("ADD", &Attach::eth0("b"), &layer2)?.result()?;
-    Ok(())
-}
-
-/// Only the candidate that an ADD gets leads to a plan. Cases and replays judge the same one.
-fn gateway_of_the_claimed_candidate(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    // A bridge takes 10.77.0.1 for the first candidate, which a pod may get, and 10.78.0.1 for the second.
-    let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }, { "subnet": "10.78.0.0/24" }]]);
-    let twice = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway-twice" }));
-    let error = node.call("ADD", &Attach::eth0("a"), &twice)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{} {}", error.code, error.msg);
-    node.clean_of("a")?;
-    let mut layer2 = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
-    layer2["delegate"]["isGateway"] = json!(false);
-    node.call("ADD", &Attach::eth0("b"), &layer2)?.result()?;
-    let result = node.call("ADD", &Attach::eth0("c"), &twice)?.result()?;
-    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.78.0.9/24")), "{result}");
-    for (container, kind) in [("a", "refused"), ("c", "candidates")] {
-        let same = node.world.weftctl(&["policy", "replay", &container_id(container)])?;
-        ensure!(same.pointer("/0/same") == Some(&json!(true)), "{container}: {same}");
-        ensure!(same.pointer("/0/recorded").is_some_and(|recorded| recorded.get(kind).is_some()), "{same}");
-    }
-    records::claimed_candidate(&node, &twice)
-}
-
-fn links(node: &Node) -> Result<String> {
-    Ok(node.world.host().line("ip -br link")?.text())
-}
-
-/// A policy's text cannot write to a terminal or forge a line of a log.
-fn control_characters(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    let conf = node.conf(&json!({ "lie": "control-characters" }));
-    let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
-    let error = reply.error()?;
-    ensure!(error.code == 100, "code {} ({})", error.code, error.msg);
-    ensure!(error.msg.contains("first line") && error.msg.contains("second"), "msg {:?}", error.msg);
-    ensure!(!error.msg.chars().any(char::is_control), "msg {:?}", error.msg);
-    ensure!(!reply.stderr.contains('\u{1b}'), "stderr {:?}", reply.stderr);
-    Ok(())
-}
-
-/// A reason of megabytes is refused or cut; it is never stored or shown whole.
-fn huge_reason(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    let conf = node.conf(&json!({ "lie": "huge-reason" }));
-    let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
-    ensure!(reply.stdout.len() < 16384 && reply.stderr.len() < 65536, "{} bytes", reply.stdout.len());
-    if reply.ok() {
-        let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
-        ensure!(why.len() < 65536, "explain prints {} bytes", why.len());
-    } else {
-        ensure!(reply.error()?.code == 101, "{:?}", reply.error()?);
-        node.clean_of("a")?;
-    }
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
-}
-
-/// The error names the file; once it exists, ADD works.
-fn missing_file(guests: &Guests) -> Result<()> {
-    let mut node = Node::new()?;
-    let conf = node.conf(&json!({}));
-    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    let path = node.policy.display().to_string();
-    ensure!(error.msg.contains(&path) || error.details.contains(&path), "{error:?} does not name {path}");
-    node.clean_of("a")?;
-    fs::write(&node.policy, guests.get("low")?).context("write the policy")?;
-    ensure!(node.add("a")? == "10.77.0.2/24", "with the file it works");
-    node.del("a")
-}
-
-/// Bytes that are no component, and a core module, which is no component either.
-fn no_component(guests: &Guests) -> Result<()> {
-    for content in [&b"this is not WebAssembly"[..], b"", b"\0asm\x01\0\0\0"] {
-        let mut node = Node::with(content)?;
-        let conf = node.conf(&json!({}));
-        let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-        ensure!(matches!(error.code, 7 | 101), "code {} ({})", error.code, error.msg);
-        let path = node.policy.display().to_string();
-        ensure!(error.msg.contains(&path) || error.details.contains(&path), "{error:?} does not name {path}");
-        node.clean_of("a")?;
-        replace_by_rename(&node.policy, &guests.get("low")?)?;
-        ensure!(node.add("a")? == "10.77.0.2/24", "with a policy it works");
-        node.del("a")?;
-    }
-    Ok(())
-}
-
-/// DEL needs the journal alone: no policy, no compiled cache, no namespace, no prevResult.
-fn del_without_policy(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
-    node.add("a")?;
-    node.add("b")?;
-    fs::remove_file(&node.policy).context("remove the policy")?;
-    for dir in ["cache", "policies"] {
-        fs::remove_dir_all(node.world.state().join(dir)).with_context(|| format!("remove {dir}"))?;
-    }
-    node.del("a")?;
-    node.clean_of("a")?;
-    node.world.remove_container("b");
-    let bare = json!({ "cniVersion": "1.1.0", "name": "own", "type": "weft" });
-    let mut call = node.world.prepare("DEL", &Attach::eth0("b"), &bare)?;
-    call.netns = Some(String::new());
-    node.world.run(&call, "weft")?.quiet()?;
-    ensure!(node.world.claims()?.is_empty(), "claims are left");
-    let state = observe::world(&node.world, &mut weft_kit::names::Names::default())?;
-    ensure!(observe::random_links(&state).is_empty(), "links are left: {:?}", observe::random_links(&state));
-    Ok(())
-}
-
-/// STATUS asks the policy whether it accepts its configuration.
-fn status(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("high")?)?;
-    let mut ask = |more: &Value| {
-        let conf = node.conf(more);
-        let mut call = node.world.prepare("STATUS", &Attach::eth0("a"), &conf)?;
-        (call.container_id, call.netns, call.ifname) = (None, None, None);
-        node.world.run(&call, "weft")
-    };
-    // A STATUS does not wait for the compiler; runtimes ask again.
-    wait(PATIENCE, "the compiled policy", || Ok(ask(&json!({}))?.quiet().is_ok()))?;
-    let error = ask(&json!({ "refuse-me": true }))?.error()?;
-    ensure!(error.msg == "high does not like this", "msg {:?}", error.msg);
-    // One address besides the gateway, and then none.
-    let narrow = json!({ "ranges": [[{ "subnet": "10.77.0.0/30" }]] });
-    ask(&narrow)?.quiet()?;
-    let conf = node.conf(&narrow);
-    node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
-    let mut call = node.world.prepare("STATUS", &Attach::eth0("a"), &conf)?;
-    (call.container_id, call.netns, call.ifname) = (None, None, None);
-    let error = node.world.run(&call, "weft")?.error()?;
-    ensure!(error.code == 50, "code {} ({})", error.code, error.msg);
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-    node.world.run(&call, "weft")?.quiet()
-}
-
 /// Returns the configuration with a key beside `ipam`.
 fn with(conf: &Value, key: &str, value: &Value) -> Value {
     let mut conf = conf.clone();
     conf[key] = value.clone();
     conf
-}
-
-/// If the policy is missing or crashes, the fallback decides, and the trace says so. A refusal stays a refusal.
-fn fallback_shipped(guests: &Guests) -> Result<()> {
-    let mut node = Node::new()?;
-    let conf = with(&node.conf(&json!({})), "fallback", &json!("host-local"));
-    let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
-    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{result}");
-    let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
-    ensure!(why.contains("instead_of") && why.contains("does not exist"), "{why}");
-    fs::write(&node.policy, guests.get("hostile")?)?;
-    for lie in ["trap", "loop"] {
-        let conf = with(&node.conf(&json!({ "lie": lie })), "fallback", &json!("host-local"));
-        node.call("ADD", &Attach::eth0("b"), &conf)?.result()?;
-        node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
-    }
-    let conf = with(&node.conf(&json!({ "lie": "outside" })), "fallback", &json!("host-local"));
-    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
-    ensure!(error.code == 101, "a decision that is refused is no fault: {error:?}");
-    let conf = with(&node.conf(&json!({ "lie": "trap" })), "fallback", &json!("no-such-policy"));
-    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("no-such-policy"), "{error:?}");
-    node.clean_of("b")?;
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
-}
-
-/// weft keeps using the last component that worked when the file is replaced by an unusable one.
-fn fallback_last_good(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(b"nothing yet")?;
-    let conf = with(&node.conf(&json!({})), "fallback", &json!("last-good"));
-    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("no policy has made a decision"), "{error:?}");
-    replace_by_rename(&node.policy, &guests.get("low")?)?;
-    node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
-    replace_by_rename(&node.policy, b"not WebAssembly")?;
-    let result = node.call("ADD", &Attach::eth0("b"), &conf)?.result()?;
-    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.3/24")), "{result}");
-    let why = node.world.weftctl(&["explain", "cid-b"])?.to_string();
-    ensure!(why.contains("last-good") && why.contains("not WebAssembly"), "{why}");
-    for container in ["a", "b"] {
-        node.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
-    }
-    Ok(())
 }
 
 /// A worker, which is a process of its own without a user, returns the same decision, trace and refusal.
@@ -490,185 +250,6 @@ fn isolated(guests: &Guests) -> Result<()> {
     ensure!(replayed.pointer("/0/same") == Some(&json!(true)), "{replayed}");
     node.del("a")?;
     node.del("b")
-}
-
-/// The policy of `monitor` gets the same request; weft records what it would have done, and does none of it.
-fn monitor_compared(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
-    let other = node.world.scratch().join("other.wasm");
-    fs::write(&other, guests.get("high")?)?;
-    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
-    let reference = format!("file://{}", other.display());
-    // As the agent makes it: from now on, calls count.
-    let counters = node.world.state().join("counters");
-    fs::write(&counters, "").context("make the counters")?;
-    let monitored = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference }));
-    let address = |node: &mut Node, container: &str, conf: &Value| -> Result<Value> {
-        let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
-        result.pointer("/ips/0/address").cloned().context("an address")
-    };
-    ensure!(address(&mut node, "a", &monitored)? == json!("10.77.0.2/24"), "the network's own decides");
-    let why = node.world.weftctl(&["explain", "cid-a"])?;
-    let monitor = why.pointer("/0/monitor").context("a monitor")?;
-    ensure!(monitor.pointer("/differences/0/part") == Some(&json!("addresses")), "{monitor}");
-    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.254/24")), "{monitor}");
-    ensure!(monitor.pointer("/outcome/decided/candidates/0/0") == Some(&json!("10.77.0.254/24")), "{monitor}");
-    ensure!(node.world.claims()? == ["10.77.0.2"], "{:?}", node.world.claims());
-    // The monitored policy does not see what the ADD then claimed.
-    let same =
-        with(&node.conf(&json!({})), "monitor", &json!({ "policy": format!("file://{}", node.policy.display()) }));
-    ensure!(address(&mut node, "b", &same)? == json!("10.77.0.3/24"), "the next");
-    let why = node.world.weftctl(&["explain", "cid-b"])?;
-    ensure!(why.pointer("/0/monitor/differences").is_none(), "the same policy decides the same: {why}");
-    // A refusal that the other policy would not have made.
-    let mut strict = same.clone();
-    strict["ipam"]["policy"] = json!(reference);
-    let attach = Attach { container: "c", ifname: "net1", args: None };
-    ensure!(node.call("ADD", &attach, &strict)?.error()?.code == 100, "high is for eth0 alone");
-    let why = node.world.weftctl(&["explain", "cid-c"])?;
-    let found = why.pointer("/0/failure/monitor/differences/0").context("a difference")?;
-    ensure!(found["part"] == json!("answer") && found["monitor"] == json!("gives 10.77.0.4/24"), "{found}");
-    // With one changed key it decides.
-    let promoted = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference, "promoted": true }));
-    ensure!(address(&mut node, "d", &promoted)? == json!("10.77.0.254/24"), "promoted");
-    let why = node.world.weftctl(&["explain", "cid-d"])?;
-    ensure!(why.pointer("/0/monitor/differences/0/monitor") == Some(&json!("gives 10.77.0.4/24")), "{why}");
-    let own = format!("file://{}", node.policy.display());
-    let counted = fs::read_to_string(&counters).context("read the counters")?;
-    // A decision has its fuel as a fourth field.
-    let fields = |line: &str| line.split('\t').take(3).collect::<Vec<_>>().join("\t");
-    let of_policies: Vec<String> =
-        counted.lines().filter_map(|line| line.strip_prefix("policy\town\t")).map(fields).collect();
-    let expected = [
-        format!("{own}\tactive\tdecided"),
-        format!("{reference}\tmonitor\tdecided"),
-        format!("{reference}\tcompared\tdifferent"),
-        format!("{own}\tactive\tdecided"),
-        format!("{own}\tmonitor\tdecided"),
-        format!("{own}\tcompared\tsame"),
-        format!("{reference}\tactive\tdenied"),
-        format!("{own}\tmonitor\tdecided"),
-        format!("{own}\tcompared\tdifferent"),
-        format!("{reference}\tactive\tdecided"),
-        format!("{own}\tmonitor\tdecided"),
-        format!("{own}\tcompared\tdifferent"),
-    ];
-    ensure!(of_policies == expected, "{counted}");
-    for container in ["a", "b", "d"] {
-        node.del(container)?;
-        node.clean_of(container)?;
-    }
-    Ok(())
-}
-
-/// A policy with keys of its own beside `host-local`, which refuses them: it has its own `ipam`, before and after it is promoted.
-fn monitor_own_ipam(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    node.world.weftctl(&["policy", "compile", &node.policy.display().to_string()])?;
-    let reference = format!("file://{}", node.policy.display());
-    let network = |monitor: Value| {
-        let mut conf = with(&node.conf(&json!({})), "monitor", &monitor);
-        conf["ipam"] = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] });
-        conf
-    };
-    let own = json!({ "ranges": [[{ "subnet": "10.77.0.0/24", "rangeStart": "10.77.0.100" }]], "lie": "none" });
-    let watched = network(json!({ "policy": reference, "ipam": own }));
-    let promoted = network(json!({ "policy": reference, "ipam": own, "promoted": true }));
-    let mistaken = network(json!({ "policy": "host-local", "ipam": { "subnet": "10.77.0.0/24", "lie": "none" } }));
-    let mut add = |container: &str, conf: &Value| -> Result<(Value, Value)> {
-        let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
-        let why = node.world.weftctl(&["explain", &container_id(container)])?;
-        let monitor = why.pointer("/0/monitor").context("a monitor")?.clone();
-        Ok((result.pointer("/ips/0/address").cloned().context("an address")?, monitor))
-    };
-    let (address, monitor) = add("a", &watched)?;
-    ensure!(address == json!("10.77.0.2/24"), "host-local decides by its own ranges: {address}");
-    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.101/24")), "{monitor}");
-    let (address, monitor) = add("b", &promoted)?;
-    ensure!(address == json!("10.77.0.101/24"), "each keeps its configuration: {address}");
-    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.3/24")), "{monitor}");
-    let (_address, monitor) = add("c", &mistaken)?;
-    let failed = monitor.pointer("/outcome/failed").and_then(Value::as_str).context("a failure")?;
-    ensure!(failed.contains("unknown key \"lie\" in \"monitor.ipam\""), "{failed}");
-    for container in ["a", "b", "c"] {
-        node.call("DEL", &Attach::eth0(container), &watched)?.quiet()?;
-        node.clean_of(container)?;
-    }
-    Ok(())
-}
-
-/// A monitored policy that is missing, traps, loops or lies changes no ADD, in any process, and the record says what it
-/// did.
-fn monitor_never_matters(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
-    let other = node.world.scratch().join("other.wasm");
-    fs::write(&other, guests.get("hostile")?)?;
-    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
-    let reference = format!("file://{}", other.display());
-    for (lie, monitor, word) in [
-        ("", "file:///nowhere.wasm", "does not exist"),
-        ("trap", &reference, "crashed"),
-        ("loop", &reference, "fuel"),
-        ("memory", &reference, "memory"),
-        ("outside", &reference, "203.0.113.7"),
-    ] {
-        for isolation in ["none", "worker"] {
-            let text = json!({ "isolation": isolation }).to_string();
-            fs::write(node.world.state().join("node.json"), text).context("write node.json")?;
-            let conf = with(&node.conf(&json!({ "lie": lie })), "monitor", &json!({ "policy": monitor }));
-            let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
-            ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{lie}: {result}");
-            let why = node.world.weftctl(&["explain", "cid-a"])?;
-            let failed = why.pointer("/0/monitor/outcome/failed").and_then(Value::as_str).context("a failure")?;
-            ensure!(failed.contains(word), "{lie}, {isolation}: {failed}");
-            node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-            node.clean_of("a")?;
-        }
-    }
-    Ok(())
-}
-
-/// A policy that is named by its digest comes from this node only, and has that digest.
-fn pinned(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("high")?)?;
-    let file = node.policy.display().to_string();
-    let digest = node.world.weftctl(&["policy", "digest", &file])?;
-    let digest = digest.get("digest").and_then(Value::as_str).context("a digest")?.to_owned();
-    let reference = format!("configmap://kube-system/policies/high.wasm@{digest}");
-    let named = |reference: &str| {
-        let mut conf = node.conf(&json!({}));
-        conf["ipam"]["policy"] = json!(reference);
-        conf
-    };
-    let (conf, tag) = (named(&reference), named("oci://example.org/high:1"));
-    let error = node.call("ADD", &Attach::eth0("a"), &tag)?.error()?;
-    ensure!(error.code == 7 && error.msg.contains("has no digest"), "{error:?}");
-    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    ensure!(error.code == 7 && error.msg.contains("an ADD never fetches"), "{error:?}");
-    fs::write(&node.policy, guests.get("low")?)?;
-    ensure!(node.world.weftctl(&["policy", "add", &reference, &file]).is_err(), "another component is refused");
-    fs::write(&node.policy, guests.get("high")?)?;
-    node.world.weftctl(&["policy", "add", &reference, &file])?;
-    let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
-    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.254/24")), "{result}");
-    let listed = node.world.weftctl(&["policy", "ls"])?.to_string();
-    ensure!(listed.contains(&digest) && listed.contains("ready"), "{listed}");
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
-}
-
-/// A policy sets routes that its network allows, and no others.
-fn routes(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
-    let conf = node.conf(&json!({ "lie": "route" }));
-    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("169.254.169.254/32"), "{error:?}");
-    let error = node.call("ADD", &Attach::eth0("a"), &node.conf(&json!({ "lie": "name-server" })))?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("evil.example"), "{error:?}");
-    node.clean_of("a")?;
-    let opened = with(&conf, "grants", &json!({ "routes": ["169.254.0.0/16"] }));
-    let result = node.call("ADD", &Attach::eth0("a"), &opened)?.result()?;
-    ensure!(result.to_string().contains("169.254.169.254/32"), "{result}");
-    node.call("DEL", &Attach::eth0("a"), &opened)?.quiet()
 }
 
 /// A policy in a scripting language works with the default limits. The first ADD does not wait for its compiler.
