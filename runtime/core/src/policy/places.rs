@@ -113,6 +113,11 @@ pub(super) fn kept_file(state_dir: &Path, policy: &PolicyRef) -> Option<PathBuf>
     Some(pinned_dir(state_dir).join(format!("{}{KEPT}", pin_name(policy)?)))
 }
 
+/// Returns whether a person added a component by its own digest.
+pub(super) fn is_kept(state_dir: &Path, component: &Digest) -> bool {
+    pinned_dir(state_dir).join(format!("pin-sha256-{}{KEPT}", component.hex())).exists()
+}
+
 /// Returns the files that a file of that kind keeps.
 pub(super) fn kept_by(state_dir: &Path, name: &str) -> Option<Vec<String>> {
     let pin = name.strip_suffix(KEPT)?;

@@ -1,7 +1,8 @@
 //! Withdraws policies that may not be used any more, and removes policies that are no longer wanted.
 //!
 //! Invariants: only networks that name that manifest in that repository are affected: a component that another manifest
-//! names is kept. Adding a policy again revokes its withdrawal.
+//! names, or that a person added by its own digest, is kept. Any other component goes with its manifest: whoever may
+//! define a network could name it by its digest or its file. Adding a policy again revokes its withdrawal.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +11,11 @@ use std::path::Path;
 
 use super::PolicyStore;
 use super::digest::Digest;
+use super::last_good::LastGood;
 use super::pinned::replace;
 use crate::policy::places::{
-    Pin, component_digest, component_file, component_of, kept_file, manifest_file, manifest_record, manifest_refusal,
-    pinned_dir,
+    Pin, component_digest, component_file, component_of, is_kept, kept_file, manifest_file, manifest_record,
+    manifest_refusal, pinned_dir,
 };
 use crate::policy::{PolicyError, PolicyRef};
 
@@ -59,8 +61,23 @@ pub fn is_in_use(state_dir: &Path, manifest: &Pin) -> bool {
 ///
 /// [`PolicyError::Store`] if the disk refuses.
 pub fn withdraw(state_dir: &Path, manifest: &Pin, reason: &str) -> Result<(), PolicyError> {
+    let component = component_of(state_dir, manifest);
     replace(&manifest_refusal(state_dir, manifest), reason.as_bytes())?;
-    remove(&manifest_file(state_dir, manifest)).map(drop)
+    remove(&manifest_file(state_dir, manifest))?;
+    match component {
+        Some(component) if !is_needed(state_dir, &component) => {
+            remove(&component_file(state_dir, &component)).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether something else than the withdrawn manifest needs a component.
+fn is_needed(state_dir: &Path, component: &Digest) -> bool {
+    let decided = |good: &LastGood| good.manifest.is_none() && good.component == *component;
+    named_components(state_dir).contains(component)
+        || is_kept(state_dir, component)
+        || LastGood::all(state_dir).iter().any(|(_file, good)| good.as_ref().is_some_and(decided))
 }
 
 /// Removes what was added under a reference. Returns whether there was anything.
@@ -159,6 +176,30 @@ mod tests {
             assert!(remove_pinned(state.path(), &other).unwrap());
             assert!(!component_file(state.path(), &component).exists());
         }
+    }
+
+    #[test]
+    fn a_withdrawn_component_cannot_be_named_by_its_digest_or_file() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let digest = Digest::new(b"component");
+        let one = reference("p", &Digest::new(b"one"));
+        let by_digest = PolicyRef::parse(&format!("configmap://a/b/c@{digest}")).unwrap();
+        add(state.path(), &one);
+        revoke(state.path(), &one);
+        assert!(!is_added(state.path(), &by_digest) && !component_file(state.path(), &digest).exists());
+        // Others had it as well: a person, or a network whose policy was no manifest.
+        add(state.path(), &one);
+        crate::policy::keep_pinned(state.path(), &by_digest).unwrap();
+        revoke(state.path(), &one);
+        assert!(is_added(state.path(), &by_digest));
+        remove_pinned(state.path(), &by_digest).unwrap();
+        let file = state.path().join("own.wasm");
+        fs::write(&file, "component").unwrap();
+        store.remember_good("net", &PolicyRef::File(file), &digest.to_string()).unwrap();
+        add(state.path(), &one);
+        revoke(state.path(), &one);
+        assert!(store.last_good("net").is_some() && component_file(state.path(), &digest).exists());
     }
 
     #[test]
