@@ -5,9 +5,9 @@
 //!  <state>/policies/unused.json   since when each file is not used
 //! ```
 //! Invariants: what a network, the lock file or a last good policy needs stays, and what a person added. A last good
-//! policy counts as long as its network is defined or has attachments. The rest stays for a week, so that a network that
-//! is defined again finds its policy; but only so many files and bytes, the longest unused go first. The compiled form of
-//! a component goes with it, unless an installed policy is the same component.
+//! policy counts as long as its network is defined or has attachments. The rest stays for a week, so that a network
+//! that is defined again finds its policy; but only so many files and bytes, the longest unused go first. The compiled
+//! form of a component goes with it, unless an installed policy is the same component.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -2,8 +2,8 @@
 //! data read and never the files, so that it sees exactly the data whose digest is in the decision's trace, and a call
 //! needs to open nothing.
 //!
-//! Invariant: only the directory itself is found by its path. Everything in it is opened below it, so no link leads out,
-//! and it may be renamed or replaced meanwhile.
+//! Invariant: only the directory itself is found by its path. Everything in it is opened below it, so no link leads
+//! out, and it may be renamed or replaced meanwhile.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
