@@ -27,14 +27,14 @@ impl NodeStore {
         })
     }
 
-    /// Rebuilds the data derived from claims and journal (runs, counters, shared names). Use it if `integrity` reports
-    /// problems in only those.
+    /// Rebuilds the data derived from claims and journal (runs, counters, shared names), and gives back addresses of
+    /// cluster ledgers that no journal entry has. Use it if `integrity` reports problems in only those.
     ///
     /// # Errors
     /// The store cannot be written, or the claims themselves cannot be read.
-    pub fn repair(&mut self) -> Result<(), StoreError> {
+    pub fn repair(&mut self, now: u64) -> Result<(), StoreError> {
         self.write::<_, StoreError>("rebuild the indexes", |conn| {
-            ledger::rebuild(conn)?;
+            ledger::rebuild(conn, now)?;
             journal::rebuild(conn)?;
             Ok::<(), Stop<StoreError>>(())
         })

@@ -23,8 +23,8 @@ pub(crate) fn inspect(conn: &Connection, problems: &mut Vec<String>) -> Result<(
 }
 
 /// Rebuilds the derived data, and gives back cluster addresses of attachments that are not in the journal.
-pub(crate) fn rebuild(conn: &Connection) -> Result<(), Fault> {
-    remote::end_strays(conn)?;
+pub(crate) fn rebuild(conn: &Connection, now: u64) -> Result<(), Fault> {
+    remote::end_strays(conn, now)?;
     conn.execute_batch("DELETE FROM runs")?;
     let wanted = runs_of_claims(conn)?;
     for ((scope, _family), list) in &wanted {

@@ -175,7 +175,7 @@ fn repair(state: &Path, output: Output) -> anyhow::Result<()> {
     drop(existing(state)?);
     let mut store = open(state)?;
     let before = store.integrity()?;
-    store.repair()?;
+    store.repair(weft_core::facts::now()?)?;
     let after = store.integrity()?;
     let mut lines: Vec<String> = before.iter().map(|problem| format!("found: {problem}")).collect();
     lines.extend(after.iter().map(|problem| format!("still wrong: {problem}")));

@@ -74,15 +74,21 @@ fn a_release_on_the_nodes_ledger_is_none_in_the_cluster() {
 fn an_address_without_a_journal_entry_is_reported_and_given_back() {
     let mut disk = OnDisk::new();
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
+    let empty = granted(&mut disk, &key("e"), &["10.0.0.5"]);
     let raw = rusqlite::Connection::open(disk.dir.path().join("weft.db")).unwrap();
     raw.execute_batch("DELETE FROM claims; DELETE FROM runs; UPDATE ranges SET taken = 0; DELETE FROM journal")
         .unwrap();
+    raw.execute("DELETE FROM remote_addresses WHERE remote = (SELECT id FROM remote WHERE nonce = ?1)", [&empty])
+        .unwrap();
     let problems = disk.store.integrity().unwrap();
-    let says =
+    let held =
         "10.0.0.2 in scope \"cluster/default\" is held for container a in the cluster, but no journal entry has it";
-    assert_eq!(problems, [says]);
-    disk.store.repair().unwrap();
+    let named = "a row of scope \"cluster/default\" names a journal entry of container e that does not exist";
+    assert_eq!(problems, [held, named]);
+    disk.store.repair(NOW + 7).unwrap();
     assert_eq!((disk.store.integrity().unwrap(), states(&disk, &nonce)), (Vec::new(), vec![AddressState::Tombstone]));
+    // By the caller's clock, as every other time. A row without addresses is nobody's.
+    assert_eq!((since(&disk, &nonce), disk.store.remote_row(&empty).unwrap()), (NOW + 7, None));
     granted(&mut disk, &key("b"), &["10.0.0.4"]);
     assert_sound(disk.dir.path());
 }

@@ -229,7 +229,7 @@ fn derived_tables_can_be_rebuilt() {
         .unwrap();
     let problems = disk.store.integrity().unwrap();
     assert_eq!(problems.len(), 3, "{problems:?}");
-    disk.store.repair().unwrap();
+    disk.store.repair(1000).unwrap();
     assert_sound(disk.dir.path());
     raw.execute_batch("DELETE FROM journal").unwrap();
     let problems = disk.store.integrity().unwrap();
@@ -400,7 +400,7 @@ fn use_it(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
     drop(store.update_record(&key("active"), &Record::default()));
     drop(store.release(&key("active"), 1000));
     drop(store.release_address("s", ip("10.0.0.1"), (true, 1000)));
-    drop(store.repair());
+    drop(store.repair(1000));
     store.maintain()?;
     Ok(())
 }

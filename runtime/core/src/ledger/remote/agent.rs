@@ -42,15 +42,7 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_sending(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
-        self.write("note a request to a cluster ledger", |conn| {
-            let changed = conn
-                .prepare_cached(
-                    "UPDATE remote_addresses SET answer = 1
-                     WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND state = 0",
-                )?
-                .execute(params![nonce, Blob::new(address)])?;
-            Ok::<_, Stop<StoreError>>(changed == 1)
-        })
+        self.note("note a request to a cluster ledger", "answer = 1", (nonce, address, "state = 0"))
     }
 
     /// Notes the outcome of a request, whatever has become of the row meanwhile.
@@ -85,14 +77,7 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_unanswered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
-        self.write("note an unanswered request to a cluster ledger", |conn| {
-            conn.prepare_cached(
-                "UPDATE remote_addresses SET late = 1
-                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND late = 0",
-            )?
-            .execute(params![nonce, Blob::new(address)])?;
-            Ok::<_, Stop<StoreError>>(())
-        })
+        self.note("note an unanswered request to a cluster ledger", "late = 1", (nonce, address, "late = 0")).map(drop)
     }
 
     /// `send_row`, for a claim that is written again: notes that a request is about to be sent, if the address is an
@@ -101,15 +86,7 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_sending_again(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
-        self.write("note a request to a cluster ledger", |conn| {
-            let changed = conn
-                .prepare_cached(
-                    "UPDATE remote_addresses SET late = 1
-                     WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND state = 1",
-                )?
-                .execute(params![nonce, Blob::new(address)])?;
-            Ok::<_, Stop<StoreError>>(changed == 1)
-        })
+        self.note("note a request to a cluster ledger", "late = 1", (nonce, address, "state = 1"))
     }
 
     /// Notes that every request for an address was answered.
@@ -117,13 +94,23 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_answered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
-        self.write("note an answer of a cluster ledger", |conn| {
-            conn.prepare_cached(
-                "UPDATE remote_addresses SET late = 0
-                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2",
-            )?
-            .execute(params![nonce, Blob::new(address)])?;
-            Ok::<_, Stop<StoreError>>(())
+        self.note("note an answer of a cluster ledger", "late = 0", (nonce, address, "late = 1")).map(drop)
+    }
+
+    /// Changes the row of one address, if it fulfils a condition at this instant. Returns whether it does.
+    fn note(
+        &mut self,
+        what: &'static str,
+        change: &str,
+        (nonce, address, condition): (&str, IpAddr, &str),
+    ) -> Result<bool, StoreError> {
+        self.write(what, |conn| {
+            let sql = format!(
+                "UPDATE remote_addresses SET {change}
+                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND {condition}"
+            );
+            let changed = conn.prepare_cached(&sql)?.execute(params![nonce, Blob::new(address)])?;
+            Ok::<_, Stop<StoreError>>(changed == 1)
         })
     }
 

@@ -33,15 +33,17 @@ pub(crate) fn inspect(conn: &Connection, problems: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Gives back the addresses that `inspect` reports.
-pub(crate) fn end_strays(conn: &Connection) -> Result<(), Fault> {
-    conn.execute(
-        &format!(
-            "UPDATE remote_addresses SET state = 2, since = unixepoch()
-             WHERE state = 1 AND remote IN (SELECT id FROM remote WHERE {STRAY})"
-        ),
-        [],
-    )?;
-    conn.execute("UPDATE remote SET entry = NULL WHERE entry NOT IN (SELECT id FROM journal)", [])?;
+/// Gives back the addresses that `inspect` reports, and deletes rows that have none.
+pub(crate) fn end_strays(conn: &Connection, now: u64) -> Result<(), Fault> {
+    for id in strays(conn)? {
+        rows::end(conn, id, now)?;
+        rows::forget_empty(conn, id)?;
+    }
     Ok(())
+}
+
+fn strays(conn: &Connection) -> Result<Vec<i64>, Fault> {
+    let mut statement = conn.prepare(&format!("SELECT id FROM remote WHERE {STRAY} ORDER BY id"))?;
+    let ids = statement.query_map([], |row| row.get(0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
