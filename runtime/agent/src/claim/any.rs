@@ -199,6 +199,13 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.list(listing))
     }
 
+    fn unreadable(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Kubernetes(backend) => backend.unreadable(),
+            Self::Etcd(backend) => backend.unreadable(),
+        }
+    }
+
     async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
         both!(self, backend => backend.taken(domain, spans))
     }

@@ -9,7 +9,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Cell, Versions};
 
-use super::object::{Identity, claim_name};
+use super::object::{Identity, UNREADABLE, claim_name, parts};
+
+/// The end of a cell's name.
+pub(super) const CELL: &str = "-cell";
 
 /// A taken cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,16 @@ pub struct Block {
     pub versions: Versions,
 }
 
+impl Block {
+    /// Returns a cell whose content cannot be read: it is taken, and gives nothing out.
+    pub(super) fn unreadable(name: &str, versions: Versions) -> Self {
+        let (domain, first) = parts(name.strip_suffix(CELL).unwrap_or(name));
+        let holder = BlockHolder { node: UNREADABLE.to_owned(), machine: UNREADABLE.to_owned(), ..Default::default() };
+        let spec = BlockSpec { domain, first, size: 1, pool: String::new(), shared: false, holder: Some(holder) };
+        Self { spec, versions }
+    }
+}
+
 /// A domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,7 +107,7 @@ pub(super) fn last_of(first: IpAddr, size: u32) -> IpAddr {
 /// Returns the name of the cell that begins there, which is also the lock: `<domain>-<8 or 32 hex digits>-cell`.
 #[must_use]
 pub(super) fn block_name(domain: &str, first: IpAddr) -> String {
-    format!("{}-cell", claim_name(domain, first))
+    format!("{}{CELL}", claim_name(domain, first))
 }
 
 impl BlockSpec {
@@ -165,6 +178,7 @@ impl BlockSpec {
     #[must_use]
     pub fn describe(&self) -> String {
         match &self.holder {
+            Some(holder) if holder.machine == UNREADABLE => format!("the cell of {}, which cannot be read", self.first),
             Some(holder) => format!("node {}, which gives out its cell {} by itself", holder.node, self.addresses()),
             None => format!("the pods with claims in the shared cell {}", self.addresses()),
         }

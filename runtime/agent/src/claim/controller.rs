@@ -6,6 +6,7 @@
 //! ended if it did not change for its duration by this process's own clock.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -159,11 +160,13 @@ async fn work(backend: &Kubernetes, options: &ControllerOptions, done: &RefCell<
     }
 }
 
-/// The times since which this process has known claims that expire.
+/// What this process knows since earlier rounds: since when it has known claims that expire.
 #[derive(Default)]
 struct Times {
     rests: Rests,
     marks: Rests,
+    /// Names of objects that cannot be read, and were logged.
+    unreadable: BTreeSet<String>,
 }
 
 /// Does one round. Each part is tried even if an earlier one failed, so that one object which the API server does not let
@@ -186,6 +189,11 @@ async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> 
         Log.info(&format!(
             "gave back {fenced} claims and cells of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
         ));
+    }
+    for (name, why) in backend.unreadable() {
+        if times.unreadable.insert(name.clone()) {
+            Log.warn(&format!("{name} cannot be read, and is left alone: {why}"));
+        }
     }
     let counted = pools.map(|pools| done.borrow_mut().pools = pools);
     fenced.and(orphans).and(conflicts).and(counted)

@@ -119,6 +119,9 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
     }
     loop {
         let Some(claim) = backend.get(&name).await? else { return Ok(()) };
+        if claim.is_unreadable() {
+            return Err(WriteError::Refused("its claim cannot be read".to_owned()).into());
+        }
         if !claim.spec.is_held_by(&row.nonce) {
             return Ok(());
         }

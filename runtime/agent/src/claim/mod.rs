@@ -41,7 +41,11 @@ mod taken;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_adopt;
+#[cfg(test)]
 mod tests_cells;
+#[cfg(test)]
+mod tests_cells_lost;
 #[cfg(test)]
 mod tests_conflict;
 #[cfg(test)]
@@ -56,6 +60,10 @@ mod tests_persist;
 mod tests_rebuild;
 #[cfg(test)]
 mod tests_refused;
+#[cfg(test)]
+mod tests_sweep;
+#[cfg(test)]
+mod tests_unreadable;
 pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};

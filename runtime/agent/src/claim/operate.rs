@@ -16,7 +16,7 @@ use tokio::runtime::Builder;
 use super::any::AnyBackend;
 use super::backend::{Backend, Cells as _, Fence, Listing};
 use super::block::{BlockSpec, block_name, cell_of};
-use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
+use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, UNREADABLE, claim_name};
 use super::{ClientSource, Rests, collect_orphans, reclaim, whereabouts};
 
 /// The ledger of a cluster whose API server is given by credentials alone.
@@ -85,11 +85,13 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
 }
 
 pub(super) async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
-    if let Some(path) = &reach.ledger {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        return backend_of(&text, reach.kubeconfig.as_deref()).await;
-    }
-    backend_of(KUBERNETES, reach.kubeconfig.as_deref()).await
+    backend_of(&ledger_text(reach)?, reach.kubeconfig.as_deref()).await
+}
+
+/// Returns the text of the `ledger` object.
+pub(super) fn ledger_text(reach: &Reach) -> anyhow::Result<String> {
+    let Some(path) = &reach.ledger else { return Ok(KUBERNETES.to_owned()) };
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Returns the backend that the text of a `ledger` object names.
@@ -290,6 +292,10 @@ pub fn describe(has: &Has) -> Vec<String> {
 /// Describes the owner and holders of a claim: one line for the owner and one for each holder.
 fn describe_claim(spec: &ClaimSpec) -> Vec<String> {
     let owner = &spec.owner;
+    if owner.owner.kind == UNREADABLE {
+        let text = "cannot be read; correct it, or delete it if no pod has the address";
+        return vec![format!("{} is taken: its claim {} {text}", spec.address, owner.owner.uid)];
+    }
     let name = match owner.owner.name.as_str() {
         "" => owner.owner.uid.clone(),
         name => format!("{}/{name}", owner.owner.namespace),

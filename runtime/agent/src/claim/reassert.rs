@@ -100,6 +100,9 @@ async fn assert<B: Backend>(
                 None => continue,
             }
         };
+        if claim.is_unreadable() {
+            return Err(WriteError::Refused("its claim cannot be read".to_owned()).into());
+        }
         if claim.spec.is_held_by(&row.nonce) {
             return Ok(Asserted::Own);
         }

@@ -8,8 +8,8 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::{Memory, Server};
 use super::backend::{Backend, WriteError};
-use super::tests::{LATER, Machine, NOW, OTHER, THIRD, WEB, one};
-use super::{GrantError, Granted, LedgerState, reassert, settle};
+use super::tests::{LATER, Machine, NOW, OTHER, THIRD, WEB, one, wants};
+use super::{GrantError, Granted, LedgerState, drop_intents, reassert, settle};
 
 impl Memory {
     fn backup(&self) -> Server {
@@ -172,4 +172,45 @@ async fn seen_history_survives_a_restart() {
     successor.server.history().resume(successor.store.borrow().seen("{}").unwrap(), NOW);
     assert_eq!(successor.server.history().epoch(), 3);
     assert!(matches!(successor.add(&THIRD).await, Err(GrantError::Doubt(_))));
+}
+
+#[tokio::test]
+async fn a_frozen_ledger_grants_nothing_and_takes_re_assertions() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let nonce = a.add(&WEB).await.unwrap();
+    let hanging = a.intend(&OTHER, &wants(&[&["10.0.0.7/24"]]), &ReleaseRule::Free);
+    // A restore returns to the time before the claim.
+    let frozen = LedgerState { epoch: 1, frozen: true };
+    server.set_state(LedgerState::default(), frozen).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
+
+    assert_eq!(drop_intents(&a.store, NOW).unwrap(), 1);
+    assert!(matches!(a.grant(&hanging).await, Err(GrantError::Withdrawn)));
+    let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
+    assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
+    server.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
+    assert!(b.add(&OTHER).await.is_err(), "the address is taken again");
+}
+
+#[tokio::test]
+async fn entries_are_asserted_in_their_own_ledger_alone() {
+    let (server, other) = (Memory::default(), Memory::default());
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    let done = reassert(&other, &a.store, (&a.identity, 1), |row| row.ledger == "another").await.unwrap();
+    assert_eq!((done.written, done.conflicts.len(), other.holder()), (0, 0, None));
+}
+
+#[tokio::test]
+async fn confirm_strict_reports_an_address_that_somebody_else_has() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    b.add(&OTHER).await.unwrap();
+    let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
+    assert_eq!(done.conflicts[0].holder, "pod ns/other on node b");
+    assert_eq!(done.written, 0);
 }

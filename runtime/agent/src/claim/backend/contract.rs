@@ -121,7 +121,7 @@ pub trait Backend: Cells {
     /// Creates a claim. Re-assertions send `epoch`, with which a frozen ledger accepts them.
     fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> impl Future<Output = Result<Versions, WriteError>>;
 
-    /// Reads a claim, never from a cache.
+    /// Reads a claim, never from a cache. One that cannot be read is somebody's ([`Claim::unreadable`]).
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Claim>, ReadError>>;
 
     /// Replaces a claim. A frozen ledger accepts one without holders, which gives nothing out.
@@ -135,8 +135,11 @@ pub trait Backend: Cells {
     /// Deletes a claim.
     fn delete(&self, name: &str, read: &Versions) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Lists claims, possibly from a cache: later writes carry the listed versions.
+    /// Lists claims, possibly from a cache: later writes carry the listed versions. Leaves out what cannot be read.
     fn list(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Claim>, ReadError>>;
+
+    /// Returns names of objects that lists had to leave out since the last call, because they cannot be read, and why.
+    fn unreadable(&self) -> Vec<(String, String)>;
 
     /// Returns the taken addresses of a domain in some spans, which may be outdated. Only reads names, in pages: a
     /// domain may have half a million claims.
@@ -151,7 +154,7 @@ pub trait Backend: Cells {
     /// Replaces the state of the whole ledger, if it is still `read`. A freeze is effective when this returns.
     fn set_state(&self, read: LedgerState, state: LedgerState) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Reads the records of all agents.
+    /// Reads the records of all agents. Fails if one cannot be read: its node may not have confirmed.
     fn nodes(&self) -> impl Future<Output = Result<Vec<LedgerNode>, ReadError>>;
 
     /// Returns the nodes on which an agent runs, as far as the backend can see that.

@@ -19,6 +19,7 @@ use super::contract::{Backend, Fence, Keepers, Listing, ReadError, Status, Write
 use super::etcd_gateway::{Answer, Call, Gateway, KeyValue};
 pub use super::etcd_gateway::{EtcdConf, EtcdError};
 use super::fence;
+use super::readable::{Readable, Unread};
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent, address_of, claim_name};
 use crate::claim::remembered::Remembered;
@@ -40,6 +41,7 @@ pub struct Etcd {
     gateway: Gateway,
     pub(super) prefix: String,
     history: History,
+    pub(super) unread: Unread,
     /// Maximum names and complete keys in one answer.
     pub(super) pages: (u32, u32),
 }
@@ -57,7 +59,8 @@ impl Etcd {
     /// See [`EtcdError`].
     pub fn new(conf: &EtcdConf) -> Result<Self, EtcdError> {
         let prefix = prefix(conf).to_owned();
-        Ok(Self { gateway: Gateway::new(conf)?, prefix, history: History::default(), pages: (NAMES, OBJECTS) })
+        let (history, unread) = (History::default(), Unread::default());
+        Ok(Self { gateway: Gateway::new(conf)?, prefix, history, unread, pages: (NAMES, OBJECTS) })
     }
 
     /// Sends a request, and compares the answer with the known history of the ledger. A read may be repeated.
@@ -76,15 +79,20 @@ impl Etcd {
         base64(format!("{}/{kind}/{name}", self.prefix).as_bytes())
     }
 
-    /// Returns one key.
+    /// Returns one key. Fails if its content cannot be read.
     pub(super) async fn one<T: DeserializeOwned>(
         &self,
         kind: &str,
         name: &str,
     ) -> Result<Option<(T, Versions)>, ReadError> {
+        self.find(kind, name).await?.as_ref().map(value).transpose()
+    }
+
+    /// Returns one key, whatever it contains.
+    pub(super) async fn find(&self, kind: &str, name: &str) -> Result<Option<KeyValue>, ReadError> {
         let body = json!({"key": self.key(kind, name)});
         let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
-        answer.kvs.first().map(value).transpose()
+        Ok(answer.kvs.into_iter().next())
     }
 
     /// Writes a key if its revisions are still those that were read; all zero means that it must not exist. Requires
@@ -152,8 +160,19 @@ pub(super) fn unreadable(call: Call) -> ReadError {
 }
 
 pub(super) fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadError> {
-    let content = serde_json::from_slice(&decoded(&pair.value)?)
-        .map_err(|error| ReadError(format!("a key of the ledger in etcd cannot be read: {error}")))?;
+    match content(pair)? {
+        (Readable::Yes(content), versions) => Ok((content, versions)),
+        (Readable::No(why), _versions) => {
+            let key = String::from_utf8_lossy(&decoded(&pair.key)?).into_owned();
+            Err(ReadError(format!("the key {key:?} of the ledger in etcd cannot be read: {why}")))
+        }
+    }
+}
+
+/// Returns the content of a key, if it can be read, and its versions.
+pub(super) fn content<T: DeserializeOwned>(pair: &KeyValue) -> Result<(Readable<T>, Versions), ReadError> {
+    let content = serde_json::from_slice(&decoded(&pair.value)?);
+    let content = content.map_or_else(|error| Readable::No(error.to_string()), Readable::Yes);
     let version = version(&pair.mod_revision, &pair.value);
     Ok((content, Versions { uid: pair.create_revision.clone(), version }))
 }
@@ -191,8 +210,12 @@ impl Backend for Etcd {
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
         // Linearizable, which is the default.
-        let found = self.one("claims", name).await?;
-        Ok(found.map(|(spec, versions)| Claim { spec, versions, deleting: false }))
+        let Some(found) = self.find("claims", name).await? else { return Ok(None) };
+        let (content, versions) = content(&found)?;
+        Ok(Some(match content {
+            Readable::Yes(spec) => Claim { spec, versions, deleting: false },
+            Readable::No(_why) => Claim::unreadable(name, versions),
+        }))
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
@@ -215,6 +238,10 @@ impl Backend for Etcd {
         };
         let listed = self.range("claims", wanted).await?.into_iter();
         Ok(listed.map(|(spec, versions)| Claim { spec, versions, deleting: false }).collect())
+    }
+
+    fn unreadable(&self) -> Vec<(String, String)> {
+        self.unread.take()
     }
 
     async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {
@@ -274,7 +301,7 @@ impl Backend for Etcd {
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
-        Ok(self.range("nodes", |_node| true).await?.into_iter().map(|(node, _versions)| node).collect())
+        self.all("nodes").await
     }
 
     async fn agents(&self) -> Result<Vec<String>, ReadError> {
@@ -302,8 +329,8 @@ impl Backend for Etcd {
     }
 
     async fn suspects(&self) -> Result<Vec<String>, ReadError> {
-        let fenced = self.nodes().await?.into_iter().filter(|node| !node.fenced_machines.is_empty());
-        Ok(fenced.map(|node| node.node).collect())
+        let fenced = self.range("nodes", |node: &LedgerNode| !node.fenced_machines.is_empty()).await?;
+        Ok(fenced.into_iter().map(|(node, _versions)| node.node).collect())
     }
 
     async fn fence(&self, node: &str, machine_and_boot: (&str, &str)) -> Result<Fence, ReadError> {

@@ -4,7 +4,8 @@ use serde_json::json;
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Cells, Listing, ReadError, WriteError};
-use super::etcd::{Etcd, absent};
+use super::etcd::{Etcd, absent, content};
+use super::readable::Readable;
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 
 const CELLS: &str = "cells";
@@ -17,8 +18,12 @@ impl Cells for Etcd {
 
     async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
         // Linearizable, which is the default.
-        let found = self.one(CELLS, name).await?;
-        Ok(found.map(|(spec, versions)| Block { spec, versions }))
+        let Some(found) = self.find(CELLS, name).await? else { return Ok(None) };
+        let (content, versions) = content(&found)?;
+        Ok(Some(match content {
+            Readable::Yes(spec) => Block { spec, versions },
+            Readable::No(_why) => Block::unreadable(name, versions),
+        }))
     }
 
     async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {

@@ -7,23 +7,43 @@ use serde_json::json;
 use weft_core::ledger::remote::Versions;
 
 use super::contract::ReadError;
-use super::etcd::{Etcd, base64, decoded, unreadable, value};
+use super::etcd::{Etcd, base64, content, decoded, unreadable, value};
 use super::etcd_gateway::KeyValue;
 
 impl Etcd {
-    /// Returns all keys of a kind that are wanted.
+    /// Returns the contents of all keys of a kind. Fails if one cannot be read.
+    pub(super) async fn all<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, ReadError> {
+        let mut found = Vec::new();
+        let each = |pair: &KeyValue| {
+            found.push(value(pair)?.0);
+            Ok(ControlFlow::Continue(()))
+        };
+        self.pages(self.ends(kind), (false, self.pages.1), each).await?;
+        Ok(found)
+    }
+
+    /// Returns first key and end of a kind.
+    fn ends(&self, kind: &str) -> (String, String) {
+        (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix))
+    }
+
+    /// Returns all keys of a kind that are wanted, without those that cannot be read.
     pub(super) async fn range<T: DeserializeOwned>(
         &self,
         kind: &str,
         wanted: impl Fn(&T) -> bool,
     ) -> Result<Vec<(T, Versions)>, ReadError> {
-        let ends = (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix));
+        let ends = self.ends(kind);
         let mut found = Vec::new();
         let each = |pair: &KeyValue| {
-            found.extend(Some(value(pair)?).filter(|(content, _versions)| wanted(content)));
+            let (content, versions) = content(pair)?;
+            let key = decoded(&pair.key)?;
+            let name = String::from_utf8_lossy(key.get(ends.0.len()..).unwrap_or_default()).into_owned();
+            let content = self.unread.sort_out(&name, content).filter(&wanted);
+            found.extend(content.map(|content| (content, versions)));
             Ok(ControlFlow::Continue(()))
         };
-        self.pages(ends, (false, self.pages.1), each).await?;
+        self.pages(ends.clone(), (false, self.pages.1), each).await?;
         Ok(found)
     }
 

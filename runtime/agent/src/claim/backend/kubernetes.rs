@@ -8,59 +8,38 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
-use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
-use sha2::{Digest, Sha256};
+use kube::core::{NotUsed, Object, ObjectMeta};
 use weft_core::ledger::remote::{Runs, Span, Versions};
 
 use super::answers::{created, read, written};
 use super::contract::{Backend, Fence, Keepers, Listing, ReadError, Status, WriteError};
+use super::kubernetes_objects::{
+    CONFLICT, ClaimObject, DOMAIN_LABEL, OWNER_LABEL, PERSISTENT, ReadClaim, STATE_LABEL, claim, is_ready, is_tainted,
+    listed_claim, node_label, object, position, resource, versions,
+};
 use super::pool::{OBJECTS, next};
+use super::readable::{Readable, Unread};
 use super::{fence, freeze, ipam_claim};
 use crate::claim::history::{History, Mark, Position};
-use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 use crate::claim::remembered::Remembered;
 
-/// The API group.
-pub const GROUP: &str = "ipam.weft.dev";
-/// Its version.
-pub const VERSION: &str = "v1alpha1";
-/// Label of a claim, one per holder: this prefix and a hash of the holder's node, whose name may be too long for a
-/// label.
-const NODE_LABEL: &str = "ipam.weft.dev/node-";
-/// Label of a claim that outlives its holders, and its value.
-const OWNER_LABEL: &str = "ipam.weft.dev/owner";
-const PERSISTENT: &str = "IPAMClaim";
-/// Label of a claim in conflict with a host on the wire, and its value.
-const STATE_LABEL: &str = "ipam.weft.dev/state";
-const CONFLICT: &str = "Conflict";
-/// Label of a claim: the pool that it was drawn from.
-const POOL_LABEL: &str = "ipam.weft.dev/pool";
-const LONGEST_LABEL: usize = 63;
-/// Label of a claim: the number of its holders, which a column of `kubectl get` cannot count.
-const HOLDERS_LABEL: &str = "ipam.weft.dev/holders";
-/// Label of a claim: its domain.
-pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
-/// Annotation of a re-assertion: its epoch. In a freeze, the admission policy in `deploy/crds` admits only these.
-pub(super) const EPOCH: &str = "ipam.weft.dev/epoch";
 /// The name of the only LedgerState.
 const STATE: &str = "cluster";
 /// The label of the DaemonSet's pods.
 const AGENTS: &str = "app.kubernetes.io/name=weft";
-/// The taint of a node that is powered off.
-/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-out-of-service>
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// The annotation with the real uid of a static pod, whose mirror has another one.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
 pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// How many times to try a change of a shared object.
 const TRIES: usize = 10;
 
-pub(super) type ClaimObject = Object<ClaimSpec, NotUsed>;
 type StateObject = Object<LedgerState, NotUsed>;
 type NodeObject = Object<LedgerNode, NotUsed>;
+type ReadNode = Object<Readable<LedgerNode>, NotUsed>;
 
 /// Returns a client with the newest credentials.
 pub type ClientSource = Rc<dyn Fn() -> Result<Client, String>>;
@@ -70,6 +49,7 @@ pub type ClientSource = Rc<dyn Fn() -> Result<Client, String>>;
 pub struct Kubernetes {
     client: ClientSource,
     history: Rc<History>,
+    pub(super) unread: Rc<Unread>,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -78,21 +58,11 @@ impl std::fmt::Debug for Kubernetes {
     }
 }
 
-pub(super) fn resource(kind: &str, plural: &str) -> ApiResource {
-    ApiResource {
-        group: GROUP.to_owned(),
-        version: VERSION.to_owned(),
-        api_version: format!("{GROUP}/{VERSION}"),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
-}
-
 impl Kubernetes {
     /// Creates a ledger behind a client. The client's own retries are harmless: an uncertain outcome is read again.
     #[must_use]
     pub fn new(client: ClientSource) -> Self {
-        Self { client, history: Rc::default() }
+        Self { client, history: Rc::default(), unread: Rc::default() }
     }
 
     pub(super) fn client(&self) -> Result<Client, NoClient> {
@@ -100,6 +70,10 @@ impl Kubernetes {
     }
 
     pub(super) fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
+    }
+
+    fn claims_to_read(&self) -> Result<Api<ReadClaim>, NoClient> {
         Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
     }
 
@@ -156,67 +130,6 @@ impl From<NoClient> for ReadError {
     }
 }
 
-/// Returns the label of a node: the first 128 bits of its name's SHA-256 in hex.
-pub(super) fn node_label(node: &str) -> String {
-    let hash = Sha256::digest(node.as_bytes());
-    hash.iter().take(16).fold(NODE_LABEL.to_owned(), |label, octet| format!("{label}{octet:02x}"))
-}
-
-/// Returns whether the node is marked as powered off.
-fn is_tainted(node: &Node) -> bool {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
-    taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let is_true = |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
-    conditions.is_some_and(|conditions| conditions.iter().any(is_true))
-}
-
-/// Returns a claim as an object. Field management is disabled, because it would double the object's size.
-fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> ClaimObject {
-    let mut labels = vec![(DOMAIN_LABEL.to_owned(), spec.domain.clone())];
-    if spec.is_persistent() {
-        labels.push((OWNER_LABEL.to_owned(), PERSISTENT.to_owned()));
-    }
-    if spec.state == ClaimState::Conflict {
-        labels.push((STATE_LABEL.to_owned(), CONFLICT.to_owned()));
-    }
-    // A label's value has at most 63 characters. Longer names are in `spec` only.
-    if !spec.pool.is_empty() && spec.pool.len() <= LONGEST_LABEL {
-        labels.push((POOL_LABEL.to_owned(), spec.pool.clone()));
-    }
-    labels.push((HOLDERS_LABEL.to_owned(), spec.holders.len().to_string()));
-    labels.extend(spec.holders.iter().map(|holder| (node_label(&holder.node), String::new())));
-    let resource = resource("AddressClaim", "addressclaims");
-    let mut object = Object::new(&spec.name(), &resource, spec.clone());
-    object.metadata = ObjectMeta {
-        labels: Some(labels.into_iter().collect()),
-        annotations: epoch.map(|epoch| [(EPOCH.to_owned(), epoch.to_string())].into()),
-        managed_fields: Some(vec![Default::default()]),
-        uid: read.map(|read| read.uid.clone()),
-        resource_version: read.map(|read| read.version.clone()),
-        ..object.metadata
-    };
-    object
-}
-
-pub(super) fn versions(meta: &ObjectMeta) -> Versions {
-    Versions { uid: meta.uid.clone().unwrap_or_default(), version: meta.resource_version.clone().unwrap_or_default() }
-}
-
-fn position(version: Option<&String>) -> Position {
-    // A version that is not a number is not compared.
-    let revision = version.and_then(|version| version.parse().ok()).unwrap_or(0);
-    Position { revision, ..Position::default() }
-}
-
-fn claim(object: ClaimObject) -> Claim {
-    let versions = versions(&object.metadata);
-    Claim { spec: object.spec, versions, deleting: object.metadata.deletion_timestamp.is_some() }
-}
-
 impl Backend for Kubernetes {
     fn history(&self) -> &History {
         &self.history
@@ -234,7 +147,7 @@ impl Backend for Kubernetes {
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
         // Without resourceVersion this is a quorum read.
-        Ok(read(self.claims()?.get_opt(name)).await?.map(claim))
+        Ok(read(self.claims_to_read()?.get_opt(name)).await?.map(|object| claim(name, object)))
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
@@ -260,11 +173,11 @@ impl Backend for Kubernetes {
             Listing::Domain(domain) => long.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => long,
         };
-        let (claims, mut listed) = (self.claims()?, Vec::new());
+        let (claims, mut listed) = (self.claims_to_read()?, Vec::new());
         loop {
             let page = read(claims.list(&params)).await?;
             let token = next(&page.metadata);
-            listed.extend(page.items.into_iter().map(claim));
+            listed.extend(page.items.into_iter().filter_map(|object| listed_claim(object, &self.unread)));
             match token {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(listed),
@@ -314,6 +227,10 @@ impl Backend for Kubernetes {
         if state.frozen { freeze::wait_until_enforced(self).await } else { Ok(()) }
     }
 
+    fn unreadable(&self) -> Vec<(String, String)> {
+        self.unread.take()
+    }
+
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
         let nodes = read(self.nodes()?.list(&ListParams::default())).await?;
         Ok(nodes.items.into_iter().map(|node| node.spec).collect())
@@ -352,9 +269,13 @@ impl Backend for Kubernetes {
     }
 
     async fn suspects(&self) -> Result<Vec<String>, ReadError> {
-        let records = read(self.nodes()?.list(&ListParams::default())).await?;
-        let fenced = records.items.into_iter().filter(|record| !record.spec.fenced_machines.is_empty());
-        let mut names: Vec<String> = fenced.map(|record| record.spec.node).collect();
+        let records: Api<ReadNode> = Api::all_with(self.client()?, &resource("LedgerNode", "ledgernodes"));
+        let records = read(records.list(&ListParams::default())).await?.items.into_iter();
+        let records = records.filter_map(|record| {
+            self.unread.sort_out(record.metadata.name.as_deref().unwrap_or_default(), record.spec)
+        });
+        let fenced = records.filter(|record| !record.fenced_machines.is_empty());
+        let mut names: Vec<String> = fenced.map(|record| record.node).collect();
         let nodes: Api<Node> = Api::all(self.client()?);
         let tainted = read(nodes.list(&ListParams::default().match_any())).await?.items.into_iter().filter(is_tainted);
         names.extend(tainted.filter_map(|node| node.metadata.name));

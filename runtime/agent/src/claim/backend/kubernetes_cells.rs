@@ -1,17 +1,19 @@
 //! Cells and domains as Kubernetes objects: `AddressBlock` and `LedgerDomain`.
 
-use kube::Resource as _;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::{NotUsed, Object, ObjectMeta};
 use weft_core::ledger::remote::Versions;
 
 use super::answers::{created, read, written};
 use super::contract::{Backend as _, Cells, Listing, ReadError, WriteError};
-use super::kubernetes::{DOMAIN_LABEL, EPOCH, Kubernetes, NoClient, node_label, resource, versions};
+use super::kubernetes::{Kubernetes, NoClient};
+use super::kubernetes_objects::{DOMAIN_LABEL, EPOCH, node_label, resource, versions};
 use super::pool::{OBJECTS, next};
+use super::readable::{Readable, Unread};
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 
 type BlockObject = Object<BlockSpec, NotUsed>;
+type ReadBlock = Object<Readable<BlockSpec>, NotUsed>;
 type DomainObject = Object<LedgerDomain, NotUsed>;
 
 const BLOCK: (&str, &str) = ("AddressBlock", "addressblocks");
@@ -19,6 +21,10 @@ const DOMAIN: (&str, &str) = ("LedgerDomain", "ledgerdomains");
 
 impl Kubernetes {
     fn blocks_api(&self) -> Result<Api<BlockObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource(BLOCK.0, BLOCK.1)))
+    }
+
+    fn blocks_to_read(&self) -> Result<Api<ReadBlock>, NoClient> {
         Ok(Api::all_with(self.client()?, &resource(BLOCK.0, BLOCK.1)))
     }
 
@@ -46,8 +52,20 @@ fn object(spec: &BlockSpec, read: Option<&Versions>, epoch: Option<u64>) -> Bloc
     object
 }
 
-fn block(object: BlockObject) -> Block {
-    Block { versions: versions(object.meta()), spec: object.spec }
+/// Returns a cell that was read by its name.
+fn block(name: &str, object: ReadBlock) -> Block {
+    let versions = versions(&object.metadata);
+    match object.spec {
+        Readable::Yes(spec) => Block { spec, versions },
+        Readable::No(_why) => Block::unreadable(name, versions),
+    }
+}
+
+/// Returns a cell of a list, if it can be read.
+fn listed(object: ReadBlock, unread: &Unread) -> Option<Block> {
+    let versions = versions(&object.metadata);
+    let spec = unread.sort_out(object.metadata.name.as_deref().unwrap_or_default(), object.spec)?;
+    Some(Block { spec, versions })
 }
 
 impl Cells for Kubernetes {
@@ -59,7 +77,7 @@ impl Cells for Kubernetes {
 
     async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
         // Without resourceVersion this is a quorum read.
-        Ok(read(self.blocks_api()?.get_opt(name)).await?.map(block))
+        Ok(read(self.blocks_to_read()?.get_opt(name)).await?.map(|object| block(name, object)))
     }
 
     async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {
@@ -84,7 +102,7 @@ impl Cells for Kubernetes {
             Listing::All => params,
             Listing::Persistent | Listing::Conflict => return Ok(Vec::new()),
         };
-        let (blocks, mut listed) = (self.blocks_api()?, Vec::new());
+        let (blocks, mut found) = (self.blocks_to_read()?, Vec::new());
         loop {
             let page = async {
                 match blocks.list(&params).await {
@@ -93,12 +111,12 @@ impl Cells for Kubernetes {
                     page => page.map(Some),
                 }
             };
-            let Some(page) = read(page).await? else { return Ok(listed) };
+            let Some(page) = read(page).await? else { return Ok(found) };
             let token = next(&page.metadata);
-            listed.extend(page.items.into_iter().map(block));
+            found.extend(page.items.into_iter().filter_map(|object| listed(object, &self.unread)));
             match token {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(listed),
+                None => return Ok(found),
             }
         }
     }

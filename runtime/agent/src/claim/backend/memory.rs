@@ -1,13 +1,15 @@
 //! A cluster ledger in memory, for tests: it can lose requests and answers, hold requests back, and be frozen.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use weft_core::ledger::remote::{Runs, Span, Versions, is_in};
 
 use super::contract::{Backend, Cells, Fence, Keepers, Keeping, Listing, ReadError, Status, WriteError};
 use super::fence;
+use super::memory_server::Write;
+pub(crate) use super::memory_server::{Fault, Server};
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
@@ -15,81 +17,6 @@ use crate::claim::remembered::Remembered;
 
 /// The time on its clients' clocks.
 const NOW: u64 = 1_000_000;
-
-/// The fate of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It never arrives.
-    DropRequest,
-    /// It is executed, and the answer is lost.
-    DropAnswer,
-    /// It is held back; `release` executes it later.
-    Hold,
-    /// The server refuses it.
-    Refuse,
-}
-
-#[derive(Debug, Clone)]
-enum Write {
-    Create(ClaimSpec),
-    Replace(ClaimSpec, Versions),
-    Delete(String, Versions),
-    CreateBlock(BlockSpec),
-    ReplaceBlock(BlockSpec, Versions),
-    DeleteBlock(String, Versions),
-}
-
-impl Write {
-    fn name(&self) -> String {
-        match self {
-            Self::Create(spec) | Self::Replace(spec, _) => spec.name(),
-            Self::CreateBlock(spec) | Self::ReplaceBlock(spec, _) => spec.name(),
-            Self::Delete(name, _) | Self::DeleteBlock(name, _) => name.clone(),
-        }
-    }
-
-    /// Returns whether a frozen ledger refuses it.
-    fn gives_out(&self) -> bool {
-        match self {
-            Self::Replace(spec, _) => !spec.holders.is_empty(),
-            Self::Delete(..) | Self::DeleteBlock(..) => false,
-            Self::Create(_) | Self::CreateBlock(_) | Self::ReplaceBlock(..) => true,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Server {
-    pub(crate) claims: BTreeMap<String, Claim>,
-    pub(crate) blocks: BTreeMap<String, Block>,
-    pub(crate) domains: BTreeMap<String, LedgerDomain>,
-    pub(crate) state: LedgerState,
-    pub(crate) nodes: BTreeMap<String, LedgerNode>,
-    pub(crate) pods: Vec<String>,
-    /// Nodes with the taint `out-of-service` that are not ready.
-    pub(crate) tainted: Vec<String>,
-    /// IPAMClaims by namespace and name.
-    pub(crate) persistent: BTreeMap<String, Persistent>,
-    /// Faults of the next writes, in order.
-    pub(crate) faults: VecDeque<Option<Fault>>,
-    held: Vec<Write>,
-    pub(crate) version: u64,
-    pub(crate) creates: usize,
-    /// Reads of single claims.
-    pub(crate) gets: usize,
-    pub(crate) writes: usize,
-    /// Lists of complete claims of a domain, or of all.
-    pub(crate) whole_lists: usize,
-    /// Lists of names of a domain.
-    pub(crate) name_lists: usize,
-    /// Reads of a single IPAMClaim.
-    pub(crate) owner_reads: usize,
-    pub(crate) away: bool,
-    /// Names of objects that nobody may write.
-    pub(crate) refused: Vec<String>,
-    /// Nodes on which an agent runs.
-    pub(crate) agents: Vec<String>,
-}
 
 /// A client of the server.
 #[derive(Debug, Default)]
@@ -164,51 +91,6 @@ impl Memory {
     }
 }
 
-impl Server {
-    /// Executes one write, with its preconditions.
-    fn execute(&mut self, write: Write) -> Result<Versions, WriteError> {
-        self.version += 1;
-        let version = self.version.to_string();
-        let current = |server: &Self, name: &str, read: &Versions| {
-            server.claims.get(name).is_some_and(|claim| claim.versions == *read)
-        };
-        let (spec, uid) = match write {
-            Write::CreateBlock(..) | Write::ReplaceBlock(..) | Write::DeleteBlock(..) => {
-                return self.execute_on_blocks(write, version);
-            }
-            Write::Create(spec) if self.claims.contains_key(&spec.name()) => return Err(WriteError::Conflict),
-            Write::Create(spec) => (spec, version.clone()),
-            Write::Replace(spec, read) if !current(self, &spec.name(), &read) => return Err(WriteError::Conflict),
-            Write::Replace(spec, read) => (spec, read.uid),
-            Write::Delete(name, read) if !current(self, &name, &read) => return Err(WriteError::Conflict),
-            Write::Delete(name, read) => {
-                self.claims.remove(&name);
-                return Ok(read);
-            }
-        };
-        let versions = Versions { uid, version };
-        self.claims.insert(spec.name(), Claim { spec, versions: versions.clone(), deleting: false });
-        Ok(versions)
-    }
-
-    /// Executes one write of a cell.
-    fn execute_on_blocks(&mut self, write: Write, version: String) -> Result<Versions, WriteError> {
-        let known = |server: &Self, name: &str| server.blocks.get(name).map(|block| block.versions.clone());
-        let (spec, uid) = match write {
-            Write::CreateBlock(spec) if known(self, &spec.name()).is_none() => (spec, version.clone()),
-            Write::ReplaceBlock(spec, read) if known(self, &spec.name()).as_ref() == Some(&read) => (spec, read.uid),
-            Write::DeleteBlock(name, read) if known(self, &name).as_ref() == Some(&read) => {
-                self.blocks.remove(&name);
-                return Ok(read);
-            }
-            _refused => return Err(WriteError::Conflict),
-        };
-        let versions = Versions { uid, version };
-        self.blocks.insert(spec.name(), Block { spec, versions: versions.clone() });
-        Ok(versions)
-    }
-}
-
 impl Cells for Memory {
     async fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
         self.write(Write::CreateBlock(spec.clone()), epoch.is_some())
@@ -271,7 +153,11 @@ impl Backend for Memory {
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
         self.0.borrow_mut().gets += 1;
-        self.read(|server| server.claims.get(name).cloned())
+        self.read(|server| {
+            let claim = server.claims.get(name).cloned();
+            let is_unreadable = server.unreadable.contains(name);
+            claim.map(|claim| if is_unreadable { Claim::unreadable(name, claim.versions) } else { claim })
+        })
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
@@ -292,7 +178,14 @@ impl Backend for Memory {
             Listing::All => true,
         };
         self.0.borrow_mut().whole_lists += usize::from(matches!(listing, Listing::Domain(_) | Listing::All));
-        self.read(|server| server.claims.values().filter(|claim| wanted(claim)).cloned().collect())
+        self.read(|server| {
+            let readable = server.claims.values().filter(|claim| !server.unreadable.contains(&claim.spec.name()));
+            readable.filter(|claim| wanted(claim)).cloned().collect()
+        })
+    }
+
+    fn unreadable(&self) -> Vec<(String, String)> {
+        self.0.borrow().unreadable.iter().map(|name| (name.clone(), "injected".to_owned())).collect()
     }
 
     async fn taken(&self, domain: &str, spans: &[Span]) -> Result<Runs, ReadError> {

@@ -13,9 +13,13 @@ mod ipam_claim;
 pub mod kept;
 pub mod kubernetes;
 mod kubernetes_cells;
+mod kubernetes_objects;
 #[cfg(test)]
 pub(crate) mod memory;
+#[cfg(test)]
+mod memory_server;
 mod pool;
+mod readable;
 #[cfg(test)]
 mod tests;
 

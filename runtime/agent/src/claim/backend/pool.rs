@@ -13,7 +13,9 @@ use weft_core::ledger::remote::{Runs, Span, is_in};
 
 use super::answers::{read, written};
 use super::contract::{ReadError, WriteError};
-use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, resource};
+use super::kubernetes::{CONFIG_HASH, Kubernetes, NoClient};
+use super::kubernetes_objects::{ClaimObject, DOMAIN_LABEL, resource};
+use super::readable::Readable;
 use crate::Log;
 use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
@@ -25,6 +27,7 @@ const NAMES: u32 = 2000;
 pub(super) const OBJECTS: u32 = 500;
 
 type PoolObject = Object<PoolSpec, PoolStatus>;
+type ReadPool = Object<Readable<PoolSpec>, PoolStatus>;
 
 impl Kubernetes {
     fn pools_api(&self) -> Result<Api<PoolObject>, NoClient> {
@@ -36,16 +39,22 @@ impl Kubernetes {
         Ok(read(self.pools_api()?.get_opt(name)).await?.map(pool))
     }
 
-    /// Returns all pools; none if the API server does not know the resource.
+    /// Returns all pools that can be read; none if the API server does not know the resource.
     pub(in crate::claim) async fn pools(&self) -> Result<Vec<Pool>, ReadError> {
-        let (pools, params) = (self.pools_api()?, ListParams::default());
+        let pools: Api<ReadPool> = Api::all_with(self.client()?, &resource("AddressPool", "addresspools"));
+        let params = ListParams::default();
         let list = async {
             match pools.list(&params).await {
                 Err(Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
                 list => list.map(|list| list.items),
             }
         };
-        Ok(read(list).await?.into_iter().map(pool).collect())
+        let listed = read(list).await?.into_iter().filter_map(|object| {
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            let spec = self.unread.sort_out(name, object.spec)?;
+            Some(pool(PoolObject { types: object.types, metadata: object.metadata, spec, status: object.status }))
+        });
+        Ok(listed.collect())
     }
 
     /// Writes the status of a pool that was read.

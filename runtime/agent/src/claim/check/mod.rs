@@ -14,13 +14,13 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 use weft_core::ledger::remote::RemoteRow;
 use weft_core::netlink;
 use weft_core::store::NodeStore;
 
 pub use run::{CheckOptions, Checked, check};
 
+use super::any::Sameness;
 use super::backend::{Backend, Fence, WriteError};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimOwner, ClaimState, Identity, LedgerNode, Sharing};
@@ -57,6 +57,8 @@ pub enum Kind {
     NoEntry,
     /// An address of a machine's cell has a claim of its own.
     InCell,
+    /// A claim or cell cannot be read.
+    Unreadable,
 }
 
 /// A problem.
@@ -87,7 +89,7 @@ impl Kind {
 pub(super) struct Local {
     pub(super) store: RefCell<NodeStore>,
     pub(super) identity: Identity,
-    /// `type` of the ledger: a node may also have rows of another one.
+    /// The ledger as the operator names it: a node may also have rows of another one.
     pub(super) ledger: String,
 }
 
@@ -96,10 +98,9 @@ impl Local {
         self.is_ledger(&row.ledger)
     }
 
-    /// Returns whether a row's ledger is the checked one.
+    /// Returns whether a row's ledger is the checked one. Its servers may have other names for the operator.
     fn is_ledger(&self, text: &str) -> bool {
-        serde_json::from_str::<Value>(text)
-            .is_ok_and(|ledger| ledger["type"].as_str().unwrap_or_default() == self.ledger)
+        Sameness::of(&self.ledger, text) != Sameness::Other
     }
 }
 
@@ -332,7 +333,7 @@ mod tests {
         machine.add(&WEB).await.unwrap();
         speak(&server, "node", "m1").await;
         let Machine { store, identity, .. } = machine;
-        let local = Local { store, identity, ledger: String::new() };
+        let local = Local { store, identity, ledger: "{}".to_owned() };
         assert_eq!(found(&server, &local).await, []);
 
         // A late create of this machine, a claim without a holder, and one of a machine without a record.
@@ -376,7 +377,7 @@ mod tests {
         rival.add(&OTHER).await.unwrap();
         speak(&server, "rival", "m2").await;
         let Machine { store, identity, .. } = machine;
-        let local = Local { store, identity, ledger: String::new() };
+        let local = Local { store, identity, ledger: "{}".to_owned() };
         assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Others]);
         repaired(&server, &local).await;
         assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Others]);

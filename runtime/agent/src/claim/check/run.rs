@@ -9,13 +9,13 @@ use tokio::runtime::Builder;
 use weft_core::store::NodeStore;
 
 use super::cells::{look_at_cells, repair_cells};
-use super::{Finding, Local, look, repair};
+use super::{Finding, Kind, Local, look, repair};
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::{Backend, Cells as _, Listing};
-use crate::claim::block::Block;
+use crate::claim::block::{Block, CELL};
 use crate::claim::machine_id;
-use crate::claim::object::{Claim, Identity, LedgerNode};
-use crate::claim::operate::{Reach, backend};
+use crate::claim::object::{Claim, Identity, LedgerNode, parts};
+use crate::claim::operate::{Reach, backend_of, ledger_text};
 
 /// What to check, and whether to repair it.
 #[derive(Debug, Clone)]
@@ -48,8 +48,9 @@ pub struct Checked {
 pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     runtime.block_on(async {
-        let backend = backend(reach).await?;
-        let local = local(&backend, options).await?;
+        let ledger = ledger_text(reach)?;
+        let backend = backend_of(&ledger, reach.kubeconfig.as_deref()).await?;
+        let local = local(&backend, ledger, options).await?;
         let (looked_at, found) = once(&backend, local.as_ref()).await?;
         let count = |(claims, blocks): &LookedAt| (claims.len(), blocks.len());
         let (claims, cells) = count(&looked_at);
@@ -79,27 +80,32 @@ async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(Lo
         AnyBackend::Kubernetes(backend) => Some(backend.pod_uids().await?),
         AnyBackend::Etcd(_) => None,
     };
-    let mut found = look(backend, local, pods.as_ref(), &claims).await?;
+    let unreadable = backend.unreadable().into_iter().map(|(name, why)| unreadable(&name, &why));
+    let mut found: Vec<Finding> = unreadable.collect();
+    found.extend(look(backend, local, pods.as_ref(), &claims).await?);
     found.extend(look_at_cells(backend, local, (&blocks, &claims)).await?);
     Ok(((claims, blocks), found))
 }
 
+fn unreadable(name: &str, why: &str) -> Finding {
+    let (domain, address) = parts(name.strip_suffix(CELL).unwrap_or(name));
+    let what = format!("{name} cannot be read: {why}");
+    let remedy = "correct it, or delete it if no pod has the address";
+    Finding { kind: Kind::Unreadable, address, domain, what, remedy: remedy.to_owned() }
+}
+
 /// Returns this node if it uses the ledger: its agent has recorded its identity.
-async fn local(backend: &AnyBackend, options: &CheckOptions) -> anyhow::Result<Option<Local>> {
+async fn local(backend: &AnyBackend, ledger: String, options: &CheckOptions) -> anyhow::Result<Option<Local>> {
     let Some(mut store) = open(&options.state_dir, options.repair)? else { return Ok(None) };
     // A store without an id has never used a cluster ledger.
     let Ok(store_id) = store.store_id() else { return Ok(None) };
     let machine = machine_id().context("this machine has no id")?;
     let Some(node) = this_node(backend.nodes().await?, &machine) else { return Ok(None) };
     let identity = Identity { node: node.node, machine, store_id, boot_id: weft_core::netlink::boot_id()? };
-    let ledger = match backend {
-        AnyBackend::Kubernetes(_) => "kubernetes",
-        AnyBackend::Etcd(_) => "etcd",
-    };
-    Ok(Some(Local { store: RefCell::new(store), identity, ledger: ledger.to_owned() }))
+    Ok(Some(Local { store: RefCell::new(store), identity, ledger }))
 }
 
-/// Returns the record of this machine. A rebuilt store has a new id, which the agent records only at its next start.
+/// Returns the record of this machine. A rebuilt store has a new id, which the agent records a moment later.
 fn this_node(nodes: Vec<LedgerNode>, machine: &str) -> Option<LedgerNode> {
     nodes.into_iter().find(|node| node.machine(machine).is_some())
 }

@@ -15,6 +15,7 @@ use weft_core::ledger::remote::Runs;
 use weft_host_abi::types::RangeSet;
 
 use super::count::{self, Usage};
+use crate::Log;
 use crate::claim::backend::kubernetes::Kubernetes;
 use crate::claim::backend::{Backend, Listing};
 use crate::claim::block::Block;
@@ -174,6 +175,9 @@ async fn views(backend: &impl Backend, mut declared: Vec<Declared>) -> anyhow::R
             let listing = Listing::Domain(&pool.domain);
             domains.insert(pool.domain.clone(), (backend.list(listing).await?, backend.blocks(listing).await?));
         }
+    }
+    for (name, why) in backend.unreadable() {
+        Log.warn(&format!("{name} cannot be read, and is not counted: {why}"));
     }
     let nothing = (Vec::new(), Vec::new());
     Ok(declared.into_iter().map(|pool| view(domains.get(&pool.domain).unwrap_or(&nothing), pool)).collect())

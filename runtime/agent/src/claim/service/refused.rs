@@ -5,7 +5,7 @@
 use tokio::time::Instant;
 
 use super::{CUT_OFF, Claims, Ledger, Progress, Refused};
-use crate::claim::backend::WriteError;
+use crate::claim::backend::{Backend as _, WriteError};
 use crate::claim::clock::Clocks;
 use crate::claim::record::Spoken;
 use crate::claim::{DrainError, GrantError, drain, now};
@@ -49,6 +49,17 @@ impl Claims {
         for Refused { what, why } in refused {
             if progress.refused.insert(what.clone()) {
                 self.log.warn(&format!("cluster ledger {text} refuses {what}: {why}; everything else goes on"));
+            }
+        }
+    }
+
+    /// Logs each object once that lists had to leave out.
+    pub(super) fn warn_of_unreadable(&self, text: &str, ledger: &Ledger) {
+        for (name, why) in ledger.backend.unreadable() {
+            if ledger.progress.borrow_mut().refused.insert(format!("unreadable {name}")) {
+                self.log.warn(&format!(
+                    "cluster ledger {text}: {name} cannot be read ({why}), so its address counts as taken; correct it, or delete it if no pod has the address"
+                ));
             }
         }
     }

@@ -47,6 +47,9 @@ pub fn export(options: &ExportOptions) -> anyhow::Result<Moved> {
         let source = client.clone();
         let backend = Kubernetes::new(std::rc::Rc::new(move || Ok(source.clone())));
         let claims = backend.list(Listing::Domain(&options.domain)).await?;
+        if let Some((name, why)) = backend.unreadable().first() {
+            bail!("{name} cannot be read, so whereabouts would not learn of it: {why}; correct it, or delete it");
+        }
         let specs: Vec<ClaimSpec> = claims
             .into_iter()
             .map(|claim| claim.spec)
