@@ -1,5 +1,5 @@
-//! The service `claim`, and its background work: drain and sweep. `state` handles a ledger that was frozen or restored.
-//! `door` opens the store.
+//! The service `claim`. `turns` does its background work: drain and sweep. `state` handles a ledger that was frozen or
+//! restored. `door` opens the store.
 
 mod cells;
 mod counts;
@@ -10,15 +10,16 @@ mod state;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, interval};
+use tokio::time::Instant;
 use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use weft_core::agent::{Fault, Refusal};
 use weft_core::attach::{NetnsState, netns_state};
@@ -33,14 +34,13 @@ use crate::claim::backend::kept::Keeper;
 use crate::claim::backend::kubernetes::ClientSource;
 use crate::claim::backend::{Backend, Cells, Listing, WriteError};
 use crate::claim::cells::{CellError, KnownCells};
-use crate::claim::clock::Clocks;
 use crate::claim::grant::{GrantError, Granted};
 use crate::claim::object::{Identity, LedgerState, Persistent};
 use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
 use crate::claim::round::Refusal as Refused;
 use crate::claim::taken::Lists;
-use crate::claim::{Conflict, DrainError, Looks, now, reverse_sweep};
+use crate::claim::{Conflict, Looks, now};
 use crate::events::Events;
 use crate::server::{Deadline, Handler};
 
@@ -98,6 +98,8 @@ struct Ledger {
     cells: Mutex<()>,
     /// Lists of taken addresses.
     lists: Lists,
+    /// Whether a round of its background work is under way.
+    works: Cell<bool>,
 }
 
 /// What was done for a ledger since the agent started.
@@ -194,122 +196,10 @@ impl Claims {
             known: KnownCells::default(),
             cells: Mutex::default(),
             lists: Lists::default(),
+            works: Cell::default(),
         });
         self.ledgers.borrow_mut().insert(text.to_owned(), Rc::clone(&ledger));
         Ok(ledger)
-    }
-
-    /// Does the background work, forever.
-    pub async fn work(self: Rc<Self>) {
-        let mut tick = interval(TICK);
-        let mut clocks = Clocks::default();
-        loop {
-            tick.tick().await;
-            self.look_at_clocks(&mut clocks);
-            if let Err(error) = self.store.borrow_mut().expire_intents(now().saturating_sub(OLDEST_INTENT), now()) {
-                self.log.warn(&format!("intents of a cluster ledger cannot be expired: {error}"));
-            }
-            for text in self.known() {
-                let Ok(ledger) = self.ledger(&text) else { continue };
-                ledger.lists.forget();
-                let outcome = self.turn(&text, &ledger).await;
-                self.report(&text, &ledger, outcome);
-            }
-        }
-    }
-
-    /// Returns the ledgers that need work.
-    fn known(&self) -> Vec<String> {
-        let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
-        known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
-        match self.store.borrow().remote_ledgers(now().saturating_sub(REMEMBERED)) {
-            Ok(ledgers) => known.extend(ledgers),
-            Err(error) => self.log.warn(&format!("the store does not say which cluster ledgers there are: {error}")),
-        }
-        known.sort();
-        known.dedup();
-        known
-    }
-
-    fn report(&self, text: &str, ledger: &Ledger, outcome: Result<Round, DrainError>) {
-        let mut progress = ledger.progress.borrow_mut();
-        match outcome {
-            Ok(Round::Skipped) => {}
-            Ok(Round::Answered) => {
-                if progress.trouble.take().is_some() {
-                    self.log.info(&format!("the cluster ledger {text} answers again"));
-                }
-                if progress.trouble_since.take().is_some_and(|since| since.elapsed() > CUT_OFF) {
-                    progress.start_over();
-                }
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if progress.trouble.as_ref() != Some(&error) {
-                    self.log.warn(&format!("cluster ledger {text}: {error}"));
-                }
-                progress.trouble = Some(error);
-                progress.trouble_since.get_or_insert_with(Instant::now);
-                progress.next_state = Some(Instant::now() + RETRY);
-                progress.next_compare = None;
-            }
-        }
-    }
-
-    /// Runs one round for a ledger.
-    async fn turn(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
-        let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
-        let (state_due, sweep_due, compare_due) = {
-            let progress = ledger.progress.borrow();
-            // An unsettled doubt is retried after a pause, like every other error.
-            let doubted = progress.trouble.is_none() && ledger.backend.history().doubt().is_some();
-            (doubted || due(progress.next_state), due(progress.next_sweep), due(progress.next_compare))
-        };
-        if state_due {
-            let _one = ledger.looking.lock().await;
-            self.look_at_state(text, ledger).await?;
-            ledger.progress.borrow_mut().next_state = Some(Instant::now() + STATE);
-        } else if ledger.progress.borrow().trouble.is_some() {
-            // It did not answer a moment ago.
-            return Ok(Round::Skipped);
-        }
-        let names = self.names_to_serve(text)?;
-        let mut refused = self.drain(&names, ledger).await?;
-        if compare_due {
-            for name in &names {
-                self.compare(name, ledger).await?;
-            }
-            let pause = COMPARE.mul_f64(0.75 + fastrand::f64() / 2.0);
-            ledger.progress.borrow_mut().next_compare = Some(Instant::now() + pause);
-        }
-        for name in &names {
-            refused.extend(self.look_after_cells(name, ledger).await?);
-        }
-        if sweep_due {
-            let mut swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;
-            let of_cells = self.cells(text, ledger).sweep().await?;
-            swept.removed += of_cells.removed;
-            swept.foreign += of_cells.foreign;
-            refused.extend(swept.refused.into_iter().chain(of_cells.refused));
-            if swept.removed > 0 {
-                self.log.info(&format!(
-                    "{} claims and cells of this machine that its store does not know are given back",
-                    swept.removed
-                ));
-            }
-            if swept.foreign > 0 {
-                self.log.warn(&format!(
-                    "{} claims and cells are of another store of this machine; they stay until the next boot, because their pods may live",
-                    swept.foreign
-                ));
-            }
-            let pause = SWEEP.mul_f64(0.75 + fastrand::f64() / 2.0);
-            let mut progress = ledger.progress.borrow_mut();
-            progress.foreign = swept.foreign;
-            progress.next_sweep = Some(Instant::now() + pause);
-        }
-        self.warn_of_refused(text, ledger, refused);
-        Ok(Round::Answered)
     }
 
     async fn grant(

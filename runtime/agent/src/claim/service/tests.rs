@@ -2,9 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::future::Future as _;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
+use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
 use tokio::time::Instant;
 use weft_core::journal::Record;
 use weft_core::ledger::remote::{Answer, IntentAsk, Owner, scope};
@@ -89,6 +96,30 @@ async fn a_machine_that_is_fenced_while_it_runs_grants_nothing() {
     assert!(!ledger.progress.borrow().started, "what it has is compared with the ledger");
     claims.note_spoken(TWO, &ledger, spoken(false));
     assert!(ledger.progress.borrow().may_grant().is_ok());
+}
+
+/// The first ledger accepts connections and never answers.
+#[tokio::test]
+async fn a_ledger_that_hangs_delays_the_work_on_no_other() {
+    let (_dir, claims) = claims();
+    let (hangs, other) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    for (prefix, listener) in [("/a", &hangs), ("/b", &other)] {
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        claims.ledger(&json!({"type": "etcd", "endpoints": [url], "prefix": prefix}).to_string()).map(drop).unwrap();
+    }
+    let local = LocalSet::new();
+    local.spawn_local(Rc::clone(&claims).work());
+    let reached = async {
+        let (mut held, _from) = hangs.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(held.read(&mut request).await.unwrap() > 0);
+        other.accept().await.unwrap();
+        // The request to the first one is still under way.
+        let more = std::future::poll_fn(|ctx| Poll::Ready(pin!(held.read(&mut request)).poll(ctx))).await;
+        assert!(more.is_pending(), "the other ledger had to wait for the first one: {more:?}");
+    };
+    local.run_until(reached).await;
 }
 
 #[tokio::test]
