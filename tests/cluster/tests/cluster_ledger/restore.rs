@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use weft_kit::dhcp::wait;
 use weft_kit::programs::copy_tree;
 
-use crate::added;
+use crate::ends::added;
 use crate::cluster::Cluster;
 use crate::world::{Node, PATIENCE, Pod};
 

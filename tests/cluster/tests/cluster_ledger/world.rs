@@ -1,23 +1,26 @@
 //! Nodes on a cluster's wire, with pods. Each node has its own network namespace, host name, machine id, store and
 //! agent.
 
+mod calls;
+mod store;
+
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-use weft_kit::cni::{Call, Reply};
+use serde_json::Value;
+use weft_kit::cni::Call;
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, LIMIT, Output, Place};
-use weft_kit::programs::{self, Installation};
+use weft_kit::programs::Installation;
 
 use super::cluster::{Cluster, without_waiting};
 use super::proxy::Proxy;
@@ -32,6 +35,8 @@ pub(crate) struct Node {
     netns: NetNs,
     installation: Installation,
     name: String,
+    /// The name of its host.
+    host: String,
     machine: PathBuf,
     /// `ledger` of its networks.
     ledger: Value,
@@ -133,7 +138,8 @@ impl Node {
         let id = format!("4c4c4544-0043-3510-8052-b4c04f5644{number:02}\n");
         fs::write(machine.join("machine-id"), &id)?;
         fs::write(machine.join("product_uuid"), &id)?;
-        let mut node = Self { netns, installation, name, machine, ledger, arguments, boot: None, agent: None };
+        let host = name.clone();
+        let mut node = Self { netns, installation, name, host, machine, ledger, arguments, boot: None, agent: None };
         node.start_agent()?;
         Ok(node)
     }
@@ -180,7 +186,7 @@ impl Node {
         let (state, socket) = (self.installation.state(), self.socket());
         let script = "echo \"$1\" > /proc/sys/kernel/hostname; shift; exec \"$@\"";
         let weftctl = self.installation.weftctl().display().to_string();
-        let argv: Vec<String> = ["unshare", "--uts", "sh", "-c", script, "sh", &self.name, &weftctl]
+        let argv: Vec<String> = ["unshare", "--uts", "sh", "-c", script, "sh", &self.host, &weftctl]
             .into_iter()
             .chain(["--state-dir", &state.display().to_string(), "agent", "--socket", &socket.display().to_string()])
             .map(str::to_owned)
@@ -195,6 +201,20 @@ impl Node {
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Gives its host another name. The agent must not run.
+    pub(crate) fn rename_host(&mut self, name: &str) {
+        name.clone_into(&mut self.host);
+    }
+
+    /// Starts its agents under another name from now on. The agent must not run.
+    pub(crate) fn rename(&mut self, name: &str) {
+        for argument in self.arguments.iter_mut().filter(|argument| **argument == self.name) {
+            name.clone_into(argument);
+        }
+        self.rename_host(name);
+        name.clone_into(&mut self.name);
     }
 
     /// The id of its machine.
@@ -306,187 +326,6 @@ impl Node {
     /// Returns the file of a shipped policy.
     pub(crate) fn policy(&self, name: &str) -> PathBuf {
         self.installation.state().join("policies").join(format!("{name}.wasm"))
-    }
-
-    /// Returns the common configuration of all nodes; only the socket's path differs, because the nodes share a file
-    /// system here.
-    pub(crate) fn conf(&self) -> Value {
-        let mut ledger = self.ledger.clone();
-        ledger["socket"] = json!(self.socket());
-        ledger["deadlineMs"] = json!(6000);
-        json!({
-            "cniVersion": "1.1.0", "name": "storage", "type": "bridge", "bridge": "storage0",
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}]], "ledger": ledger},
-        })
-    }
-
-    /// Returns a call as a runtime makes it.
-    pub(crate) fn call(&self, verb: &str, pod: &Pod, conf: &Value) -> Call {
-        let uid = format!("uid-{}", pod.container);
-        self.caller().call(verb, (&pod.container, &uid), pod.netns.path(), conf)
-    }
-
-    /// Returns a call for a sandbox of a pod with this name and uid.
-    pub(crate) fn call_of(&self, verb: &str, sandbox: &Pod, (name, uid): (&str, &str), conf: &Value) -> Call {
-        let mut call = self.call(verb, sandbox, conf);
-        call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={name};K8S_POD_UID={uid}"));
-        call
-    }
-
-    /// Runs an ADD for a sandbox of a pod that must succeed, and returns the address.
-    pub(crate) fn add_of(&self, sandbox: &Pod, of: (&str, &str), conf: &Value) -> Result<String> {
-        one_address(&self.succeed(|| self.run_call(&self.call_of("ADD", sandbox, of, conf)))?, sandbox)
-    }
-
-    /// Runs one verb of weft, on the cluster ledger.
-    pub(crate) fn run(&self, verb: &str, pod: &Pod) -> Result<Reply> {
-        self.run_call(&self.call(verb, pod, &self.conf()))
-    }
-
-    /// Runs an ADD that is killed after `limit`.
-    pub(crate) fn killed_add(&self, pod: &Pod, limit: Duration) -> Result<()> {
-        let mut call = self.call("ADD", pod, &self.conf());
-        call.limit = limit;
-        ensure!(self.run_call(&call).is_err(), "weft was to be killed, and ended before");
-        Ok(())
-    }
-
-    /// Returns what is needed to call weft here.
-    pub(crate) fn caller(&self) -> Caller {
-        let (bin, state) = (self.installation.bin().to_owned(), self.installation.state().to_owned());
-        Caller { bin, place: self.netns.place(), state }
-    }
-
-    /// Returns the program and its place, for a call on a thread of its own.
-    pub(crate) fn program(&self) -> (PathBuf, Place) {
-        (self.installation.bin().join("bridge"), self.netns.place())
-    }
-
-    /// Runs a call of this node's weft.
-    pub(crate) fn run_call(&self, call: &Call) -> Result<Reply> {
-        call.run(&self.installation.bin().join("bridge"), &self.wefts_place()?)
-    }
-
-    /// Runs an ADD like a runtime: repeats it while the answer is code 11. On a busy machine an API server may take
-    /// longer than an ADD waits.
-    pub(crate) fn succeed(&self, add: impl Fn() -> Result<Reply>) -> Result<Value> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let reply = add()?;
-            let is_tried_again = reply.error().is_ok_and(|error| error.code == 11) && Instant::now() < end;
-            if !is_tried_again {
-                return reply.result().with_context(|| self.log());
-            }
-        }
-    }
-
-    /// Runs an ADD that must succeed and returns the address, on which result and kernel agree.
-    pub(crate) fn add(&self, pod: &Pod) -> Result<String> {
-        one_address(&self.succeed(|| self.run("ADD", pod))?, pod)
-    }
-
-    /// The same with another configuration.
-    pub(crate) fn add_with(&self, pod: &Pod, conf: &Value) -> Result<String> {
-        one_address(&self.succeed(|| self.run_call(&self.call("ADD", pod, conf)))?, pod)
-    }
-
-    /// Runs a verb of weft as an IPAM plugin. No link is made.
-    pub(crate) fn ipam(&self, verb: &str, pod: &Pod, conf: &Value) -> Result<Reply> {
-        self.call(verb, pod, conf).run(&self.installation.bin().join("weft-ipam"), &self.netns.place())
-    }
-
-    /// Runs an ADD as an IPAM plugin that must succeed, and returns the address.
-    pub(crate) fn ipam_add(&self, pod: &Pod, conf: &Value) -> Result<String> {
-        let result = self.succeed(|| self.ipam("ADD", pod, conf))?;
-        let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
-        Ok(address.split('/').next().unwrap_or_default().to_owned())
-    }
-
-    /// Runs a DEL as an IPAM plugin that must succeed.
-    pub(crate) fn ipam_del(&self, pod: &Pod, conf: &Value) -> Result<()> {
-        self.ipam("DEL", pod, conf)?.quiet()
-    }
-
-    /// Runs a DEL with another configuration that must succeed.
-    pub(crate) fn del_with(&self, pod: &Pod, conf: &Value) -> Result<()> {
-        self.run_call(&self.call("DEL", pod, conf))?.quiet()
-    }
-
-    /// Runs an ADD of Debian's bridge and host-local, with one configuration for all nodes and this node's own
-    /// directory.
-    pub(crate) fn stock_add(&self, pod: &Pod) -> Result<String> {
-        let dir = programs::reference_dir().map_err(anyhow::Error::msg)?;
-        let data = self.installation.state().with_file_name("stock");
-        let conf = json!({
-            "cniVersion": "1.0.0", "name": "stock", "type": "bridge", "bridge": "stock0",
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]], "dataDir": data},
-        });
-        let mut call = self.call("ADD", pod, &conf);
-        call.path = Some(dir.display().to_string());
-        one_address(&call.run(&dir.join("bridge"), &self.netns.place())?.result()?, pod)
-    }
-
-    /// Runs a DEL that must succeed.
-    pub(crate) fn del(&self, pod: &Pod) -> Result<()> {
-        self.run("DEL", pod)?.quiet()
-    }
-
-    /// Returns the answer of the node's store to a query, made with sqlite3.
-    pub(crate) fn sql(&self, statement: &str) -> Result<String> {
-        let store = self.installation.state().join("weft.db").display().to_string();
-        let argv = ["sqlite3", "-cmd", ".timeout 10000", &store, statement];
-        Ok(process::run(&self.netns.place(), &argv)?.text().trim().to_owned())
-    }
-
-    /// Returns how far its agent has seen the ledger's history, from the store.
-    pub(crate) fn seen(&self) -> Result<u64> {
-        let lines = self.sql("SELECT value FROM meta WHERE key LIKE 'seen %'")?;
-        let revision = |line: &str| serde_json::from_str::<Value>(line).ok()?["revision"].as_u64();
-        Ok(lines.lines().map(|line| revision(line).unwrap_or(0)).min().unwrap_or(0))
-    }
-
-    /// Returns how many addresses of the store are in a state: 0 intent, 1 entry, 2 tombstone.
-    pub(crate) fn rows(&self, state: u8) -> Result<String> {
-        self.sql(&format!("SELECT count(*) FROM remote_addresses WHERE state = {state}"))
-    }
-
-    /// Makes every intent, tombstone and cell look an hour old.
-    pub(crate) fn age(&self) -> Result<()> {
-        self.move_clock(3600)
-    }
-
-    /// Makes every intent, tombstone and cell look as if the clock had been moved by so many seconds, ahead or back.
-    pub(crate) fn move_clock(&self, seconds: i64) -> Result<()> {
-        let tables = [("remote", "created"), ("remote_addresses", "since"), ("cells", "since")];
-        let older = tables.map(|(table, column)| format!("UPDATE {table} SET {column} = {column} - ({seconds})"));
-        self.sql(&older.join("; ")).map(drop)
-    }
-
-    /// Returns the nonces of the cells that this node's store owns, and the number of cells in another state.
-    pub(crate) fn cells(&self) -> Result<(Vec<String>, usize)> {
-        let owned = self.sql("SELECT nonce FROM cells WHERE state = 1")?;
-        let others = self.sql("SELECT count(*) FROM cells WHERE state <> 1")?;
-        Ok((owned.lines().map(str::to_owned).collect(), others.parse()?))
-    }
-
-    /// Returns everything of attachments on this node: journal entries, rows of the ledger, ends of pods' links.
-    pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
-        for (what, table) in [("entry", "journal"), ("row", "remote"), ("address", "remote_addresses")] {
-            let count = self.sql(&format!("SELECT count(*) FROM {table}"))?;
-            left.extend((count != "0").then(|| format!("{count} of {what}")));
-        }
-        let text = self.netns.line("ip -j link show type veth")?.text();
-        let links: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-        let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
-        left.extend(names.filter(|name| *name != "up0").map(|name| format!("link {name}")));
-        Ok(left)
-    }
-
-    /// Waits until nothing of attachments is left on this node.
-    pub(crate) fn wait_for_nothing_left(&self) -> Result<()> {
-        let nothing = || Ok(self.leftovers()?.is_empty());
-        wait(PATIENCE, "an empty node", nothing).with_context(|| format!("{:?}\n{}", self.leftovers(), self.log()))
     }
 }
 

@@ -6,7 +6,7 @@
 //! node, until it is deleted; every DEL that may complete succeeds; and at the end nothing is left anywhere.
 //!
 //! Some networks use claims, one of them with two families and one with a cooldown; others are in block mode, in their
-//! own domain.
+//! own domain. With an API server, some pods get addresses that IPAMClaims keep.
 //!
 //! `WEFT_CHAOS_PODS=2000 cargo test --release -p weft-cluster --test cluster_ledger -- chaos --nocapture` for a long run,
 //! `WEFT_CHAOS_SEED` to repeat a run's choices.
@@ -34,6 +34,7 @@ use self::claims::ClaimsEye;
 use self::pods::{Life, Sandbox};
 use super::blocks::Blocks;
 use super::cluster::Cluster;
+use super::ipam_claim;
 use super::world::{Caller, Node, Pod};
 
 /// The seed of the random choices, unless `WEFT_CHAOS_SEED` is set. The interleaving of processes still depends on the
@@ -49,6 +50,10 @@ const PODS: usize = 200;
 const ADDS: u64 = 120;
 /// The cooldown of one of the networks, in seconds.
 const REST: u32 = 2;
+/// Addresses that IPAMClaims keep. With an API server, every runtime has an IPAMClaim for some of its pods.
+const KEPT: &str = "10.79.0.0/26";
+/// What is counted for such a pod.
+const KEPT_PODS: &str = "pods with an IPAMClaim";
 
 /// A way to break weft's guarantees, which the oracles must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +151,7 @@ impl<'a> Chaos<'a> {
             Some(_) => confs(node, &plan, None),
             None => {
                 let mut confs = confs(node, &plan, liar.as_ref().filter(|_| index < 2));
+                confs.extend(cluster.plane().is_ok().then(|| kept(node)));
                 confs.extend(in_cells(&blocks.conf(cluster, node)));
                 confs.push(by_name(&blocks.conf(cluster, node), index));
                 confs
@@ -154,6 +160,11 @@ impl<'a> Chaos<'a> {
         let confs: Vec<Vec<Value>> = confs.collect();
         if plan.fault.is_none() {
             introduce(&nodes, &confs)?;
+        }
+        // They are in every backup.
+        if plan.fault.is_none() && cluster.plane().is_ok() {
+            (0..usize::from(plan.nodes) * plan.lives)
+                .try_for_each(|index| ipam_claim::make(cluster, &keeper(index)))?;
         }
         Ok(Self {
             cluster: RwLock::new(cluster),
@@ -208,8 +219,10 @@ impl<'a> Chaos<'a> {
 
     /// Returns what must be counted in a meaningful run.
     fn needed(&self) -> Vec<&'static str> {
+        let kept = self.cluster().plane().is_ok().then_some(KEPT_PODS);
         let mut needed = vec!["ADD done", "ADD killed", "DEL done", "DEL killed", "calls stopped", "ADDs beside a DEL"];
         needed.extend(troubles::names());
+        needed.extend(kept);
         needed
     }
 
@@ -320,6 +333,20 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
         conf
     }));
     confs
+}
+
+/// Returns a network whose addresses IPAMClaims keep; `pods` names the IPAMClaim.
+fn kept(node: &Node) -> Value {
+    let mut conf = ipam_claim::conf(node, "");
+    conf["ipam"]["type"] = json!("cluster-wide");
+    conf["ipam"]["ranges"] = json!([[{"subnet": KEPT}]]);
+    conf["ipam"]["ledger"]["deadlineMs"] = json!(DEADLINE);
+    conf
+}
+
+/// Returns the name of a runtime's IPAMClaim.
+fn keeper(index: usize) -> String {
+    format!("of-runtime-{index}")
 }
 
 /// Returns networks in block mode, with different policies.

@@ -19,7 +19,7 @@ use weft_storm::oracle::Slot;
 use weft_storm::strike::{Ended, Running, Strike, run};
 use weft_storm::tally::lock;
 
-use super::{Chaos, Fault, stock};
+use super::{Chaos, Fault, KEPT_PODS, keeper, stock};
 
 /// The longest stop of a call, in milliseconds.
 const PAUSE: u64 = 1500;
@@ -70,7 +70,12 @@ impl<'a, 'c> Life<'a, 'c> {
     /// Runs one pod: sandboxes until one has its address, some time with it, and the end of all of them.
     fn pod(&mut self, uid: &str) -> Result<()> {
         let node = self.index % self.chaos.nodes.len();
-        let conf = self.choose(&self.chaos.confs[node]).clone();
+        let mut conf = self.choose(&self.chaos.confs[node]).clone();
+        if let Some(name) = conf.pointer_mut("/args/cni/ipam-claim-reference") {
+            // Only pods of this runtime have it, one after the other.
+            *name = keeper(self.index).into();
+            self.chaos.tally.count(KEPT_PODS);
+        }
         let mut old = Vec::new();
         let mut up = None;
         for _ in 0..SANDBOXES {

@@ -25,6 +25,9 @@ impl Chaos<'_> {
         if self.plan.fault == Some(Fault::Leak) {
             self.leak()?;
         }
+        if let Ok(plane) = self.cluster().plane() {
+            plane.kubectl(&["-n", "ns", "delete", "ipamclaims", "--all"], "")?;
+        }
         let end = Instant::now() + self.plan.patience;
         let mut left = self.left_after(SWEEP)?;
         // Without a restart, an agent would find these hours later.
@@ -64,6 +67,10 @@ impl Chaos<'_> {
                 );
             }
             left.extend(self.strange_cells(owned)?);
+            if self.cluster().plane().is_ok() {
+                // What IPAMClaims kept is free now.
+                self.cluster().operate(&["reclaim"])?;
+            }
             let claims = self.cluster().claims()?;
             left.extend(claims.iter().map(|claim| format!("the claim {}", claims_name(claim))));
             if left.is_empty() || Instant::now() >= end {
