@@ -59,6 +59,13 @@ impl Events {
         Self(sender)
     }
 
+    /// Returns a sender, and what it sends.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> (Self, mpsc::Receiver<(Subject, Event)>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), receiver)
+    }
+
     /// Queues an event and returns at once.
     pub(crate) fn send(&self, subject: Subject, event: Event) {
         // Full: the API server is away or slow, and the log has the event.

@@ -9,8 +9,9 @@ mod place;
 mod session;
 mod socket;
 mod store;
+mod told;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use self::place::{Place, PlaceError, Visits};
 use self::session::{Command, Failure, Handle, Start, State, Subject};
 use self::store::AnyLease;
 pub(crate) use self::store::LeaseStore;
+pub(crate) use self::told::Teller;
 use super::Log;
 use super::server::{Deadline, Handler};
 
@@ -44,6 +46,8 @@ struct Shared {
     visits: Visits,
     pace: Pace,
     boot_id: String,
+    /// Where to send events, if the agent serves Kubernetes.
+    teller: OnceCell<Teller>,
     log: Log,
 }
 
@@ -64,8 +68,13 @@ pub(super) struct Leases {
 impl Leases {
     pub(super) fn new(store: LeaseStore, pace: Pace, prefix: Option<PathBuf>, log: Log) -> Rc<Self> {
         let boot_id = netlink::boot_id().unwrap_or_default();
-        let shared = Rc::new(Shared { store, visits: Visits::new(), pace, boot_id, log });
+        let shared = Rc::new(Shared { store, visits: Visits::new(), pace, boot_id, teller: OnceCell::new(), log });
         Rc::new(Self { shared, held: RefCell::default(), prefix })
+    }
+
+    /// Sends events about leases that are over from now on.
+    pub(super) fn tell_with(&self, teller: Teller) {
+        drop(self.shared.teller.set(teller));
     }
 
     /// Resumes the leases of the previous agent. Leases of another boot, or of a namespace that is gone, are forgotten:

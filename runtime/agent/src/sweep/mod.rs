@@ -29,7 +29,7 @@ use weft_core::exec::{self, Place};
 use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::pod::remove_pod;
-use weft_core::store::{Key, Role};
+use weft_core::store::{Key, NodeStore, Role};
 use weft_host_abi::types::Attachment;
 
 use self::audit::{Audit, Suspect};
@@ -115,10 +115,10 @@ struct Found {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct PodName {
-    namespace: String,
-    name: String,
-    uid: String,
+pub(crate) struct PodName {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
 }
 
 impl Sweep {
@@ -328,6 +328,21 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
         });
     }
     Ok(found)
+}
+
+/// Returns the pod of a container in the journal. Runs on a thread.
+pub(crate) fn pod_of_container(state: &Path, container: &str) -> Option<PodName> {
+    let store = NodeStore::open_read_only(state).ok()??;
+    let entries = store.entries(None).ok()?.into_iter();
+    let own = entries.filter(|entry| entry.key.attachment.container_id == container);
+    own.filter_map(|entry| pod_in(&entry)).next()
+}
+
+fn pod_in(entry: &Entry) -> Option<PodName> {
+    match entry.key.role {
+        Role::Pod => pod_of_record(&entry.record.plan),
+        _ => pod_of(&entry.record.trace),
+    }
 }
 
 /// Returns where the agent finds a path of the node.
