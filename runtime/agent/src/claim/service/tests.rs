@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use weft_core::journal::Record;
-use weft_core::ledger::remote::{Answer, IntentAsk, Owner, scope};
+use weft_core::ledger::remote::{Answer, IntentAsk, Owner, Seen, scope};
 use weft_core::ledger::{ClaimAsk, Want};
 use weft_core::store::{Key, Role};
 use weft_host_abi::types::{Attachment, ReleaseRule};
@@ -146,4 +146,13 @@ async fn a_ledger_has_several_names() {
     assert_eq!(claims.unknown_name(TWO).unwrap().as_deref(), Some(ELSEWHERE));
     ledger(&claims, ELSEWHERE);
     assert_eq!(claims.unknown_name(TWO).unwrap(), None);
+    // Unless one etcd cluster has answered under both.
+    let note = |text: &str, cluster: u64| {
+        claims.store.borrow_mut().note_seen(text, &Seen { cluster, ..Seen::default() }).unwrap();
+    };
+    note(TWO, 7);
+    note(ELSEWHERE, 8);
+    assert_eq!(claims.names(TWO).unwrap().len(), 4);
+    note(ELSEWHERE, 7);
+    assert_eq!(claims.names(TWO).unwrap().len(), 5);
 }
