@@ -27,6 +27,9 @@ pub(crate) struct ControllerArgs {
     /// How long the leader keeps the Lease without renewing it.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timespan::parse)]
     lease: Duration,
+    /// How long a Node must be gone before a pool with `reclaimDeletedNodes` takes it for dead.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = timespan::parse)]
+    deleted_node_grace: Duration,
     /// Where to serve /livez, /readyz and /metrics: ADDRESS:PORT, or the absolute path of a socket.
     #[arg(long, value_name = "ADDRESS")]
     http: Option<ProbeAddress>,
@@ -39,6 +42,7 @@ pub(crate) fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         identity: args.identity.clone(),
         every: args.interval.max(Duration::from_secs(1)),
         lease: args.lease.max(Duration::from_secs(1)),
+        deleted_grace: args.deleted_node_grace,
         probes: args.http.clone(),
     })?;
     Ok(ExitCode::SUCCESS)

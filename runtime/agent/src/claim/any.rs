@@ -199,6 +199,14 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.list(listing))
     }
 
+    async fn missing_nodes(&self) -> Result<Vec<String>, ReadError> {
+        both!(self, backend => backend.missing_nodes())
+    }
+
+    async fn is_missing(&self, node: &str) -> Result<bool, ReadError> {
+        both!(self, backend => backend.is_missing(node))
+    }
+
     fn unreadable(&self) -> Vec<(String, String)> {
         match self {
             Self::Kubernetes(backend) => backend.unreadable(),

@@ -26,7 +26,7 @@ use super::backend::Backend as _;
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
-use super::{Rests, collect_conflicts, collect_orphans, reclaim};
+use super::{DrainError, Missing, Rests, collect_conflicts, collect_orphans, reclaim, reclaim_deleted};
 use crate::gauges::{large, number};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
@@ -47,6 +47,8 @@ pub struct ControllerOptions {
     pub every: Duration,
     /// How long a silent leader still counts as the leader.
     pub lease: Duration,
+    /// How long a Node must be gone to count as dead for a pool that wants that (`reclaimDeletedNodes`).
+    pub deleted_grace: Duration,
     /// Where to serve probes and metrics.
     pub probes: Option<ProbeAddress>,
 }
@@ -77,7 +79,7 @@ impl Done {
         }
         let help = "Whether the cluster ledger is frozen: it grants no address.";
         metrics.add("weft_ledger_frozen", Kind::Gauge, help, &[], f64::from(u8::from(self.frozen)));
-        let help = "Claims and cells given back for machines that are fenced, IPAMClaims that are gone, and addresses that were in use.";
+        let help = "Claims and cells given back for machines that are fenced, nodes that are deleted, IPAMClaims that are gone, and addresses that were in use.";
         metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
         let help = "Failed rounds of the controller.";
         metrics.add("weft_controller_failures_total", Kind::Counter, help, &[], number(self.failed));
@@ -138,7 +140,7 @@ async fn work(backend: &Kubernetes, options: &ControllerOptions, done: &RefCell<
         tick.tick().await;
         if done.borrow().leads && Instant::now() >= next {
             next = Instant::now() + options.every;
-            let said = match look(backend, &mut times, done).await {
+            let said = match look(backend, options.deleted_grace, &mut times, done).await {
                 Ok(()) => String::new(),
                 Err(error) => {
                     done.borrow_mut().failed += 1;
@@ -165,29 +167,38 @@ async fn work(backend: &Kubernetes, options: &ControllerOptions, done: &RefCell<
 struct Times {
     rests: Rests,
     marks: Rests,
+    /// Since when Nodes have been gone.
+    missing: Missing,
     /// Names of objects that cannot be read, and were logged.
     unreadable: BTreeSet<String>,
 }
 
 /// Does one round. Each part is tried even if an earlier one failed, so that one object which the API server does not let
 /// go keeps nothing else.
-async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> anyhow::Result<()> {
+async fn look(
+    backend: &Kubernetes,
+    deleted_grace: Duration,
+    times: &mut Times,
+    done: &RefCell<Done>,
+) -> anyhow::Result<()> {
     // Read this first: a freeze may be why the rest fails.
     let state = backend.state().await.context("the ledger's state cannot be read")?;
     done.borrow_mut().frozen = state.frozen;
     let now = Instant::now().into_std();
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back");
+    let deleted = deleted_nodes(backend, &mut times.missing, (now, deleted_grace)).await;
+    let deleted = deleted.context("what deleted nodes held cannot be given back");
     let orphans = collect_orphans(backend, &mut times.rests, now).await;
     let orphans = orphans.context("what IPAMClaims owned cannot be given back");
     let conflicts = collect_conflicts(backend, &mut times.marks, now).await;
     let conflicts = conflicts.context("addresses that were in use on the wire cannot be freed");
     let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted");
-    let counts = [&fenced, &orphans, &conflicts].map(|outcome| *outcome.as_ref().unwrap_or(&0));
+    let counts = [&fenced, &deleted, &orphans, &conflicts].map(|outcome| *outcome.as_ref().unwrap_or(&0));
     done.borrow_mut().given_back += counts.iter().sum::<usize>();
     if counts.iter().any(|count| *count > 0) {
-        let [fenced, orphans, conflicts] = counts;
+        let [fenced, deleted, orphans, conflicts] = counts;
         Log.info(&format!(
-            "gave back {fenced} claims and cells of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
+            "gave back {fenced} claims and cells of fenced machines, {deleted} of deleted nodes, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
         ));
     }
     for (name, why) in backend.unreadable() {
@@ -196,7 +207,18 @@ async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> 
         }
     }
     let counted = pools.map(|pools| done.borrow_mut().pools = pools);
-    fenced.and(orphans).and(conflicts).and(counted)
+    fenced.and(deleted).and(orphans).and(conflicts).and(counted)
+}
+
+/// Gives back what nodes that are gone held of pools that want that.
+async fn deleted_nodes(
+    backend: &Kubernetes,
+    missing: &mut Missing,
+    times: (std::time::Instant, Duration),
+) -> Result<usize, DrainError> {
+    let pools = backend.pools().await?.into_iter().filter(|pool| pool.spec.reclaim_deleted_nodes);
+    let pools = pools.map(|pool| pool.name).collect();
+    reclaim_deleted(backend, &pools, missing, times).await
 }
 
 /// One replica's view of the Lease.

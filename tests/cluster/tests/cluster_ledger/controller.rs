@@ -15,19 +15,26 @@ use super::world::{Node, PATIENCE, Pod};
 
 /// Starts a replica, with the rights that it has in a cluster.
 pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
-    replica(cluster, name, &cluster.plane()?.kubeconfig(&CONTROLLER), "3s")
+    replica(cluster, name, &cluster.plane()?.kubeconfig(&CONTROLLER), &["--lease", "3s"])
+}
+
+/// Starts a replica that takes a Node for dead once it has been gone for so long.
+pub(crate) fn with_deleted_nodes(cluster: &Cluster, name: &str, grace: &str) -> Result<Daemon> {
+    let flags = ["--lease", "3s", "--deleted-node-grace", grace];
+    replica(cluster, name, &cluster.plane()?.kubeconfig(&CONTROLLER), &flags)
 }
 
 /// Starts a replica that reaches the API server through a proxy.
 pub(crate) fn behind(cluster: &Cluster, name: &str, proxy: &Proxy, lease: &str) -> Result<Daemon> {
-    replica(cluster, name, &cluster.plane()?.kubeconfig_of(&proxy.url())?, lease)
+    replica(cluster, name, &cluster.plane()?.kubeconfig_of(&proxy.url())?, &["--lease", lease])
 }
 
-fn replica(cluster: &Cluster, name: &str, kubeconfig: &Path, lease: &str) -> Result<Daemon> {
+fn replica(cluster: &Cluster, name: &str, kubeconfig: &Path, more: &[&str]) -> Result<Daemon> {
     let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
     let kubeconfig = kubeconfig.display().to_string();
-    let flags = ["controller", "--identity", name, "--interval", "1s", "--lease", lease, "--kubeconfig", &kubeconfig];
-    let argv: Vec<String> = [weftctl.as_str()].into_iter().chain(flags).map(str::to_owned).collect();
+    let flags = ["controller", "--identity", name, "--interval", "1s", "--kubeconfig", &kubeconfig];
+    let words = [weftctl.as_str()].into_iter().chain(flags).chain(more.iter().copied());
+    let argv: Vec<String> = words.map(str::to_owned).collect();
     let log = tempfile::Builder::new().prefix(name).tempfile_in(sandbox::scratch())?.keep()?.1;
     Daemon::start(&cluster.netns.place(), &argv, &log)
 }

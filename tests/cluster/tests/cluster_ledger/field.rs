@@ -218,8 +218,10 @@ pub(crate) fn shared_claim(cluster: &mut Cluster) -> Result<()> {
     takes_another()?;
     let controller = super::controller::start(cluster, "of-field-20")?;
     wait(PATIENCE, "the end of the cooldown", || Ok(cluster.count()? == 0)).with_context(|| controller.log())?;
-    ensure!(nodes[1].add(&other)? == address, "the freed address is the lowest");
-    nodes[1].del(&other)?;
+    let mut asking = nodes[1].conf();
+    asking["args"] = json!({"cni": {"ips": [format!("{address}/24")]}});
+    ensure!(nodes[1].add_with(&other, &asking)? == address, "another address");
+    nodes[1].del_with(&other, &asking)?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[1].log())
 }
 

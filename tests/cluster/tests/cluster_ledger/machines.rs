@@ -29,11 +29,11 @@ pub(crate) fn works(cluster: &Cluster, node: &Node, others: usize) -> Result<()>
 
 /// Makes the same machine with an empty store, as after its file was moved away. The first agent has ended, and its pods
 /// run.
-fn with_empty_store(cluster: &Cluster, old: &mut Node) -> Result<Node> {
+pub(crate) fn with_empty_store(cluster: &Cluster, old: &mut Node, number: u8) -> Result<Node> {
     old.kill_agent();
     // Both have one address.
     old.line("ip link set up0 down")?;
-    Node::new(cluster, 1)
+    Node::new(cluster, number)
 }
 
 /// `store_id`: the store is moved away while a pod runs. Its claim stays until the next boot.
@@ -41,7 +41,7 @@ pub(crate) fn store_moved_away(cluster: &mut Cluster) -> Result<()> {
     let mut old = Node::new(cluster, 1)?;
     let pod = Pod::new("one")?;
     let address = old.add(&pod)?;
-    let mut node = with_empty_store(cluster, &mut old)?;
+    let mut node = with_empty_store(cluster, &mut old, 1)?;
     works(cluster, &node, 1)?;
     wait(PATIENCE, "the log", || Ok(node.log().contains("of another store of this machine")))
         .with_context(|| node.log())?;
@@ -59,7 +59,7 @@ pub(crate) fn of_one_name(cluster: &mut Cluster) -> Result<()> {
     let mut old = Node::new(cluster, 1)?;
     let pod = Pod::new("one")?;
     let (address, first) = (old.add(&pod)?, old.machine()?);
-    let mut node = with_empty_store(cluster, &mut old)?;
+    let mut node = with_empty_store(cluster, &mut old, 1)?;
     node.kill_agent();
     node.become_machine(REPLACEMENT)?;
     node.start_agent()?;

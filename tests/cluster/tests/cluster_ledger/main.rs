@@ -11,6 +11,7 @@ mod check;
 mod cluster;
 mod conflict;
 mod controller;
+mod deleted;
 mod ends;
 mod fallback;
 mod field;
@@ -61,6 +62,8 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-range-in-use-on-the-wire-gives-nothing", conflict::none_left),
     ("a-restore-behind-a-freeze-duplicates-nothing", restore::frozen),
     ("a-restore-that-nobody-announced-is-noticed", restore::unannounced),
+    ("a-grant-from-before-a-restore-is-not-used", restore::granted_before),
+    ("a-machine-that-is-re-imaged-before-a-restore-gives-back", restore::re_imaged),
     ("a-create-that-is-delivered-late-is-swept", requests::late_create),
     ("a-delete-that-is-delivered-late-takes-nothing-from-a-retry", requests::late_delete),
     ("a-delete-that-is-delivered-late-takes-nothing-from-the-next-owner", requests::delete_of_the_next_owners),
@@ -121,6 +124,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
+    ("a-pool-may-take-a-deleted-node-for-dead", deleted::nodes),
     ("one-claim-that-is-refused-keeps-no-other", objects::refused),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
     ("a-controller-leads-through-a-long-round", controller::leads_through_a_long_round),

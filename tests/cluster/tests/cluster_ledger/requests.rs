@@ -321,7 +321,7 @@ fn ended_without_a_link(node: &Node, pod: &Pod, reply: &Reply) -> Result<()> {
 }
 
 /// Returns the process of a pod's call.
-fn process_of(pod: &Pod) -> Result<Pid> {
+pub(crate) fn process_of(pod: &Pod) -> Result<Pid> {
     let wanted = format!("CNI_CONTAINERID={}", pod.container());
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;

@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use serde_json::json;
 use weft_kit::dhcp::wait;
 use weft_kit::programs::copy_tree;
 
-use crate::ends::added;
+use crate::blocks::BOOT;
 use crate::cluster::Cluster;
+use crate::ends::added;
+use crate::machines::with_empty_store;
+use crate::proxy::{Fault, Kind};
+use crate::requests::process_of;
 use crate::world::{Node, PATIENCE, Pod};
 
 /// How many writes of others are lost with the backup: an API server writes some when it starts, and with fewer writes
@@ -53,6 +58,77 @@ pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
         node.age()?;
         node.wait_for_nothing_left()
     })
+}
+
+/// Ends a freeze once all nodes have confirmed. The agents may have frozen the ledger first.
+fn frozen_and_thawed(cluster: &Cluster, node: &Node) -> Result<()> {
+    drop(node.operate(cluster, &["freeze"]));
+    let thawed = || Ok(node.operate(cluster, &["thaw"]).is_ok());
+    wait(PATIENCE, "the thaw", thawed).with_context(|| node.log())
+}
+
+/// `drop_intents`: an ADD stands still between its grant and its links while etcd is restored to the time before the grant.
+/// When it goes on, another pod may have the address.
+pub(crate) fn granted_before(cluster: &mut Cluster) -> Result<()> {
+    let proxy = cluster.proxy()?;
+    let nodes = [Node::behind(cluster, 5, &proxy)?, Node::new(cluster, 6)?];
+    let [first, pod, next] = ["first", "one", "next"].map(Pod::new);
+    let (first, pod, next) = (first?, pod?, next?);
+    // Both nodes are in the backup, so that a thaw waits for them.
+    for node in &nodes {
+        added(node, &first)?;
+        node.del(&first)?;
+    }
+    wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[0].log())?;
+    let backup = backup(cluster)?;
+    let held = proxy.next(Kind::Create, Fault::HoldAnswer);
+    let mut conf = nodes[0].conf();
+    conf["ipam"]["ledger"]["deadlineMs"] = json!(60_000);
+    let (call, (bin, place)) = (nodes[0].call("ADD", &pod, &conf), nodes[0].program());
+    let add = thread::spawn(move || call.run(&bin, &place));
+    held.wait_until_caught()?;
+    let stopped = process_of(&pod)?;
+    kill(stopped, Signal::SIGSTOP)?;
+    held.release();
+    let granted = "SELECT count(*) FROM remote_addresses WHERE answer = 2";
+    let restored = wait(PATIENCE, "the grant", || Ok(nodes[0].sql(granted)? == "1"))
+        .and_then(|()| take_back(cluster, &backup))
+        .and_then(|()| frozen_and_thawed(cluster, &nodes[1]))
+        .and_then(|()| added(&nodes[1], &next));
+    kill(stopped, Signal::SIGCONT)?;
+    let reply = add.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
+    let address = restored?;
+    let error = reply.error()?;
+    ensure!(error.code == 11 && pod.addresses()?.is_empty(), "{error:?}, {:?}", pod.addresses()?);
+    ensure!(next.addresses()? == [address], "{:?}", next.addresses()?);
+    nodes[0].del(&pod)?;
+    nodes[1].del(&next)?;
+    nodes[0].age()?;
+    wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[0].log())?;
+    proxy.end(&cluster.netns)
+}
+
+/// A machine is re-imaged after the backup: the claims that the backup brings back are of its earlier boot.
+pub(crate) fn re_imaged(cluster: &mut Cluster) -> Result<()> {
+    let mut old = Node::new(cluster, 5)?;
+    let rival = Node::new(cluster, 6)?;
+    let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
+    added(&old, &pod)?;
+    added(&rival, &other)?;
+    rival.del(&other)?;
+    wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(|| rival.log())?;
+    let backup = backup(cluster)?;
+    let mut node = with_empty_store(cluster, &mut old, 5)?;
+    drop(pod);
+    node.reboot(BOOT)?;
+    node.start_agent()?;
+    wait(PATIENCE, "the sweep after the boot", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
+    take_back(cluster, &backup)?;
+    frozen_and_thawed(cluster, &rival)?;
+    wait(PATIENCE, "the sweep after the restore", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
+    added(&rival, &other)?;
+    rival.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| rival.log())
 }
 
 /// The same without an announcement: the agents keep running, one of them is stopped, and two send requests at once.

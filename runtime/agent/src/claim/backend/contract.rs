@@ -138,6 +138,12 @@ pub trait Backend: Cells {
     /// Lists claims, possibly from a cache: later writes carry the listed versions. Leaves out what cannot be read.
     fn list(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Claim>, ReadError>>;
 
+    /// Returns the nodes with a record that the cluster has no Node of. None if the backend knows no Nodes.
+    fn missing_nodes(&self) -> impl Future<Output = Result<Vec<String>, ReadError>>;
+
+    /// Returns whether the cluster has no Node of a name, never from a cache.
+    fn is_missing(&self, node: &str) -> impl Future<Output = Result<bool, ReadError>>;
+
     /// Returns names of objects that lists had to leave out since the last call, because they cannot be read, and why.
     fn unreadable(&self) -> Vec<(String, String)>;
 

@@ -240,6 +240,14 @@ impl Backend for Etcd {
         Ok(listed.map(|(spec, versions)| Claim { spec, versions, deleting: false }).collect())
     }
 
+    async fn missing_nodes(&self) -> Result<Vec<String>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn is_missing(&self, _node: &str) -> Result<bool, ReadError> {
+        Ok(false)
+    }
+
     fn unreadable(&self) -> Vec<(String, String)> {
         self.unread.take()
     }

@@ -110,6 +110,15 @@ impl Kubernetes {
         Ok(Api::all_with(self.client()?, &resource("LedgerState", "ledgerstates")))
     }
 
+    /// Lists the records of agents that can be read.
+    async fn recorded_nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
+        let records: Api<ReadNode> = Api::all_with(self.client()?, &resource("LedgerNode", "ledgernodes"));
+        let records = read(records.list(&ListParams::default())).await?.items.into_iter();
+        let sorted_out =
+            |record: ReadNode| self.unread.sort_out(record.metadata.name.as_deref().unwrap_or_default(), record.spec);
+        Ok(records.filter_map(sorted_out).collect())
+    }
+
     fn nodes(&self) -> Result<Api<NodeObject>, NoClient> {
         Ok(Api::all_with(self.client()?, &resource("LedgerNode", "ledgernodes")))
     }
@@ -227,6 +236,28 @@ impl Backend for Kubernetes {
         if state.frozen { freeze::wait_until_enforced(self).await } else { Ok(()) }
     }
 
+    async fn missing_nodes(&self) -> Result<Vec<String>, ReadError> {
+        let records = self.recorded_nodes().await?;
+        let mut missing: BTreeSet<String> = records.into_iter().map(|record| record.node).collect();
+        let nodes: Api<Node> = Api::all(self.client()?);
+        let mut params = ListParams::default().limit(OBJECTS);
+        loop {
+            let page = read(nodes.list_metadata(&params)).await?;
+            for name in page.items.into_iter().filter_map(|node| node.metadata.name) {
+                missing.remove(&name);
+            }
+            match next(&page.metadata) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(missing.into_iter().collect()),
+            }
+        }
+    }
+
+    async fn is_missing(&self, node: &str) -> Result<bool, ReadError> {
+        let nodes: Api<Node> = Api::all(self.client()?);
+        Ok(read(nodes.get_opt(node)).await?.is_none())
+    }
+
     fn unreadable(&self) -> Vec<(String, String)> {
         self.unread.take()
     }
@@ -269,12 +300,7 @@ impl Backend for Kubernetes {
     }
 
     async fn suspects(&self) -> Result<Vec<String>, ReadError> {
-        let records: Api<ReadNode> = Api::all_with(self.client()?, &resource("LedgerNode", "ledgernodes"));
-        let records = read(records.list(&ListParams::default())).await?.items.into_iter();
-        let records = records.filter_map(|record| {
-            self.unread.sort_out(record.metadata.name.as_deref().unwrap_or_default(), record.spec)
-        });
-        let fenced = records.filter(|record| !record.fenced_machines.is_empty());
+        let fenced = self.recorded_nodes().await?.into_iter().filter(|record| !record.fenced_machines.is_empty());
         let mut names: Vec<String> = fenced.map(|record| record.node).collect();
         let nodes: Api<Node> = Api::all(self.client()?);
         let tainted = read(nodes.list(&ListParams::default().match_any())).await?.items.into_iter().filter(is_tainted);

@@ -184,6 +184,14 @@ impl Backend for Memory {
         })
     }
 
+    async fn missing_nodes(&self) -> Result<Vec<String>, ReadError> {
+        self.read(|server| server.missing.clone())
+    }
+
+    async fn is_missing(&self, node: &str) -> Result<bool, ReadError> {
+        self.read(|server| server.missing.iter().any(|name| name == node))
+    }
+
     fn unreadable(&self) -> Vec<(String, String)> {
         self.0.borrow().unreadable.iter().map(|name| (name.clone(), "injected".to_owned())).collect()
     }

@@ -79,6 +79,8 @@ pub(crate) struct Server {
     pub(crate) away: bool,
     /// Names of objects that nobody may write.
     pub(crate) refused: Vec<String>,
+    /// Nodes without a Node object.
+    pub(crate) missing: Vec<String>,
     /// Names of claims that cannot be read.
     pub(crate) unreadable: BTreeSet<String>,
     /// Nodes on which an agent runs.

@@ -50,6 +50,14 @@ pub struct PoolSpec {
     /// Block mode: the machines of the domain own whole cells of addresses. Never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Blocks>,
+    /// A Node that is deleted counts as a fence for what was drawn from this pool.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reclaim_deleted_nodes: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A range, with host-local's keys.
