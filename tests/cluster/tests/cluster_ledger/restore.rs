@@ -122,6 +122,10 @@ pub(crate) fn re_imaged(cluster: &mut Cluster) -> Result<()> {
     drop(pod);
     node.reboot(BOOT)?;
     node.start_agent()?;
+    // An empty store knows a ledger in etcd only from its first ADD.
+    let first = Pod::new("first")?;
+    added(&node, &first)?;
+    node.del(&first)?;
     wait(PATIENCE, "the sweep after the boot", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
     take_back(cluster, &backup)?;
     frozen_and_thawed(cluster, &rival)?;
