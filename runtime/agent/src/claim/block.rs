@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Cell, Versions};
 
-use super::object::{Identity, UNREADABLE, claim_name, parts};
+use super::object::{Identity, claim_name};
+use super::unreadable::UNREADABLE;
 
 /// The end of a cell's name.
 pub(super) const CELL: &str = "-cell";
@@ -62,16 +63,6 @@ pub struct Block {
     pub spec: BlockSpec,
     /// The version that was read.
     pub versions: Versions,
-}
-
-impl Block {
-    /// Returns a cell whose content cannot be read: it is taken, and gives nothing out.
-    pub(super) fn unreadable(name: &str, versions: Versions) -> Self {
-        let (domain, first) = parts(name.strip_suffix(CELL).unwrap_or(name));
-        let holder = BlockHolder { node: UNREADABLE.to_owned(), machine: UNREADABLE.to_owned(), ..Default::default() };
-        let spec = BlockSpec { domain, first, size: 1, pool: String::new(), shared: false, holder: Some(holder) };
-        Self { spec, versions }
-    }
 }
 
 /// A domain.

@@ -65,6 +65,7 @@ mod tests_refused;
 mod tests_sweep;
 #[cfg(test)]
 mod tests_unreadable;
+mod unreadable;
 pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};

@@ -1,12 +1,13 @@
 //! The objects of a cluster ledger, the same in every backend.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Owner, RemoteRow, Versions};
 use weft_host_abi::types::ReleaseRule;
 
 use super::remembered::Claimed;
+use super::unreadable::UNREADABLE;
 
 /// A taken address of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,42 +115,6 @@ pub struct Claim {
     pub versions: Versions,
     /// Whether it is being deleted, and only waits for a finalizer.
     pub deleting: bool,
-}
-
-/// `kind` of the owner, and id of the machine, of what cannot be read.
-pub(super) const UNREADABLE: &str = "unreadable";
-
-impl Claim {
-    /// Returns a claim whose content cannot be read: its address is taken, and nobody may take it over.
-    pub(super) fn unreadable(name: &str, versions: Versions) -> Self {
-        let (domain, address) = parts(name);
-        let owner = Owner { kind: UNREADABLE.to_owned(), uid: name.to_owned(), ..Owner::default() };
-        let holder = Holder { machine: UNREADABLE.to_owned(), container_id: name.to_owned(), ..Holder::default() };
-        let spec = ClaimSpec {
-            domain,
-            address,
-            owner: ClaimOwner { owner, network: String::new(), interface: String::new(), slot: 0 },
-            pool: String::new(),
-            prefix: 0,
-            state: ClaimState::Active,
-            sharing: Sharing::Exclusive,
-            rest_seconds: 0,
-            in_use_by: None,
-            holders: vec![holder],
-        };
-        Self { spec, versions, deleting: false }
-    }
-
-    /// Returns whether its content cannot be read.
-    pub(super) fn is_unreadable(&self) -> bool {
-        self.spec.owner.owner.kind == UNREADABLE
-    }
-}
-
-/// Returns domain and address of a name of a claim. A name without an address has the unspecified one.
-pub(super) fn parts(name: &str) -> (String, IpAddr) {
-    let domain = name.rsplit_once('-').map_or(name, |(domain, _hex)| domain);
-    (domain.to_owned(), address_of(domain, name).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
 /// An IPAMClaim of the multi-network standard, with the fields that the ledger uses.

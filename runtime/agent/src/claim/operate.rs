@@ -16,7 +16,8 @@ use tokio::runtime::Builder;
 use super::any::AnyBackend;
 use super::backend::{Backend, Cells as _, Fence, Listing};
 use super::block::{BlockSpec, block_name, cell_of};
-use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, UNREADABLE, claim_name};
+use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
+use super::unreadable::UNREADABLE;
 use super::{ClientSource, Rests, collect_orphans, reclaim, whereabouts};
 
 /// The ledger of a cluster whose API server is given by credentials alone.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weft_core::pod::NETWORKS;
 
-use super::PodName;
+use super::pods::PodName;
 use super::runtime::Sandboxes;
 use crate::cluster::Pod;
 

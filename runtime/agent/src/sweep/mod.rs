@@ -10,6 +10,7 @@
 
 mod audit;
 mod judge;
+mod pods;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
@@ -29,11 +29,13 @@ use weft_core::exec::{self, Place};
 use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::pod::remove_pod;
-use weft_core::store::{Key, NodeStore, Role};
+use weft_core::store::{Key, Role};
 use weft_host_abi::types::Attachment;
 
 use self::audit::{Audit, Suspect};
 use self::judge::{Candidates, Reason, Signs};
+pub(crate) use self::pods::pod_of_container;
+use self::pods::{PodName, pod_in};
 use self::runtime::Sandboxes;
 use crate::Log;
 use crate::cluster::Cluster;
@@ -112,13 +114,6 @@ struct Found {
     has_netns: Option<bool>,
     pod: Option<PodName>,
     age: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PodName {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
 }
 
 impl Sweep {
@@ -310,7 +305,7 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for entry in entries {
-        let is_pod = is_pod(&&entry);
+        let (is_pod, pod) = (is_pod(&&entry), pod_in(&entry));
         let attachment = entry.key.attachment;
         // Entries that belong to another one: its DEL removes them, and a pod's DEL removes all of its sandbox.
         if !is_pod && (pods.contains(&attachment.container_id) || !seen.insert(attachment.clone())) {
@@ -321,28 +316,13 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
             in_reach: !netlink::is_path_of_other_pids(&path_here(&netns, prefix)),
             netns_here: prefix.filter(|_prefix| !netns.is_empty()).map(|prefix| path_here(&netns, Some(prefix))),
             has_netns: has_netns(&netns, prefix),
-            pod: if is_pod { pod_of_record(&entry.record.plan) } else { pod_of(&entry.record.trace) },
+            pod,
             is_pod,
             age: Duration::from_secs(now.saturating_sub(entry.created)),
             attachment,
         });
     }
     Ok(found)
-}
-
-/// Returns the pod of a container in the journal. Runs on a thread.
-pub(crate) fn pod_of_container(state: &Path, container: &str) -> Option<PodName> {
-    let store = NodeStore::open_read_only(state).ok()??;
-    let entries = store.entries(None).ok()?.into_iter();
-    let own = entries.filter(|entry| entry.key.attachment.container_id == container);
-    own.filter_map(|entry| pod_in(&entry)).next()
-}
-
-fn pod_in(entry: &Entry) -> Option<PodName> {
-    match entry.key.role {
-        Role::Pod => pod_of_record(&entry.record.plan),
-        _ => pod_of(&entry.record.trace),
-    }
 }
 
 /// Returns where the agent finds a path of the node.
@@ -363,22 +343,6 @@ fn has_netns(path: &str, prefix: Option<&Path>) -> Option<bool> {
         return None;
     }
     netlink::netns_identity(&path).ok().map(|identity| identity.is_some())
-}
-
-/// Returns the pod in a decision's request.
-fn pod_of(trace: &str) -> Option<PodName> {
-    let trace: Value = serde_json::from_str(trace).ok()?;
-    named(trace.pointer("/request/pod").or_else(|| trace.pointer("/choice/request/pod"))?)
-}
-
-/// Returns the pod of a whole pod's entry.
-fn pod_of_record(record: &str) -> Option<PodName> {
-    named(&serde_json::from_str(record).ok()?)
-}
-
-fn named(pod: &Value) -> Option<PodName> {
-    let text = |key: &str| pod.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-    Some(PodName { namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
 }
 
 /// Does what the runtime's DEL would do. Runs on a thread.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use weft_core::exec::RUNTIME_SOCKETS;
 
-use super::PodName;
 use super::judge::Sandbox;
+use super::pods::PodName;
 use crate::grpc;
 
 /// Time limit of a runtime's answer.

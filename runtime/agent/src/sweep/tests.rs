@@ -7,6 +7,7 @@ use weft_core::journal::Record;
 use weft_core::plan::Plan;
 use weft_core::store::{Key, NodeStore, Role};
 
+use super::pods::pod_of;
 use super::*;
 
 fn attachment(container: &str) -> Attachment {

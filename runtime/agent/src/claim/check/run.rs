@@ -14,8 +14,9 @@ use crate::claim::any::AnyBackend;
 use crate::claim::backend::{Backend, Cells as _, Listing};
 use crate::claim::block::{Block, CELL};
 use crate::claim::machine_id;
-use crate::claim::object::{Claim, Identity, LedgerNode, parts};
+use crate::claim::object::{Claim, Identity, LedgerNode};
 use crate::claim::operate::{Reach, backend_of, ledger_text};
+use crate::claim::unreadable::parts;
 
 /// What to check, and whether to repair it.
 #[derive(Debug, Clone)]
