@@ -48,6 +48,8 @@ pub(crate) fn conflict(cluster: &mut Cluster) -> Result<()> {
 
     // node1 does not know what node2 has: it loses a race, in a network with its own ranges.
     nodes[0].del(&first)?;
+    wait(PATIENCE, "the end of the conflict", || Ok(nodes[0].metric("weft_ledger_conflicts")? == 0.0))
+        .with_context(|| nodes[0].log())?;
     nodes[1].add(&fourth)?;
     let before = nodes[0].metric("weft_claim_conflicts_total")?;
     nodes[0].add(&third)?;

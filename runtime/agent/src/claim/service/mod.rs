@@ -125,7 +125,7 @@ struct Progress {
     outlives_taint: bool,
     /// A person has fenced this machine in this boot, although it runs.
     is_fenced: bool,
-    /// Entries that the ledger refused are written again then.
+    /// Entries that the ledger refused, or that somebody else has, are compared again then.
     next_reassert: Option<Instant>,
     /// The last logged error, so that each is logged once.
     trouble: Option<String>,

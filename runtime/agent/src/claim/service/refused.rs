@@ -23,6 +23,14 @@ impl Progress {
         }
     }
 
+    /// Returns whether entries need no comparison with their claims now. After a thaw, what keeps this node from confirming
+    /// is looked at again only from time to time.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_due = self.next_reassert.is_some_and(|at| at <= Instant::now());
+        let waits = !self.state.frozen && self.next_reassert.is_some() && !is_due;
+        !self.lost_cells && !is_due && (waits || self.confirmed >= self.state.epoch)
+    }
+
     /// Has everything compared again before the next grant, as at the agent's start.
     pub(super) fn start_over(&mut self) {
         self.started = false;
@@ -95,8 +103,8 @@ impl Claims {
         }
     }
 
-    /// Sets when refused entries are written again.
-    pub(super) fn reassert_again(ledger: &Ledger, is_refused: bool) {
-        ledger.progress.borrow_mut().next_reassert = is_refused.then(|| Instant::now() + super::COMPARE);
+    /// Sets when entries are compared again that the ledger refused, or that somebody else has.
+    pub(super) fn reassert_again(ledger: &Ledger, is_needed: bool) {
+        ledger.progress.borrow_mut().next_reassert = is_needed.then(|| Instant::now() + super::COMPARE);
     }
 }

@@ -21,14 +21,13 @@ impl Claims {
     /// The first time, and after every freeze: compares entries with their claims, and writes this node's record.
     pub(super) async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let state = self.read_state(text, ledger).await?;
-        let (started, confirmed, cleared, lost_cells) = {
+        let (started, is_settled, cleared) = {
             let mut progress = ledger.progress.borrow_mut();
             progress.state = state;
-            let refused = progress.next_reassert.is_some_and(|at| at <= Instant::now());
-            (progress.started, progress.confirmed, progress.cleared, progress.lost_cells || refused)
+            (progress.started, progress.is_settled(), progress.cleared)
         };
         let again = self.has_lost_confirmation(ledger, state).await?;
-        if started && confirmed >= state.epoch && !again && !lost_cells {
+        if started && is_settled && !again {
             return Ok(());
         }
         let names = self.names(text)?;
@@ -54,7 +53,7 @@ impl Claims {
         for conflict in self.warn_of(ledger, state, done.conflicts) {
             self.tell(ledger, &conflict).await;
         }
-        Self::reassert_again(ledger, !done.refused.is_empty());
+        Self::reassert_again(ledger, !strict);
         self.warn_of_refused(text, ledger, done.refused);
         let spoken = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
         self.note_spoken(text, ledger, spoken);

@@ -23,7 +23,7 @@ use super::{CUT_OFF, Claims, Ledger, Reports, Round};
 use crate::Log;
 use crate::claim::backend::ReadError;
 use crate::claim::record::Spoken;
-use crate::claim::{DrainError, GrantError};
+use crate::claim::{DrainError, GrantError, LedgerState};
 
 const TWO: &str = r#"{"endpoints":["http://192.0.2.1:2379","http://192.0.2.2:2379"],"type":"etcd"}"#;
 /// The same servers in another order, and one of them with a new one.
@@ -104,9 +104,9 @@ async fn a_ledger_that_hangs_delays_the_work_on_no_other() {
     let (_dir, claims) = claims();
     let (hangs, other) =
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    for (prefix, listener) in [("/a", &hangs), ("/b", &other)] {
+    for (number, prefix, listener) in [(1, "/a", &hangs), (2, "/b", &other)] {
         let url = format!("http://{}", listener.local_addr().unwrap());
-        claims.ledger(&json!({"type": "etcd", "endpoints": [url], "prefix": prefix}).to_string()).map(drop).unwrap();
+        add(&claims, &json!({"type": "etcd", "endpoints": [url], "prefix": prefix}).to_string(), number);
     }
     let local = LocalSet::new();
     local.spawn_local(Rc::clone(&claims).work());
@@ -120,6 +120,40 @@ async fn a_ledger_that_hangs_delays_the_work_on_no_other() {
         assert!(more.is_pending(), "the other ledger had to wait for the first one: {more:?}");
     };
     local.run_until(reached).await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_this_node_does_not_use_is_forgotten() {
+    let (_dir, claims) = claims();
+    add(&claims, TWO, 1);
+    for text in [TWO, ELSEWHERE] {
+        ledger(&claims, text);
+    }
+    let under_way = ledger(&claims, LATER);
+    assert_eq!(claims.known(), [TWO, LATER]);
+    drop(under_way);
+    assert_eq!((claims.known(), claims.ledgers.borrow().len()), (vec![TWO.to_owned()], 1));
+}
+
+#[tokio::test]
+async fn what_keeps_a_node_from_confirming_is_looked_at_from_time_to_time() {
+    let (_dir, claims) = claims();
+    let ledger = ledger(&claims, TWO);
+    let is_settled = |frozen: bool| {
+        let mut progress = ledger.progress.borrow_mut();
+        progress.state = LedgerState { epoch: 1, frozen };
+        progress.is_settled()
+    };
+    assert!(!is_settled(false), "epoch 1 is not confirmed");
+    // A conflict: all the time while the ledger is frozen, once a minute afterwards.
+    Claims::reassert_again(&ledger, true);
+    assert_eq!([true, false].map(is_settled), [false, true]);
+    ledger.progress.borrow_mut().next_reassert = Some(Instant::now());
+    assert!(!is_settled(false));
+    ledger.progress.borrow_mut().confirmed = 1;
+    assert!(!is_settled(false), "a conflict that is over is noticed too");
+    Claims::reassert_again(&ledger, false);
+    assert!(is_settled(false));
 }
 
 #[tokio::test]

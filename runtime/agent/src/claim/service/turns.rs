@@ -57,13 +57,19 @@ impl Claims {
     }
 
     /// Returns the ledgers that need work.
-    fn known(&self) -> Vec<String> {
-        let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
-        known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
-        match self.store.borrow().remote_ledgers(now().saturating_sub(REMEMBERED)) {
-            Ok(ledgers) => known.extend(ledgers),
+    pub(super) fn known(&self) -> Vec<String> {
+        let stored = self.store.borrow().remote_ledgers(now().saturating_sub(REMEMBERED));
+        match &stored {
+            // A network's configuration may change often. Others may come back with the next request.
+            Ok(stored) => self
+                .ledgers
+                .borrow_mut()
+                .retain(|text, ledger| text == KUBERNETES || stored.contains(text) || Rc::strong_count(ledger) > 1),
             Err(error) => self.log.warn(&format!("the store does not say which cluster ledgers there are: {error}")),
         }
+        let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
+        known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
+        known.extend(stored.unwrap_or_default());
         known.sort();
         known.dedup();
         known
