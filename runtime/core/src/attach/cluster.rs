@@ -86,7 +86,8 @@ pub(super) fn claim(
         let cells = shared.as_ref().map(|shared| shared.beside(call, &request));
         let looks = cells.as_ref().map(|cells| cells.looks.clone());
         let mut taken = others.clone();
-        taken.extend(store.remote_addresses(&conf.domain)?);
+        let own = store.remote_addresses(&conf.domain)?;
+        taken.extend(own.iter().copied());
         let beside = Beside { taken, cells };
         let named: Vec<IpAddr> = request.requested.iter().filter_map(|requested| requested.address).collect();
         *watched = monitor::prepare(context, call, &request, &beside);
@@ -98,11 +99,7 @@ pub(super) fn claim(
             request = kept.request(context, call, store)?;
             continue;
         }
-        let mut decided = match (decision, refused.take()) {
-            // An address requested by name belongs to somebody else. The policy does not know to whom.
-            (Err(AttachError::Denied { .. }), Some(refused)) => return Err(refused),
-            (decision, _) => decision?,
-        };
+        let mut decided = explained(decision, refused.take(), (&kept, &own))?;
         if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
             // The policy decides again, for the kept addresses.
             request = kept.request(context, call, store)?;
@@ -131,6 +128,19 @@ pub(super) fn claim(
         lost_rounds += 1;
         (lost_rounds == LIST_AFTER).then(|| cluster.list(call, &mut others)).transpose()?;
         request = kept.request(context, call, store)?;
+    }
+}
+
+/// Returns a decision, or why it was denied. Only weft knows what else has an address that was requested by name: somebody
+/// of whom the agent told, or a sandbox of this node.
+fn explained(
+    decision: Result<Decided, AttachError>,
+    refused: Option<AttachError>,
+    (kept, own): (&Kept, &[IpAddr]),
+) -> Result<Decided, AttachError> {
+    match decision {
+        Err(denied @ AttachError::Denied { .. }) => Err(refused.or_else(|| kept.held_here(own)).unwrap_or(denied)),
+        other => other,
     }
 }
 

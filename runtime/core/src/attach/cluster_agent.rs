@@ -31,6 +31,14 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Returns the reason to wait if a sandbox of this node has one of the addresses. After its DEL, that is until the agent
+    /// has told the cluster.
+    pub(super) fn held_here(&self, own: &[IpAddr]) -> Option<AttachError> {
+        let ip = self.ips.iter().find(|ip| own.contains(&ip.addr()))?;
+        let holder = format!("another sandbox with IPAMClaim {:?} on this node", self.claim);
+        Some(AttachError::TakenInCluster { address: ip.addr(), holder })
+    }
+
     fn read(claim: String, ips: &[String]) -> Result<Self, AttachError> {
         let read = |text: &String| {
             read_net(text).ok_or_else(|| AttachError::ClaimStatus { claim: claim.clone(), text: text.clone() })
