@@ -235,7 +235,7 @@ fn in_process(
         container_id: sandbox.container_id.clone(),
         netns: sandbox.netns.clone(),
         ifname: attachment.ifname.clone(),
-        args: attachment.args.clone(),
+        args: own_args(&attachment.args, stdin),
         path: sandbox.path.clone(),
         netns_override: false,
     };
@@ -249,6 +249,17 @@ fn in_process(
         Some(deadline) => call.due(deadline),
         None => call,
     })
+}
+
+/// Returns the `CNI_ARGS` for a plugin of ours with this configuration. host-local takes a single address there, so a list
+/// is left out if `runtimeConfig` repeats it.
+fn own_args(args: &str, conf: &str) -> String {
+    let is_list = |pair: &str| pair.starts_with("IP=") && pair.contains(',');
+    let repeats = || serde_json::from_str::<Value>(conf).is_ok_and(|conf| conf.pointer("/runtimeConfig/ips").is_some());
+    if !args.split(';').any(is_list) || !repeats() {
+        return args.to_owned();
+    }
+    args.split(';').filter(|pair| !is_list(pair)).collect::<Vec<_>>().join(";")
 }
 
 fn external(
@@ -280,4 +291,18 @@ fn external(
         node.log(&format!("plugin {:?}: {line}", plugin.kind));
     }
     Ok(answer.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_args;
+
+    #[test]
+    fn r11_several_addresses_are_left_to_the_runtime_config() {
+        let both = r#"{"runtimeConfig": {"ips": ["10.0.0.5/24", "fd00::5"]}}"#;
+        assert_eq!(own_args("K=v;MAC=02:00:00:00:00:01;IP=10.0.0.5/24,fd00::5", both), "K=v;MAC=02:00:00:00:00:01");
+        for (args, conf) in [("IP=10.0.0.5/24", both), ("IP=10.0.0.5/24,fd00::5", "{}"), ("", both)] {
+            assert_eq!(own_args(args, conf), args);
+        }
+    }
 }
