@@ -1,4 +1,5 @@
-//! An agent and an API server in one: answers the services `pod` and `status` from the tests' data. For tests of
+//! An agent and an API server in one: answers the services `pod`, `status` and `health` from the tests'
+//! data. For tests of
 //! `weft-pod` alone, fast and without a cluster; the agent itself is tested with the real one.
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ pub struct Behaviour {
     pub delay: Duration,
     /// The status service's answer, if overridden.
     pub status: Option<Value>,
+    /// What keeps the node from being ready.
+    pub faults: Vec<String>,
     /// Definitions cannot be read.
     pub no_definitions: bool,
     /// Pods cannot be read.
@@ -98,6 +101,7 @@ fn serve(stream: &UnixStream, state: &Mutex<State>) {
         match envelope.get("service").and_then(Value::as_str) {
             Some("pod") => state.pod(&envelope["request"]),
             Some("status") => state.status(&envelope["request"]),
+            Some("health") => json!({"reply": {"faults": state.behaviour.faults}}),
             other => json!({"error": {"fault": "unknown-service", "message": format!("no service {other:?}")}}),
         }
     };

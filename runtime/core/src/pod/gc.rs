@@ -65,7 +65,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
 /// record says what the default network is, for example because the store was lost.
 fn default_network(call: &PodCall, pods: &[(Key, PodRecord)]) -> Option<PodAttachment> {
     let is_known = pods.iter().flat_map(|(_key, record)| &record.attachments).any(|attachment| attachment.is_default);
-    let info = if is_known { None } else { ready::definitions(call).ok().flatten() };
+    let info = if is_known { None } else { ready::known_definitions(call) };
     ready::default_attachments(call, info.as_ref(), Which::First).ok()?.into_iter().next()
 }
 

@@ -8,16 +8,18 @@ use super::call::PodCall;
 use super::error::PodError;
 use super::plugin;
 use super::settings::Networks;
+use crate::agent::health::{Health, HealthRequest};
 use crate::agent::pod::{PodInfo, PodReply, PodRequest};
 use crate::agent::{self, AgentError};
 use crate::attach::{Node, STATUS_LIMIT};
 use crate::cni::{CniError, code};
 use crate::conf::Persona;
 
-/// How long the agent may take.
+/// How long the agent may take for an answer.
 const AGENT_LIMIT: Duration = Duration::from_millis(400);
 
-/// Checks whether an ADD would work now: the agent answers, and every network that each pod gets is ready.
+/// Checks whether an ADD would work now: the agent answers and finds nothing wrong with this node, and every network that
+/// each pod gets is ready.
 ///
 /// # Errors
 /// Why it would fail, with code 50.
@@ -30,7 +32,14 @@ pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         let why = format!("{} (readinessindicatorfile) is not there", file.display());
         return Err(not_ready(&why));
     }
-    let info = match definitions(call) {
+    let agent_limit = || deadline.saturating_duration_since(Instant::now()).min(AGENT_LIMIT);
+    let health = agent::ask::<Health>(&settings.agent_socket, &HealthRequest {}, Some(agent_limit()))
+        .map_err(|error| CniError::new(code::NOT_AVAILABLE, error.to_string()))?;
+    if !health.faults.is_empty() {
+        let why = format!("this node is not ready, says weftctl agent: {}", health.faults.join("; "));
+        return Err(CniError::new(code::NOT_AVAILABLE, why));
+    }
+    let info = match definitions(call, agent_limit()) {
         Ok(Some(info)) => info,
         Ok(None) => {
             return Err(CniError::new(code::NOT_AVAILABLE, "the agent answers another question than it was asked"));
@@ -44,14 +53,20 @@ pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Asks the agent for the definitions that the configuration names. Returns `None` if it answers something else.
-pub(super) fn definitions(call: &PodCall) -> Result<Option<PodInfo>, AgentError> {
+/// Returns the definitions that the configuration names, if the agent tells them.
+pub(super) fn known_definitions(call: &PodCall) -> Option<PodInfo> {
+    definitions(call, AGENT_LIMIT).ok().flatten()
+}
+
+/// Asks the agent for the definitions that the configuration names, for at most this time. Returns `None` if it answers
+/// something else.
+fn definitions(call: &PodCall, limit: Duration) -> Result<Option<PodInfo>, AgentError> {
     let Some(settings) = &call.settings else { return Ok(None) };
     let references = settings.references();
     let named = references.cluster_network.iter().chain(&references.default_networks);
     let names = named.map(|name| format!("{}/{name}", references.namespace)).collect();
     let request = PodRequest::Networks { names };
-    Ok(match agent::ask::<agent::pod::Pod>(&settings.agent_socket, &request, Some(AGENT_LIMIT))? {
+    Ok(match agent::ask::<agent::pod::Pod>(&settings.agent_socket, &request, Some(limit))? {
         PodReply::Networks(networks) => Some(PodInfo { networks, ..PodInfo::default() }),
         PodReply::Pod(_) | PodReply::NotFound => None,
     })
