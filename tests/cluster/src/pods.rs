@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,16 @@ pub struct Sandbox {
     pub netns: Option<NetNs>,
     /// Its current or former path.
     pub path: String,
+}
+
+/// Writes a plugin as a shell script.
+///
+/// # Errors
+/// It cannot be written.
+pub fn executable(path: &Path, body: &str) -> Result<()> {
+    fs::create_dir_all(path.parent().context("a directory")?).context("create a directory of plugins")?;
+    fs::write(path, format!("#!/bin/sh\n{body}\n")).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(|| format!("{}", path.display()))
 }
 
 impl PodNode {

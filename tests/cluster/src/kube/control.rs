@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
@@ -42,7 +44,7 @@ pub(super) struct ControlPlane {
     dir: PathBuf,
     programs: Programs,
     /// They end with the value.
-    parts: Vec<Daemon>,
+    parts: Vec<(String, Daemon)>,
 }
 
 impl ControlPlane {
@@ -72,8 +74,16 @@ impl ControlPlane {
 
     fn run(&mut self, name: &str, arguments: Vec<String>) -> Result<()> {
         let argv: Vec<String> = [self.programs.path(name)].into_iter().chain(arguments).collect();
-        self.parts.push(Daemon::start(&self.netns.place(), &argv, &self.dir.join(format!("{name}.log")))?);
+        let daemon = Daemon::start(&self.netns.place(), &argv, &self.dir.join(format!("{name}.log")))?;
+        self.parts.push((name.to_owned(), daemon));
         Ok(())
+    }
+
+    /// Stops or continues a part.
+    pub(super) fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let part = self.parts.iter().find(|(part, _daemon)| part == name);
+        let (_, daemon) = part.with_context(|| format!("{name} is not running"))?;
+        Ok(kill(Pid::from_raw(daemon.pid().try_into()?), signal)?)
     }
 
     /// Returns the end of a part's log.

@@ -39,7 +39,8 @@ use weft_kit::sandbox;
 pub use self::control::ADDRESS as CONTROL_ADDRESS;
 pub use self::kubectl::Kubectl;
 pub use self::node::Node;
-pub use self::real::RealApi;
+pub use self::real::{NODE, RealApi};
+pub use self::rest::Rest;
 
 use self::control::{ControlPlane, Extent};
 use self::programs::Programs;

@@ -13,7 +13,7 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A client with all rights.
-pub(super) struct Rest(PathBuf);
+pub struct Rest(PathBuf);
 
 impl Rest {
     /// Connects through this socket.
@@ -22,22 +22,34 @@ impl Rest {
     }
 
     /// Reads an object; `None` if it does not exist.
-    pub(super) fn get(&self, path: &str) -> Result<Option<Value>> {
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn get(&self, path: &str) -> Result<Option<Value>> {
         self.found("GET", path, None)
     }
 
     /// Makes an object.
-    pub(super) fn create(&self, path: &str, object: &Value) -> Result<Value> {
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn create(&self, path: &str, object: &Value) -> Result<Value> {
         self.found("POST", path, Some(object))?.with_context(|| format!("{path} does not exist"))
     }
 
     /// Changes keys of an object.
-    pub(super) fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
+    ///
+    /// # Errors
+    /// The API server refuses, or there is no such object.
+    pub fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
         self.found("PATCH", path, Some(patch))?.with_context(|| format!("{path} does not exist"))
     }
 
     /// Deletes an object immediately, if it exists.
-    pub(super) fn delete(&self, path: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn delete(&self, path: &str) -> Result<()> {
         self.found("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).map(drop)
     }
 
@@ -50,7 +62,10 @@ impl Rest {
     }
 
     /// Returns status code and body.
-    pub(super) fn call(&self, verb: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn call(&self, verb: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let kind = if verb == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let mut stream = UnixStream::connect(&self.0).context("connect to kubectl proxy")?;

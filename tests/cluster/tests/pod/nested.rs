@@ -2,25 +2,23 @@
 //! a program of his own.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use weft_cluster::pods::executable;
+use weft_cluster::scene::{calls, vendor};
 
-use crate::{Scene, calls, vendor};
-
-/// Writes a program.
-pub(crate) fn program(path: &Path, body: &str) -> Result<()> {
-    fs::create_dir_all(path.parent().context("parent")?)?;
-    fs::write(path, format!("#!/bin/sh\n{body}\n"))?;
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
-}
+use crate::Scene;
 
 /// Writes the author's program `p`, which notes that it ran. Returns its directory, and the note.
 fn tenant(scene: &Scene) -> Result<(PathBuf, PathBuf)> {
     let (dir, note) = (scene.node.scratch().join("tenant"), scene.node.scratch().join("ran"));
-    program(&dir.join("p"), &format!("echo $CNI_COMMAND >> {}\necho '{{\"cniVersion\": \"1.1.0\"}}'", note.display()))?;
+    executable(
+        &dir.join("p"),
+        &format!("echo $CNI_COMMAND >> {}\necho '{{\"cniVersion\": \"1.1.0\"}}'", note.display()),
+    )?;
     Ok((dir, note))
 }
 
@@ -58,7 +56,7 @@ pub(crate) fn refused(mut scene: Scene) -> Result<()> {
 pub(crate) fn relayed(mut scene: Scene) -> Result<()> {
     let (dir, note) = tenant(&scene)?;
     let weft_pod = scene.node.scratch().join("bin/weft-pod");
-    program(Path::new("/opt/cni/bin/relay"), &format!("exec {}", weft_pod.display()))?;
+    executable(Path::new("/opt/cni/bin/relay"), &format!("exec {}", weft_pod.display()))?;
     let evil = json!({"cniVersion": "1.1.0", "name": "evil", "type": "relay", "binDir": dir,
         "agentSocket": scene.conf["agentSocket"], "delegates": [{"type": "p"}, {"type": "p"}]});
     scene.nad("a", &vendor("a"))?;

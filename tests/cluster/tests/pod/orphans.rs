@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::json;
+use weft_cluster::pods::executable;
+use weft_cluster::scene::{bridge, calls, rules, vendor};
 use weft_kit::cni::Reply;
 
-use crate::nested::program;
-use crate::{Scene, bridge, calls, rules, vendor};
+use crate::{Scene, failing_add};
 
 fn wait_for(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
     for _try in 0..1200 {
@@ -28,7 +29,7 @@ pub(crate) fn del_before_ours(mut scene: Scene) -> Result<()> {
     scene.pod("wire, blue")?;
     rules(json!([{"when": {"command": "ADD", "ifname": "net1"}, "do": {"sleep_ms": 3000}}]))?;
     let added = std::thread::scope(|scope| -> Result<Reply> {
-        let add = scope.spawn(|| scene.failing_add(1, 0));
+        let add = scope.spawn(|| failing_add(&scene, 1, 0));
         wait_for("ADD of net1", || Ok(calls()?.iter().any(|call| call == "fake ADD net1")))?;
         scene.run("DEL")?.quiet()?;
         add.join().map_err(|_panic| anyhow!("ADD panicked"))?
@@ -47,7 +48,7 @@ pub(crate) fn killed(mut scene: Scene) -> Result<()> {
          DEL) echo \"$CNI_IFNAME $CNI_NETNS\" >> {dir}/deleted;;\nesac"
     );
     let plugin = Path::new("/opt/cni/bin/kills");
-    program(plugin, &body)?;
+    executable(plugin, &body)?;
     scene.nad("wire", &json!({"cniVersion": "1.1.0", "name": "wire", "type": "bridge", "bridge": "br-wire", "ipam": {"type": "kills"}}))?;
     scene.pod("wire")?;
     let added = std::thread::scope(|scope| -> Result<Reply> {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use weft_cluster::api::{Api as _, Definition};
+use weft_cluster::scene::{bridge, rules, vendor};
 use weft_kit::cni::CniError;
 
-use crate::{Scene, bridge, rules, vendor};
+use crate::Scene;
 
 /// The requirement is a second. The rest is for the start of a process on a busy machine.
 const LIMIT: Duration = Duration::from_millis(1200);
@@ -91,4 +92,16 @@ pub(crate) fn old_version(mut scene: Scene) -> Result<()> {
         ensure!(error.code == 50 && error.msg.contains("no IP addresses available"), "{version}: {error:?}");
     }
     Ok(())
+}
+
+/// What keeps the node from being ready, as far as the agent knows, is what `/readyz` says too.
+pub(crate) fn faults_of_the_node(mut scene: Scene) -> Result<()> {
+    scene.pod("")?;
+    scene.run("STATUS")?.quiet()?;
+    let faults = ["conf: somebody renames it", "cluster: no Node has this name"];
+    scene.api.behave(|behaviour| behaviour.faults = faults.map(str::to_owned).into());
+    let error = scene.run("STATUS")?.error()?;
+    ensure!(error.code == 50 && faults.iter().all(|fault| error.msg.contains(fault)), "{error:?}");
+    scene.api.behave(|behaviour| behaviour.faults.clear());
+    scene.run("STATUS")?.quiet()
 }

@@ -1,104 +1,34 @@
 //! Networks of other vendors' plugins.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_cluster::api::{Api as _, network_status};
+use weft_cluster::api::Api as _;
 use weft_cluster::fake;
 use weft_cluster::pods::{PodNode, Sandbox};
+use weft_cluster::scene::{bridge, calls, rules, vendor};
 use weft_kit::cni::Reply;
 use weft_kit::process::{self, Output};
 use weft_kit::programs;
 
+use crate::Scene;
 use crate::status::failing_within_a_second;
-use crate::{Scene, bridge, calls, rules, vendor};
-
-pub(crate) fn retried_del(mut scene: Scene) -> Result<()> {
-    scene.nad("wire", &vendor("wire"))?;
-    scene.nad("blue", &vendor("blue"))?;
-    scene.pod("wire, blue")?;
-    rules(
-        json!([{"when": {"command": "DEL", "ifname": "net1", "nth": 1}, "do": {"error": {"code": 11, "msg": "not now"}}}]),
-    )?;
-    scene.add()?;
-    let error = scene.run("DEL")?.error()?;
-    ensure!((error.code, error.msg.as_str()) == (11, "not now"), "{error:?}");
-    scene.api.delete_pod("team", "pod-1")?;
-    scene.run("DEL")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
-    let want = [
-        "fake ADD eth0",
-        "fake ADD net1",
-        "fake ADD net2",
-        "fake DEL net2",
-        "fake DEL net1",
-        "fake DEL eth0",
-        "fake DEL net1",
-    ];
-    ensure!(calls()? == want, "{:?}", calls()?);
-    scene.nothing_left()
-}
-
-pub(crate) fn never_added(mut scene: Scene) -> Result<()> {
-    scene.pod("")?;
-    scene.api.behave(|behaviour| behaviour.silent = true);
-    for index in 0..50 {
-        let sandbox = Sandbox { container_id: format!("gone-{index}"), netns: None, path: String::new() };
-        let env = PodNode::env("DEL", &sandbox, ("team", "pod-1", "some-uid"));
-        scene.node.call(&env, &scene.conf)?.quiet()?;
-    }
-    ensure!(calls()?.is_empty(), "{:?}", calls()?);
-    scene.api.behave(|behaviour| behaviour.silent = false);
-    scene.add().map(drop)
-}
-
-pub(crate) fn same_conf(mut scene: Scene) -> Result<()> {
-    let conf = json!({"cniVersion": "1.1.0", "name": "wire", "plugins": [
-        {"type": "fake", "capabilities": {"ips": true, "portMappings": true}, "mine": {"big": 12_345_678_901_234_567_890_u64}},
-        {"type": "fake-b"}]});
-    scene.nad("wire", &conf)?;
-    scene
-        .pod(r#"[{"name": "wire", "ips": ["10.0.0.5/24"], "portMappings": [{"hostPort": 1, "containerPort": 2}]}]"#)?;
-    scene.add()?;
-    scene.nad("wire", &vendor("other"))?;
-    scene.run("CHECK")?.quiet()?;
-    scene.api.delete_definition("team", "wire")?;
-    scene.run("DEL")?.quiet()?;
-    let all = fake::calls()?;
-    let of = |verb: &str, kind: &str| {
-        let found = all
-            .iter()
-            .find(|call| call.env("CNI_COMMAND") == verb && call.env("CNI_IFNAME") == "net1" && call.kind == kind);
-        found.with_context(|| format!("no {verb} of {kind}"))
-    };
-    for kind in ["fake", "fake-b"] {
-        let (add, del) = (of("ADD", kind)?, of("DEL", kind)?);
-        let mut want = add.stdin.clone();
-        want["prevResult"] = del.stdin.get("prevResult").cloned().context("DEL without prevResult")?;
-        ensure!(del.stdin == want, "{kind}\nADD {}\nDEL {}", add.stdin, del.stdin);
-        ensure!(of("CHECK", kind)?.stdin == want, "CHECK of {kind}");
-        ensure!(add.env("CNI_ARGS") == del.env("CNI_ARGS"), "CNI_ARGS of {kind}");
-    }
-    ensure!(of("ADD", "fake")?.stdin["mine"]["big"] == json!(12_345_678_901_234_567_890_u64), "a number was changed");
-    Ok(())
-}
 
 pub(crate) fn no_agent(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     scene.add()?;
     let socket = scene.node.scratch().join("nobody.sock").display().to_string();
     scene.conf["agentSocket"] = json!(socket);
-    let other = Scene { sandbox: scene.node.sandbox("sandbox-2")?, ..scene };
-    let error = other.run("ADD")?.error()?;
+    let first = std::mem::replace(&mut scene.sandbox, scene.node.sandbox("sandbox-2")?);
+    let error = scene.run("ADD")?.error()?;
     ensure!(error.code == 11 && error.msg.contains(&socket), "{error:?}");
-    let error = other.run("STATUS")?.error()?;
+    let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains(&socket), "{error:?}");
-    let first = Sandbox { container_id: "sandbox-1".to_owned(), netns: None, path: String::new() };
-    let env = PodNode::env("DEL", &first, ("team", "pod-1", &other.uid));
-    other.node.call(&env, &other.conf)?.quiet()?;
+    let first = Sandbox { netns: None, path: String::new(), ..first };
+    let env = PodNode::env("DEL", &first, ("team", "pod-1", &scene.uid));
+    scene.node.call(&env, &scene.conf)?.quiet()?;
     ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
     Ok(())
 }
@@ -108,69 +38,13 @@ pub(crate) fn silent_agent(mut scene: Scene) -> Result<()> {
     scene.run("STATUS")?.quiet()?;
     scene.api.behave(|behaviour| behaviour.silent = true);
     let error = failing_within_a_second(&scene)?;
-    ensure!(error.code == 50 && error.msg.contains("agent.sock"), "{error:?}");
+    ensure!(error.code == 50 && error.msg.contains(&scene.api.socket()), "{error:?}");
     // A hanging plugin is killed long before the stand-in would answer.
     scene.api.behave(|behaviour| behaviour.silent = false);
     rules(json!([{"when": {"command": "STATUS"}, "do": {"sleep_ms": 100_000}}]))?;
     let error = failing_within_a_second(&scene)?;
     ensure!(error.code == 50 && error.msg.contains("\"fake\" did not finish STATUS"), "{error:?}");
     Ok(())
-}
-
-pub(crate) fn default_not_ready(mut scene: Scene) -> Result<()> {
-    scene.pod("")?;
-    let file = scene.node.scratch().join("default/10-main.conflist");
-    scene.conf.as_object_mut().context("conf")?.remove("delegates");
-    scene.conf["clusterNetwork"] = json!(file);
-    std::fs::create_dir_all(file.parent().context("parent")?)?;
-    std::fs::write(file.with_file_name("00-other.conf"), vendor("other").to_string())?;
-    ensure!(scene.run("ADD")?.error()?.code == 11, "ADD");
-    ensure!(scene.run("STATUS")?.error()?.code == 50, "STATUS");
-    let ready = scene.node.scratch().join("ready");
-    scene.conf["readinessindicatorfile"] = json!(ready);
-    std::fs::write(&file, json!({"cniVersion": "1.1.0", "name": "main", "plugins": [{"type": "fake"}]}).to_string())?;
-    let error = scene.run("ADD")?.error()?;
-    ensure!(error.code == 11 && error.msg.contains("readinessindicatorfile"), "{error:?}");
-    ensure!(scene.run("STATUS")?.error()?.code == 50, "STATUS");
-    ensure!(calls()?.is_empty(), "{:?}", calls()?);
-    std::fs::write(&ready, "")?;
-    scene.run("STATUS")?.quiet()?;
-    scene.add().map(drop)
-}
-
-pub(crate) fn two_variables(mut scene: Scene) -> Result<()> {
-    scene.pod("")?;
-    scene.run("STATUS")?.quiet()?;
-    scene.conf["cni.dev/valid-attachments"] = json!([]);
-    scene.run("GC")?.quiet()
-}
-
-pub(crate) fn gc_external(mut scene: Scene) -> Result<()> {
-    scene.nad("wire", &vendor("wire"))?;
-    scene.pod("wire, wire")?;
-    scene.add()?;
-    scene.conf["cni.dev/valid-attachments"] = json!([{"containerID": "sandbox-1", "ifname": "eth0"}]);
-    scene.run("GC")?.quiet()?;
-    let all = fake::calls()?;
-    let lists: BTreeMap<String, Value> = all
-        .iter()
-        .filter(|call| call.env("CNI_COMMAND") == "GC")
-        .map(|call| {
-            (
-                call.stdin["name"].as_str().unwrap_or_default().to_owned(),
-                call.stdin["cni.dev/valid-attachments"].clone(),
-            )
-        })
-        .collect();
-    let one = |ifname: &str| json!({"containerID": "sandbox-1", "ifname": ifname});
-    ensure!(lists.get("main") == Some(&json!([one("eth0")])), "{lists:?}");
-    ensure!(lists.get("wire") == Some(&json!([one("net1"), one("net2")])), "{lists:?}");
-    scene.conf["cni.dev/valid-attachments"] = json!([]);
-    fake::reset(&[])?;
-    scene.run("GC")?.quiet()?;
-    let want = ["fake DEL net2", "fake DEL net1", "fake DEL eth0", "fake GC", "fake GC"];
-    ensure!(calls()? == want, "{:?}", calls()?);
-    scene.nothing_left()
 }
 
 /// Runs `weftctl` on the node and returns its output.
@@ -243,7 +117,7 @@ pub(crate) fn del_during_add(mut scene: Scene) -> Result<()> {
     let all = calls()?;
     let last_add = all.iter().rposition(|call| call == "fake ADD net1").context("no ADD")?;
     ensure!(all.iter().rposition(|call| call == "fake DEL net1").is_some_and(|del| del > last_add), "{all:?}");
-    ensure!(network_status(&scene.api, "team", "pod-1")?.is_none(), "a status was written");
+    ensure!(scene.status()?.is_none(), "a status was written");
     scene.nothing_left()
 }
 
@@ -274,41 +148,6 @@ pub(crate) fn old_plugin(mut scene: Scene) -> Result<()> {
     let old = |call: &&fake::Call| call.env("CNI_COMMAND") != "VERSION";
     ensure!(all.iter().filter(old).all(|call| call.stdin["cniVersion"] == "1.0.0"), "{all:?}");
     Ok(())
-}
-
-pub(crate) fn foreign_link(mut scene: Scene) -> Result<()> {
-    scene.nad("wire", &vendor("wire"))?;
-    scene.pod("wire@taken0")?;
-    scene.netns()?.line("ip link add taken0 type bridge")?;
-    let error = scene.run("ADD")?.error()?;
-    ensure!(error.msg.contains("interface name taken0 already exists"), "{error:?}");
-    ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
-    ensure!(scene.links()? == ["taken0"], "{:?}", scene.links()?);
-    scene.nothing_left()
-}
-
-/// The runtime names the path of another pod's namespace. The plugin would delete that pod's interface.
-pub(crate) fn other_netns(mut scene: Scene) -> Result<()> {
-    scene.nad("wire", &vendor("wire"))?;
-    scene.pod("wire")?;
-    scene.add()?;
-    let other = scene.node.sandbox("sandbox-2")?;
-    let mut env = PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
-    env.insert("CNI_NETNS".to_owned(), Some(other.path));
-    scene.node.call(&env, &scene.conf)?.quiet()?;
-    let paths = |verb: &str| -> Result<Vec<String>> {
-        let all = fake::calls()?;
-        let of = all.iter().filter(|call| call.env("CNI_COMMAND") == verb);
-        Ok(of.map(|call| call.env("CNI_NETNS").to_owned()).collect())
-    };
-    ensure!(paths("DEL")? == ["", ""], "{:?}", paths("DEL")?);
-    rules(json!([]))?;
-    scene.add()?;
-    scene.run("DEL")?.quiet()?;
-    let own = scene.sandbox.path.as_str();
-    ensure!(paths("DEL")? == [own, own], "{:?}", paths("DEL")?);
-    scene.nothing_left()
 }
 
 /// The journal is empty, for example because the store was lost. Only the agent knows the default network.

@@ -1,5 +1,7 @@
 //! A real API server with a real agent, and manually created pods: the environment of `weft-pod` without a kubelet.
 
+mod agents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -8,21 +10,22 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_kit::dhcp::{Daemon, wait};
-use weft_kit::programs::{repository, weftctl};
+use weft_kit::programs::repository;
 use weft_kit::sandbox;
 
 use super::PATIENCE;
-use super::control::{ControlPlane, Extent};
+use super::control::{ControlPlane, Extent, MANAGEMENT};
 use super::programs::Programs;
 use super::rest::Rest;
 use crate::api::{Api, Definition, Event, Pod};
 use crate::api_server::kubeconfig_path;
 
 /// The node of all pods.
-const NODE: &str = "node-1";
+pub const NODE: &str = "node-1";
 /// Namespace and name of a pod and a definition whose changes show how up to date the agent's copies are.
 const MARKER: (&str, &str) = ("weft-test", "marker");
 
@@ -38,6 +41,8 @@ pub struct RealApi {
 struct State {
     agent: Option<Daemon>,
     namespaces: BTreeSet<String>,
+    connected: u8,
+    has_ledger: bool,
     marks: u64,
     marker_uid: String,
     restricted: bool,
@@ -67,7 +72,8 @@ impl RealApi {
         let state = State {
             agent: None,
             namespaces: BTreeSet::from(["default".to_owned(), "kube-system".to_owned()]),
-
+            connected: 0,
+            has_ledger: false,
             marks: 0,
             marker_uid: String::new(),
             restricted: false,
@@ -81,10 +87,7 @@ impl RealApi {
     /// Creates the node, the rights of the agent's user, and the marker objects.
     fn prepare(&self) -> Result<()> {
         self.rest.create("/api/v1/nodes", &json!({"metadata": {"name": NODE}}))?;
-        let binding = json!({"metadata": {"name": "agent"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "weft-agent"},
-            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "agent"}]});
-        self.rest.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding)?;
+        self.bind("weft-agent")?;
         let (namespace, name) = MARKER;
         let uid = self.create_pod(&Pod { namespace: namespace.to_owned(), name: name.to_owned(), ..Pod::default() })?;
         self.lock().marker_uid = uid;
@@ -111,18 +114,37 @@ impl RealApi {
         drop(self.lock().agent.take());
         let state = self.dir.path().join("agent");
         fs::create_dir_all(&state).context("create the agent's directory")?;
-        let argv = [
-            weftctl().map_err(anyhow::Error::msg)?.display().to_string(),
-            format!("--state-dir={}", state.display()),
-            "agent".to_owned(),
-            format!("--socket={}", self.path().display()),
-            format!("--node-name={NODE}"),
-            format!("--kubeconfig={}", kubeconfig_path(self.dir.path(), "agent").display()),
-        ];
-        let agent = Daemon::start(&self.plane.netns().place(), &argv, &self.dir.path().join("agent.log"))?;
-        wait(PATIENCE, "the agent", || Ok(UnixStream::connect(self.path()).is_ok())).with_context(|| agent.log())?;
+        let agent = self.agent(&self.plane.netns().place(), (&state, &self.path()), NODE, &[])?;
         self.lock().agent = Some(agent);
         Ok(())
+    }
+
+    /// Gives the agents' user a role.
+    fn bind(&self, role: &str) -> Result<()> {
+        let binding = json!({"metadata": {"name": format!("user-{role}")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "agent"}]});
+        self.rest.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).map(drop)
+    }
+
+    /// Returns a client of the API server with all rights.
+    #[must_use]
+    pub fn rest(&self) -> &Rest {
+        &self.rest
+    }
+
+    /// Stops or continues the API server.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.plane.signal("kube-apiserver", signal)
+    }
+
+    /// Returns the end of the agent's log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        super::tail(&self.path().with_extension("log"))
     }
 
     /// Sends the agent a request.
@@ -308,7 +330,7 @@ impl Api for RealApi {
             let definition = &pod["networks"][&full]["found"];
             Ok(!answer["error"].is_null() || (known(pod) && known(definition)))
         })
-        .with_context(|| fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default())
+        .with_context(|| self.log())
     }
 
     fn socket(&self) -> String {
