@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use weft_bench::call::{Plugins, Target};
+use weft_bench::call::{Plugins, Target, Verb};
 use weft_bench::scene::Scene;
 use weft_cluster::api::{Api as _, Definition, Pod};
 use weft_cluster::standin::StandIn;
 
 use super::Network;
+use super::processes::{Counts, traced};
 use crate::contenders::{Ready, bridge_conf};
 use crate::sample::{Turn, interleave};
-use crate::table::{Figure, Row};
+use crate::table::{Budget, Figure, Row};
 
 const NETWORKS: usize = 4;
 const NAMESPACE: &str = "bench";
@@ -42,7 +43,43 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
         rows.push(Row::against(&what, own.clone(), ("4 calls of weft", weft), budget.map(|_| 1.0)));
         rows.push(Row::against(&what, own, ("4 of the reference", reference), budget));
     }
+    rows.extend(work(scene, &pod, &singles[0])?);
     Ok(rows)
+}
+
+/// Counts the netlink messages of one call of `weft-pod` and of one call of weft per network, and the processes that the
+/// former starts.
+fn work(scene: &Scene, pod: &Network<'_>, singles: &[Network<'_>]) -> Result<Vec<Row>> {
+    let own = counts(scene, "pod-own-counted", std::slice::from_ref(pod))?;
+    let weft = counts(scene, "pod-weft-counted", singles)?;
+    let mut rows = Vec::new();
+    for ((verb, own), weft) in ["ADD", "DEL"].into_iter().zip(own).zip(weft) {
+        let what = format!("netlink messages of a pod with {NETWORKS} bridge networks, {verb}");
+        let base = ("4 calls of weft", Figure::one(weft.messages, ""));
+        rows.push(Row::against(&what, Figure::one(own.messages, ""), base, Some(1.15)));
+        let what = format!("processes started by it, {verb}");
+        rows.push(Row::alone(&what, Figure::one(own.started, ""), Some(Budget::Exactly(0.0))));
+    }
+    Ok(rows)
+}
+
+/// Returns the sums of the counts of all ADDs, and of all DELs.
+fn counts(scene: &Scene, name: &str, networks: &[Network<'_>]) -> Result<[Counts; 2]> {
+    let (netns, log) = (scene.netns(name)?, scene.dir().join("strace"));
+    let of = |verb: Verb| -> Result<Counts> {
+        let mut sum = Counts::default();
+        let mut places: Vec<usize> = (0..networks.len()).collect();
+        if verb == Verb::Del {
+            places.reverse();
+        }
+        for at in places {
+            let Some(network) = networks.get(at) else { continue };
+            let call = (verb, &target(0, &netns, at));
+            sum.add(&traced(network.plugins, network.plugin, &network.conf, call, &log)?.0);
+        }
+        Ok(sum)
+    };
+    Ok([of(Verb::Add)?, of(Verb::Del)?])
 }
 
 /// Returns the networks of one contender.

@@ -13,11 +13,24 @@ use super::{Network, target};
 use crate::contenders::{Ready, bridge_conf};
 use crate::table::{Budget, Figure, Row};
 
-/// The counts of one call.
+/// The counts of one call, or of several.
+#[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) started: f64,
     calls: f64,
     flushes: f64,
+    /// Netlink messages to the kernel.
+    pub(super) messages: f64,
+}
+
+impl Counts {
+    /// Adds those of another call.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.started += other.started;
+        self.calls += other.calls;
+        self.flushes += other.flushes;
+        self.messages += other.messages;
+    }
 }
 
 /// Counts ADD and DEL of a bridge with masquerading.
@@ -57,20 +70,21 @@ pub(super) fn traced(
 ) -> Result<(Counts, String)> {
     let mut command = Command::new("strace");
     plugins.prepare(&mut command, verb, target);
-    command.args(["-f", "-qq", "-o"]).arg(log).arg(plugins.dir.join(plugin));
+    // Without `-v`, strace leaves out the later messages of a long batch.
+    command.args(["-f", "-qq", "-v", "-o"]).arg(log).arg(plugins.dir.join(plugin));
     let outcome = run(command, conf).context("strace (Debian: apt-get install strace)")?;
     if !outcome.status.success() {
         bail!("{} under strace failed: {} {}", verb.name(), outcome.stdout.trim(), outcome.stderr.trim());
     }
     let text = fs::read_to_string(log).context("read what strace wrote")?;
-    let count = |wanted: &dyn Fn(&str) -> bool| {
-        f64::from(u32::try_from(calls(&text).filter(|c| wanted(c)).count()).unwrap_or(u32::MAX))
-    };
+    let float = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let count = |wanted: &dyn Fn(&str) -> bool| float(calls(&text).filter(|c| wanted(c)).count());
     let counts = Counts {
         // The call itself is one.
         started: count(&|call| call.starts_with("execve") && call.ends_with("= 0")) - 1.0,
         calls: count(&|_| true),
         flushes: count(&|call| call.starts_with("fsync(") || call.starts_with("fdatasync(")),
+        messages: float(messages(&text)),
     };
     Ok((counts, outcome.stdout))
 }
@@ -84,11 +98,30 @@ fn calls(log: &str) -> impl Iterator<Item = &str> {
         .map(|call| call.strip_prefix("<... ").unwrap_or(call))
 }
 
+/// Returns how many netlink messages a log's calls sent. A call that was interrupted has its messages in the first of its
+/// lines.
+fn messages(log: &str) -> usize {
+    let sent = |line: &&str| {
+        let call = line.split_once(' ').map(|(_, call)| call.trim_start()).unwrap_or_default();
+        call.starts_with("sendto(") || call.starts_with("sendmsg(")
+    };
+    log.lines().filter(sent).map(|line| line.matches("nlmsg_len=").count()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn messages_of_a_batch_count_each() {
+        let log = "7 sendto(3, [[{nlmsg_len=20, nlmsg_type=0x10}, \"\"], [{nlmsg_len=52}, \"\"]], 72, 0, NULL, 0 <unfinished ...>\n\
+                   8 sendto(4, [{nlmsg_len=32, nlmsg_type=RTM_NEWLINK}, {ifi_index=0}], 32, 0, NULL, 0) = 32\n\
+                   7 <... sendto resumed>) = 72\n8 recvfrom(4, [{nlmsg_len=36, nlmsg_type=NLMSG_ERROR}], 8192, 0, NULL, NULL) = 36\n\
+                   8 sendto(5, \"text\", 4, 0, NULL, 0) = 4\n";
+        assert_eq!(messages(log), 3);
+    }
 
     #[test]
     fn a_call_counts_once() {

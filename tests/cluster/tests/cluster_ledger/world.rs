@@ -262,7 +262,8 @@ impl Node {
 
     /// Returns the agent's memory in KiB: its own, and of its program's file.
     pub(crate) fn agent_memory(&self) -> Result<(u64, u64)> {
-        Ok((self.agent_size("RssAnon:")?, self.agent_size("RssFile:")?))
+        // The program is in a file system in memory here.
+        Ok((self.agent_size("RssAnon:")?, self.agent_size("RssFile:")? + self.agent_size("RssShmem:")?))
     }
 
     /// Forgets the agent's peak of memory. Returns its present memory in KiB.
