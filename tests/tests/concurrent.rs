@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     suite.test("repair_while_an_add_is_stopped", &needs, repaired);
     suite.test("a_stopped_step_and_del", &needs, stopped_step);
     suite.test("the_lock_leaves_no_files", &needs, no_files);
-    suite.test("a_retried_pod_keeps_its_address", &needs, retried_pod);
+    suite.test("field-2-a-retried-pod-keeps-its-address", &needs, retried_pod);
     suite.test("a_retried_pod_that_still_runs_is_left_alone", &needs, running_pod);
     suite.run()
 }
