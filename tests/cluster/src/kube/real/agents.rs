@@ -66,7 +66,7 @@ impl RealApi {
         let names = ["addressclaims", "ledgerstates", "ledgernodes", "addresspools", "addressblocks", "ledgerdomains"];
         let served =
             |name: &&str| Ok(self.rest.call("GET", &format!("/apis/ipam.weft.dev/v1alpha1/{name}"), None)?.0 == 200);
-        names.iter().try_for_each(|name| wait(PATIENCE, name, || served(&name)))
+        names.iter().try_for_each(|name| wait(PATIENCE, name, || served(name)))
     }
 
     /// Runs `weftctl` with all rights, and returns its output.
