@@ -119,7 +119,7 @@ impl Kind {
 
     /// Returns what a component with these exports decides, according to their names; `None` if it is not a policy.
     #[must_use]
-    pub fn of(exports: &[String]) -> Option<Self> {
+    pub fn from_exports(exports: &[String]) -> Option<Self> {
         let exported = |kind: &Self| {
             exports.iter().any(|name| {
                 let (package, interface, _version) = split(name);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn kinds_follow_from_exports() {
-        let of = |name: &str| Kind::of(&[name.to_owned()]);
+        let of = |name: &str| Kind::from_exports(&[name.to_owned()]);
         assert_eq!(of("weft:policy/ipam@0.1.0"), Some(Kind::Ipam));
         assert_eq!(of("weft:policy/delegate-choice@9.9.9"), Some(Kind::Choice));
         assert_eq!(of("acme:policy/ipam@0.1.0"), None);

@@ -3,8 +3,8 @@
 //! ```
 //! use weft_sdk::ordinal;
 //!
-//! assert_eq!(ordinal::of("web-3"), Some(3));
-//! assert_eq!(ordinal::of("web-7d9c5b8f4-x2x9q"), None);
+//! assert_eq!(ordinal::parse("web-3"), Some(3));
+//! assert_eq!(ordinal::parse("web-7d9c5b8f4-x2x9q"), None);
 //! ```
 
 use crate::pool::{at, in_subnet, is_gateway, size};
@@ -12,7 +12,7 @@ use crate::{Denial, RangeSet, Request, WantedAddress};
 
 /// Returns the ordinal at the end of a pod's name in a StatefulSet: digits after the last dash, without leading zeros.
 #[must_use]
-pub fn of(pod: &str) -> Option<u32> {
+pub fn parse(pod: &str) -> Option<u32> {
     let (name, digits) = pod.rsplit_once('-')?;
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     if name.is_empty() || !plain { None } else { digits.parse().ok() }

@@ -43,7 +43,7 @@ pub(crate) struct Table {
 
 impl Figure {
     /// Returns the figure of timings: their median, and their minimum.
-    pub(crate) fn of(sample: &Sample) -> Self {
+    pub(crate) fn from_sample(sample: &Sample) -> Self {
         Self { value: sample.median(), min: Some(sample.min()), unit: "ms" }
     }
 

@@ -82,7 +82,7 @@ fn check(api: &dyn Api, case: &Case, differences: &Differences) -> Result<()> {
             found.entry(aspect).and_modify(|known| *known = format!("{known}\n    {text}")).or_insert(text);
         }
     }
-    let listed = differences.of(&case.id);
+    let listed = differences.for_case(&case.id);
     let surprise: Vec<String> = found
         .iter()
         .filter(|(aspect, _)| !listed.contains(aspect))

@@ -18,7 +18,7 @@ pub(crate) struct Devices(Mutex<BTreeSet<String>>);
 
 impl Devices {
     /// Returns the device of a container, and makes it the first time.
-    pub(crate) fn of(&self, container: &str) -> Result<String> {
+    pub(crate) fn find(&self, container: &str) -> Result<String> {
         let (device, peer) = names(container);
         if lock(&self.0).insert(device.clone()) {
             ip(&["link", "add", &device, "type", "veth", "peer", "name", &peer])?;

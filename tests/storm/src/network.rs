@@ -110,7 +110,7 @@ impl Network {
     /// Returns a configuration as a container's calls have it.
     pub(crate) fn conf_of<'a>(&self, conf: &'a str, container: &str) -> Result<Cow<'a, str>> {
         let (key, own) = match self.kind {
-            Kind::HostDevice => ("device", self.devices.of(container)?.into()),
+            Kind::HostDevice => ("device", self.devices.find(container)?.into()),
             Kind::Steps => ("runtimeConfig", json!({ "portMappings": [self.port_of(container)] })),
             _ => return Ok(Cow::Borrowed(conf)),
         };

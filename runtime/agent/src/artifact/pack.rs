@@ -74,7 +74,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// Describes some bytes.
     #[must_use]
-    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+    pub fn from_bytes(media_type: &str, bytes: &[u8]) -> Self {
         Self {
             media_type: media_type.to_owned(),
             digest: Digest::new(bytes).to_string(),
@@ -183,7 +183,7 @@ impl Reach {
     /// # Errors
     ///
     /// [`ArtifactError::NoComponent`].
-    pub fn of(component: &[u8]) -> Result<Self, ArtifactError> {
+    pub fn from_component(component: &[u8]) -> Result<Self, ArtifactError> {
         let mut described = contract::describe(component).map_err(ArtifactError::NoComponent)?;
         described.imports.sort();
         described.exports.sort();
@@ -222,7 +222,7 @@ impl Reach {
     ///
     /// [`ArtifactError::Lies`], or [`ArtifactError::NoComponent`].
     pub fn check(&self, component: &[u8]) -> Result<(), ArtifactError> {
-        let found = Self::of(component)?;
+        let found = Self::from_component(component)?;
         if found.imports == self.imports {
             return Ok(());
         }
@@ -261,19 +261,20 @@ pub struct Packed {
 ///
 /// [`ArtifactError::NoComponent`], [`ArtifactError::NoPolicy`].
 pub fn pack(component: &[u8], annotations: BTreeMap<String, String>) -> Result<Packed, ArtifactError> {
-    let reach = Reach::of(component)?;
-    let Some(kind) = Kind::of(&reach.exports) else {
+    let reach = Reach::from_component(component)?;
+    let Some(kind) = Kind::from_exports(&reach.exports) else {
         let exports = if reach.exports.is_empty() { "nothing".to_owned() } else { reach.exports.join(", ") };
         return Err(ArtifactError::NoPolicy(exports));
     };
-    let layer = Descriptor::of(LAYER_TYPE, component);
+    let layer = Descriptor::from_bytes(LAYER_TYPE, component);
     let target = format!("{}/{}@{}", contract::PACKAGE, kind.world(), contract::VERSION);
     let config: Value = json!({
         "created": NO_TIME, "architecture": "wasm", "os": "wasip2", "layerDigests": [layer.digest],
         "component": { "exports": reach.exports, "imports": reach.imports, "target": target },
     });
     let config = config.to_string().into_bytes();
-    let manifest = Manifest::new(None, Descriptor::of(CONFIG_TYPE, &config), vec![layer], annotations).to_bytes()?;
+    let manifest =
+        Manifest::new(None, Descriptor::from_bytes(CONFIG_TYPE, &config), vec![layer], annotations).to_bytes()?;
     Ok(Packed { manifest, config, reach })
 }
 

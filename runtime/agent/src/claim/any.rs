@@ -63,7 +63,7 @@ pub(super) enum Sameness {
 
 impl Sameness {
     /// Compares two texts that rows have as their ledger.
-    pub(super) fn of(one: &str, other: &str) -> Self {
+    pub(super) fn compare(one: &str, other: &str) -> Self {
         let read = |text: &str| serde_json::from_str(text).ok();
         match (read(one), read(other)) {
             _ if one == other => Self::Same,
@@ -313,10 +313,10 @@ mod tests {
             (kubernetes.to_owned(), Sameness::Other),
             ("{}".to_owned(), Sameness::Other),
         ] {
-            assert_eq!(Sameness::of(&text, &other), sameness, "{other}");
-            assert_eq!(Sameness::of(&other, &text), sameness, "{other}");
+            assert_eq!(Sameness::compare(&text, &other), sameness, "{other}");
+            assert_eq!(Sameness::compare(&other, &text), sameness, "{other}");
         }
-        assert_eq!(Sameness::of(kubernetes, kubernetes), Sameness::Same);
-        assert_eq!(Sameness::of("{}", "{}"), Sameness::Same);
+        assert_eq!(Sameness::compare(kubernetes, kubernetes), Sameness::Same);
+        assert_eq!(Sameness::compare("{}", "{}"), Sameness::Same);
     }
 }

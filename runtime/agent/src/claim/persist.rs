@@ -44,7 +44,7 @@ pub(super) async fn persist<B: Backend>(
     let ips = granted(&row, state);
     let sizes = store.borrow().domains(&row.ledger)?;
     let cell_size = sizes.into_iter().find(|(domain, _size)| *domain == row.domain).map_or(0, |(_domain, size)| size);
-    let claimed = Claimed::of(&row, cell_size);
+    let claimed = Claimed::from_row(&row, cell_size);
     let owner = &row.owner;
     let read = match backend.persistent(&owner.namespace, &owner.name).await {
         Ok(Some(read)) if read.uid == owner.uid => read,

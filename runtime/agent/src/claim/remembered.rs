@@ -42,7 +42,7 @@ pub struct Remembered {
 
 impl Claimed {
     /// Returns how a row of an IPAMClaim is claimed, in a domain with cells of `cell_size` addresses.
-    pub(super) fn of(row: &RemoteRow, cell_size: u32) -> Self {
+    pub(super) fn from_row(row: &RemoteRow, cell_size: u32) -> Self {
         Self {
             domain: row.domain.clone(),
             cell_size,

@@ -119,7 +119,7 @@ impl Policies {
 
     /// Fetches, verifies and compiles.
     async fn fetch(&self, reference: &str, policy: &PolicyRef) -> Result<(), String> {
-        match Place::of(reference) {
+        match Place::parse(reference) {
             Some(place) => self.fetch_config_map(policy.clone(), &place).await,
             None => self.fetch_image(policy, self.is_operators(reference)).await,
         }

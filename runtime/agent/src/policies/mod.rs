@@ -119,7 +119,7 @@ impl Policies {
     async fn run(self: Rc<Self>) {
         let (mut trust, mut rest, mut looked) = (None, None, Instant::now());
         loop {
-            let now = Some(Seen::of([self.trust_file()]));
+            let now = Some(Seen::read([self.trust_file()]));
             if trust != now {
                 self.recheck().await;
                 trust = now;
@@ -144,7 +144,7 @@ impl Policies {
     /// Returns the state of the files that determine the wanted policies.
     fn files_seen(&self) -> Seen {
         let lock = LockFile::path(&self.state);
-        Seen::of(self.options.conf_dir.iter().flat_map(|dir| seen::configurations(dir)).chain([lock]))
+        Seen::read(self.options.conf_dir.iter().flat_map(|dir| seen::configurations(dir)).chain([lock]))
     }
 
     /// Returns every policy with its state.

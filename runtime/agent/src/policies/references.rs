@@ -15,7 +15,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Returns the target of a reference; `None` if it is not a pinned reference to a ConfigMap.
-    pub(super) fn of(reference: &str) -> Option<Self> {
+    pub(super) fn parse(reference: &str) -> Option<Self> {
         let pinned = PolicyRef::parse(reference).ok()?;
         if !matches!(pinned, PolicyRef::Pinned { artifact: Artifact::ConfigMap, .. }) {
             return None;
@@ -173,7 +173,7 @@ mod tests {
         let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text))).named;
         assert_eq!(found.len(), 1);
         assert_eq!(found[&pin].iter().collect::<Vec<_>>(), ["t/a", "t/b"]);
-        let place = Place::of(&pin).unwrap();
+        let place = Place::parse(&pin).unwrap();
         assert_eq!(
             (place.namespace.as_str(), place.name.as_str(), place.key.as_str()),
             ("infra", "policies", "rack.wasm")

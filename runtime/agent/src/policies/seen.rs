@@ -14,7 +14,7 @@ const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 pub(super) struct Seen(Vec<(PathBuf, Option<[i128; 4]>)>);
 
 impl Seen {
-    pub(super) fn of(files: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(super) fn read(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let state = |path: &Path| {
             let meta = fs::metadata(path).ok()?;
             Some([

@@ -202,7 +202,7 @@ impl RegistryError {
     }
 
     /// Converts an error of the client. `what` is the requested object.
-    pub(super) fn of(image: &Image, what: &'static str, error: OciDistributionError) -> Self {
+    pub(super) fn from_oci(image: &Image, what: &'static str, error: OciDistributionError) -> Self {
         let registry = image.registry().to_owned();
         let not_there = || Self::NotThere {
             place: format!("registry {}", image.registry()),

@@ -143,7 +143,7 @@ pub async fn fetch(source: Source<'_>, image: &Image, trust: Option<&Trust>) -> 
             reach.clone()
         }
         None => {
-            let reach = Reach::of(&component).map_err(RegistryError::artifact(image))?;
+            let reach = Reach::from_component(&component).map_err(RegistryError::artifact(image))?;
             if let Some(trust) = trust {
                 trust.judge_imports(image, &reach)?;
             }
@@ -179,7 +179,7 @@ pub fn add(
     let recorded = |path: &Path| {
         compile(path)?;
         // Write the record before the rename, so that a policy in use always has one.
-        match Pin::of(&policy) {
+        match Pin::from_policy(&policy) {
             Some(pin) => record.write(state_dir, &pin),
             None => Err(PolicyError::NotPinned { policy: policy.to_string() }),
         }

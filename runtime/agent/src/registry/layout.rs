@@ -63,7 +63,7 @@ impl Layout {
     ///
     /// [`RegistryError::NoLayout`], [`RegistryError::File`].
     pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        let mut layout = Self::of(path)?;
+        let mut layout = Self::empty(path)?;
         if layout.read_index()? {
             return Ok(layout);
         }
@@ -78,7 +78,7 @@ impl Layout {
     /// [`RegistryError::NoLayout`], [`RegistryError::File`].
     pub fn create(path: &Path) -> Result<Self, RegistryError> {
         fs::create_dir_all(path).map_err(file("create", path))?;
-        let mut layout = Self::of(path)?;
+        let mut layout = Self::empty(path)?;
         layout._held = Some(hold(path, layout.dir.try_clone().map_err(file("read", path))?)?);
         if layout.read_index()? {
             return Ok(layout);
@@ -96,7 +96,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn of(path: &Path) -> Result<Self, RegistryError> {
+    fn empty(path: &Path) -> Result<Self, RegistryError> {
         let dir = File::open(path).map_err(file("read", path))?;
         let index = Index { schema_version: 2, media_type: Some(INDEX_TYPE.to_owned()), manifests: Vec::new() };
         Ok(Self { path: path.to_owned(), dir, _held: None, index })
@@ -128,7 +128,7 @@ impl Layout {
     /// [`RegistryError::File`].
     pub fn add(&mut self, name: &str, manifest: &[u8]) -> Result<(), RegistryError> {
         self.put(manifest)?;
-        let mut entry = Descriptor::of(MANIFEST_TYPE, manifest);
+        let mut entry = Descriptor::from_bytes(MANIFEST_TYPE, manifest);
         entry.annotations.insert(NAME.to_owned(), name.to_owned());
         self.index.manifests.retain(|known| known.annotations.get(NAME).map(String::as_str) != Some(name));
         self.index.manifests.push(entry);

@@ -250,7 +250,7 @@ fn of_http(image: &Image, what: &'static str, most: usize, error: HttpError) -> 
             reason: format!("its answer takes longer than {} s", patience.as_secs()),
         },
         HttpError::Astray(astray) => RegistryError::Astray { registry: registry(), reason: astray.to_string() },
-        HttpError::Registry(error) => RegistryError::of(image, what, error),
+        HttpError::Registry(error) => RegistryError::from_oci(image, what, error),
     }
 }
 

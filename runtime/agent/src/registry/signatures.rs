@@ -89,12 +89,12 @@ pub async fn attach(remote: &Remote, image: &Image, digest: &Digest, signature: 
     let place = image.with_tag(&minisign_tag(digest));
     let known = at(Source::Remote(remote), &place).await?;
     let mut layers = known.map(|(_bytes, manifest)| manifest.layers).unwrap_or_default();
-    let layer = Descriptor::of(MINISIGN_TYPE, signature.as_bytes());
+    let layer = Descriptor::from_bytes(MINISIGN_TYPE, signature.as_bytes());
     if layers.iter().any(|known| known.digest == layer.digest) {
         return Ok(());
     }
     layers.push(layer);
-    let config = Descriptor::of(EMPTY_TYPE, EMPTY);
+    let config = Descriptor::from_bytes(EMPTY_TYPE, EMPTY);
     let manifest = Manifest::new(Some(MINISIGN_TYPE), config, layers, BTreeMap::new());
     let bytes = manifest.to_bytes().map_err(RegistryError::artifact(&place))?;
     remote.push(&place, &[EMPTY, signature.as_bytes()], &bytes).await?;

@@ -167,7 +167,7 @@ impl Sweep {
         let mut gone: BTreeMap<PodName, bool> = BTreeMap::new();
         let seen_for = self.seen_for(&found);
         for (entry, seen_for) in found.iter().zip(seen_for).filter(|(entry, _)| entry.in_reach) {
-            let sandbox = sandboxes.of(&entry.attachment.container_id);
+            let sandbox = sandboxes.find(&entry.attachment.container_id);
             let (of_pod, age) = (entry.pod.is_some(), entry.age.min(seen_for));
             let mut signs = Signs { netns: entry.has_netns, sandbox, of_pod, pod_gone: false, age };
             let mut reason = judge::reason(&signs);

@@ -110,7 +110,7 @@ impl Sandboxes {
     }
 
     /// Returns the runtime's answer about one sandbox.
-    pub(super) fn of(&self, container_id: &str) -> Sandbox {
+    pub(super) fn find(&self, container_id: &str) -> Sandbox {
         match &self.0 {
             None => Sandbox::Unknown,
             Some(known) => match known.get(container_id).map(|listed| listed.ready) {
@@ -152,10 +152,10 @@ mod tests {
         let sandboxes = || Sandboxes(Some(BTreeMap::from([("box".to_owned(), listed("web"))])));
         let nobody = |_pod: &PodName| false;
         let journal = BTreeSet::from(["mine"]);
-        assert_eq!(sandboxes().if_of_this_node(&journal, nobody).of("mine"), Sandbox::Unknown);
-        assert_eq!(Sandboxes(Some(BTreeMap::new())).if_of_this_node(&journal, nobody).of("mine"), Sandbox::Unknown);
+        assert_eq!(sandboxes().if_of_this_node(&journal, nobody).find("mine"), Sandbox::Unknown);
+        assert_eq!(Sandboxes(Some(BTreeMap::new())).if_of_this_node(&journal, nobody).find("mine"), Sandbox::Unknown);
         let here = |pod: &PodName| pod.name == "web";
-        assert_eq!(sandboxes().if_of_this_node(&journal, here).of("mine"), Sandbox::Unlisted);
-        assert_eq!(sandboxes().if_of_this_node(&BTreeSet::from(["box"]), nobody).of("mine"), Sandbox::Unlisted);
+        assert_eq!(sandboxes().if_of_this_node(&journal, here).find("mine"), Sandbox::Unlisted);
+        assert_eq!(sandboxes().if_of_this_node(&BTreeSet::from(["box"]), nobody).find("mine"), Sandbox::Unlisted);
     }
 }

@@ -77,7 +77,7 @@ impl Record {
         };
         let image = Image::parse(&self.reference).map_err(|error| damaged(&error.to_string()))?;
         // Its rule is that of the repository under which networks find it.
-        if PolicyRef::parse(&self.reference).ok().as_ref().and_then(Pin::of).as_ref() != Some(pin) {
+        if PolicyRef::parse(&self.reference).ok().as_ref().and_then(Pin::from_policy).as_ref() != Some(pin) {
             return Err(damaged("the record kept on this node is of another policy"));
         }
         if Digest::new(self.manifest.as_bytes()) != *digest {

@@ -280,7 +280,7 @@ fn added_as(state: &Path, image: &str, team: &Minisign, change: &Change) -> Poli
         added: 1,
     };
     add_pinned(state, &policy, b"component", None, &|_path| Ok(())).unwrap();
-    let pin = Pin::of(&policy).unwrap();
+    let pin = Pin::from_policy(&policy).unwrap();
     record.write(state, &pin).unwrap();
     let path = manifest_record(state, &pin);
     match change(serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()) {
@@ -328,7 +328,7 @@ fn each_repository_is_judged_by_its_own_rule_although_the_manifest_is_the_same()
     assert!(withdrawn.len() == 1 && withdrawn[0].reference == lab.to_string(), "{withdrawn:?}");
     assert!(!is_added(state, &lab) && is_added(state, &net));
     // A record that was put under another name does not count there.
-    let pin = |policy: &PolicyRef| Pin::of(policy).unwrap();
+    let pin = |policy: &PolicyRef| Pin::from_policy(policy).unwrap();
     added_as(state, "registry.example/lab/x:1", &team, &as_it_was);
     fs::copy(manifest_record(state, &pin(&net)), manifest_record(state, &pin(&lab))).unwrap();
     let withdrawn = recheck(state, &rules(None, true)).unwrap();
@@ -346,7 +346,11 @@ fn an_image_and_a_reference_name_the_same_repository() {
             let image = Image::parse(&format!("{name}{rest}")).unwrap();
             let named = PolicyRef::parse(&format!("oci://{name}{rest}")).unwrap();
             assert_eq!(named.repository(), Some(image.name()), "{name}");
-            assert_eq!(Pin::of(&named), Pin::of(&PolicyRef::parse(&image.to_string()).unwrap()), "{name}");
+            assert_eq!(
+                Pin::from_policy(&named),
+                Pin::from_policy(&PolicyRef::parse(&image.to_string()).unwrap()),
+                "{name}"
+            );
         }
     }
 }
@@ -387,7 +391,7 @@ fn a_policy_is_in_use_only_with_a_record_that_verifies() {
         assert_eq!(is_added(state.path(), &policy), reason.is_none(), "{case}");
         match (withdrawn.as_slice(), reason) {
             ([], None) => {
-                let record = Record::read(state.path(), &Pin::of(&policy).unwrap()).unwrap();
+                let record = Record::read(state.path(), &Pin::from_policy(&policy).unwrap()).unwrap();
                 assert_eq!(record.verdict.unwrap().keys, ["k"], "{case}");
                 assert_eq!(record.signatures.len(), if case == "as it was" { 1 } else { 2 }, "{case}");
             }

@@ -54,7 +54,7 @@ impl Call {
     /// The configuration or `CNI_ARGS` cannot be used.
     pub fn read(context: &Context, persona: Persona, env: Environment, stdin: &[u8]) -> Result<Self, AttachError> {
         let conf = cni::read_network(stdin)?;
-        cni::Version::of(&conf, env.verb)?;
+        cni::Version::from_conf(&conf, env.verb)?;
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
         let (pairs, unusable) = match cni::parse_pairs(&env.args) {
             Ok(pairs) => (pairs, None),

@@ -121,7 +121,7 @@ pub(super) fn decide_with_cluster_view(
         timed(Phase::Policy, || policy.allocate(&request, view, &limits(&call.network)));
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     log.policy(policy.name(), &evidence);
-    let mut rules = Rules::of(&call.network);
+    let mut rules = Rules::from_network(&call.network);
     let (decision, Judged { verified, free_gateways }) =
         match judge(&mut rules, policy.name(), &request, store, outcome) {
             Ok(sound) => sound,

@@ -69,7 +69,7 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
     if let Some(attempt) = &mut attempt {
         attempt.fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
     }
-    let mut failure = Failure { attempt, ..of(call.attachment(), pod, error.to_cni()) };
+    let mut failure = Failure { attempt, ..failure(call.attachment(), pod, error.to_cni()) };
     let mut text = serde_json::to_vec(&failure).ok()?;
     if text.len() > SIZE_MAX {
         failure.attempt = None;
@@ -102,7 +102,7 @@ pub fn record_unparsed(context: &Context, env: &Environment, stdin: &[u8], error
         container_id: env.container_id.clone(),
         ifname: env.ifname.clone(),
     };
-    let text = serde_json::to_vec(&of(attachment, pod, error.clone())).unwrap_or_default();
+    let text = serde_json::to_vec(&failure(attachment, pod, error.clone())).unwrap_or_default();
     if (1..=SIZE_MAX).contains(&text.len()) {
         write(&context.state_dir, &text).ok();
     }
@@ -128,7 +128,7 @@ pub(super) fn notice(call: &Call, error: &AttachError) -> Option<Notice> {
     }
 }
 
-fn of(attachment: Attachment, pod: Option<String>, error: CniError) -> Failure {
+fn failure(attachment: Attachment, pod: Option<String>, error: CniError) -> Failure {
     Failure {
         time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         attachment,

@@ -98,7 +98,7 @@ impl Watched {
                 let Called { outcome, evidence, digest, .. } =
                     policy.allocate(&request, ledger, &limits(&call.network));
                 let judged = answered(policy.name(), outcome).and_then(|decision| {
-                    let rules = Rules::of(&call.network);
+                    let rules = Rules::from_network(&call.network);
                     rules.judge(policy.name(), &request, &decision, &mut |_gateway| Ok(false))?;
                     // If it decided, an unknown key would be an error.
                     if matches!(call, Cow::Owned(_)) {

@@ -87,7 +87,7 @@ pub struct Judged {
 // === impl CallLimits ===
 
 impl CallLimits {
-    fn of(limits: &Limits) -> Self {
+    fn from_limits(limits: &Limits) -> Self {
         let deadline_ms = u64::try_from(limits.deadline.as_millis()).unwrap_or(u64::MAX);
         Self { fuel: limits.fuel, memory: limits.memory, deadline_ms }
     }
@@ -102,7 +102,7 @@ impl CallLimits {
 
 impl Default for CallLimits {
     fn default() -> Self {
-        Self::of(&Limits::default())
+        Self::from_limits(&Limits::default())
     }
 }
 
@@ -112,13 +112,13 @@ impl Rules {
     /// Returns the rules of a network for its choice of a delegate.
     #[must_use]
     pub fn of_choice(network: &Network) -> Self {
-        let limits = CallLimits::of(&limits(network));
+        let limits = CallLimits::from_limits(&limits(network));
         Self { limits, wasi: network.terms.grants.wasi, ..Self::default() }
     }
 
     /// Returns the rules of a network for its addresses.
     #[must_use]
-    pub fn of(network: &Network) -> Self {
+    pub fn from_network(network: &Network) -> Self {
         let ipam = network.ipam.as_ref();
         Self {
             routes: network.terms.grants.routes.clone(),

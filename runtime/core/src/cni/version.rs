@@ -91,7 +91,7 @@ impl Version {
     ///
     /// # Errors
     /// The version does not exist, or a later one introduced the verb.
-    pub fn of(conf: &Object, verb: Verb) -> Result<Self, CniError> {
+    pub fn from_conf(conf: &Object, verb: Verb) -> Result<Self, CniError> {
         let text = conf
             .str("cniVersion")
             .map_err(|e| CniError::new(code::DECODE, format!("decoding version from network config: {e}")))?
@@ -185,7 +185,9 @@ mod tests {
 
     #[test]
     fn later_verbs_need_later_configurations() {
-        let of = |version: Value, verb| Version::of(&Object::from_value(json!({"cniVersion": version})).unwrap(), verb);
+        let of = |version: Value, verb| {
+            Version::from_conf(&Object::from_value(json!({"cniVersion": version})).unwrap(), verb)
+        };
         let msg = |version: &str, verb| of(json!(version), verb).unwrap_err().msg;
         assert_eq!(msg("0.3.1", Verb::Check), "config version does not allow CHECK");
         assert_eq!(msg("9.9.9", Verb::Check), "plugin version does not allow CHECK");

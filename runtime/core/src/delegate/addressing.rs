@@ -54,7 +54,7 @@ pub(super) struct Probe<'a> {
 
 impl Probe<'_> {
     /// Creates a probe through a link without a peer on the host.
-    pub(super) fn of(addressing: &Addressing) -> Option<Self> {
+    pub(super) fn from_addressing(addressing: &Addressing) -> Option<Self> {
         addressing.probe_ms.map(|wait_ms| Self { wait_ms, port: None })
     }
 }
@@ -119,7 +119,7 @@ impl Link<'_> {
         for route in self.routes {
             // A route of scope link has no next hop; the kernel refuses one.
             let gateway =
-                || self.first_gateway(Family::of(route.dst.addr())).filter(|_| route.scope != Some(SCOPE_LINK));
+                || self.first_gateway(Family::from_ip(route.dst.addr())).filter(|_| route.scope != Some(SCOPE_LINK));
             let gw = route.gw.or_else(gateway);
             let (link, route) = (LinkRef::container(self.name), Route { gw, ..route.clone() });
             ops.push(Op::AddRoute { link, route, src: None, existing_ok: false });
@@ -127,7 +127,7 @@ impl Link<'_> {
     }
 
     fn first_gateway(&self, family: Family) -> Option<IpAddr> {
-        self.ips.iter().filter_map(|given| given.gateway).find(|gateway| Family::of(*gateway) == family)
+        self.ips.iter().filter_map(|given| given.gateway).find(|gateway| Family::from_ip(*gateway) == family)
     }
 
     /// Like the stock plugins, ignores failures: a kernel without IPv6 has no such keys.

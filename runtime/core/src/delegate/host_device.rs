@@ -137,7 +137,8 @@ impl Delegate for HostDevice {
         };
         let mut ops = vec![Op::TakeDevice(take(name, device))];
         if let (Some(addressing), Some(ips)) = (input.addressing, ips) {
-            let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
+            let (routes, dad, probe) =
+                (&addressing.routes, Dad::for_addresses(addressing), Probe::from_addressing(addressing));
             // The kernel announces the addresses when the device comes up, or the probe has done so. `Announce` is not
             // used because it writes the MAC, which not every device allows.
             addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);

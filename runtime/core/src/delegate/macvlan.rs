@@ -102,8 +102,15 @@ impl Delegate for Macvlan {
             let ips = addressing::required(addressing)?;
             let dad = Dad::for_addresses(addressing);
             let notify = &[ARP_NOTIFY, NDISC_NOTIFY];
-            addressing::Link { name, ips, routes: &addressing.routes, dad, notify, probe: Probe::of(addressing) }
-                .configure(&mut ops);
+            addressing::Link {
+                name,
+                ips,
+                routes: &addressing.routes,
+                dad,
+                notify,
+                probe: Probe::from_addressing(addressing),
+            }
+            .configure(&mut ops);
             ops.push(addressing::announce(name, ips));
             result.ips = addressing::shape(ips, 0);
             result.routes.clone_from(&addressing.routes);

@@ -115,7 +115,7 @@ impl Delegate for Ptp {
 fn routed(given: &Given) -> Result<Routed, DelegateError> {
     let text = || format!("ptp needs a gateway for {}, but IPAM gave none", given.address);
     let gateway = given.gateway.ok_or_else(|| DelegateError::Addressing(text()))?;
-    if Family::of(gateway) != Family::of(given.address.addr()) {
+    if Family::from_ip(gateway) != Family::from_ip(given.address.addr()) {
         let text = format!("gateway {gateway} is of another family than its address {}", given.address);
         return Err(DelegateError::Addressing(text));
     }

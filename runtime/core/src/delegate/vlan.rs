@@ -82,7 +82,8 @@ impl Delegate for Vlan {
         let ips = addressing::required(addressing)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateVlan(CreateVlan { name: name.to_owned(), parent, id, mtu })];
-        let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
+        let (routes, dad, probe) =
+            (&addressing.routes, Dad::for_addresses(addressing), Probe::from_addressing(addressing));
         // The kernel announces the addresses when the link comes up, or the probe has done so. `Announce` would write
         // the MAC, after which the link no longer follows changes of its parent's MAC.
         addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);

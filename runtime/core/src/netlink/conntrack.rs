@@ -58,7 +58,7 @@ pub(super) fn forget<'a>(ports: impl Iterator<Item = &'a HostPort>, which: Flows
     }
     let Ok(mut conversation) = Conversation::open() else { return };
     for family in [Family::V4, Family::V6] {
-        let of_family = ports.iter().copied().filter(|port| Family::of(port.to.ip()) == family);
+        let of_family = ports.iter().copied().filter(|port| Family::from_ip(port.to.ip()) == family);
         if conversation.forget(family, &of_family.collect::<Vec<_>>(), which).is_err() {
             return;
         }

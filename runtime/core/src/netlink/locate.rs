@@ -91,7 +91,7 @@ impl Parent {
 
 impl Match {
     /// Compares a link with what is wanted. The kernel alone decides whether a link has a parent in another namespace.
-    fn of(link: &Link, numbers: Numbers, kind: &str, parent: Option<&Parent>) -> Self {
+    fn compare(link: &Link, numbers: Numbers, kind: &str, parent: Option<&Parent>) -> Self {
         match parent {
             _ if link.kind != kind => Self::No,
             None => Self::Whole,
@@ -117,7 +117,7 @@ impl Executor {
             return Ok(named.filter(|link| !own(link)).map_or(Place::Gone, Place::Here));
         };
         let parent = self.parent(wanted)?;
-        let fits = |link: &Link, numbers| Match::of(link, numbers, wanted.kind, parent.as_ref());
+        let fits = |link: &Link, numbers| Match::compare(link, numbers, wanted.kind, parent.as_ref());
         let found = container.link(Lookup::Index(index)).doing(doing)?;
         // Do this after the lookup, which makes the kernel number the host's namespace.
         let numbers = self.numbers()?;

@@ -93,7 +93,7 @@ impl Executor {
         let _lock = self.lock_shared()?;
         let kept = ask(ops.iter().copied(), decide)?;
         let gone = ops.into_iter().filter(|op| op.shared().is_none_or(|name| !kept.contains(&name)));
-        let content = nft::Content::of(gone);
+        let content = nft::Content::from_ops(gone);
         if content.is_empty() {
             return Ok(());
         }
@@ -145,7 +145,7 @@ impl Executor {
         };
         let filters: Vec<(usize, usize, &Op)> = places().filter(|(_, _, op)| is_filter(op)).collect();
         if !filters.is_empty() {
-            let contents: Vec<nft::Content> = filters.iter().map(|(_, _, op)| nft::Content::of([*op])).collect();
+            let contents: Vec<nft::Content> = filters.iter().map(|(_, _, op)| nft::Content::from_ops([*op])).collect();
             for missing in self.nft()?.missing(&contents)? {
                 if let Some((at, op, _)) = filters.get(missing) {
                     note(*at, *op);
@@ -179,7 +179,7 @@ impl Executor {
     /// # Errors
     /// What could not be restored, and why.
     pub fn restore_filters(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
-        let content = nft::Content::of(&plan.ops);
+        let content = nft::Content::from_ops(&plan.ops);
         if !content.is_empty() {
             let _lock = self.lock_shared()?;
             let nft = self.nft()?;

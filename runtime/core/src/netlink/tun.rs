@@ -110,7 +110,7 @@ fn create_in_selinux_context(context: &str, blueprint: &Blueprint) -> Result<Out
     }
     read.map_err(failed)?;
     let [stage, errno] = answer;
-    Ok(match Stage::of(stage) {
+    Ok(match Stage::from_number(stage) {
         None => Ok(()),
         Some(stage) => Err((stage, Errno::from_raw(i32::from(errno)))),
     })
@@ -214,7 +214,7 @@ fn flags(op: &CreateTap) -> u16 {
 // === impl Stage ===
 
 impl Stage {
-    fn of(number: u8) -> Option<Self> {
+    fn from_number(number: u8) -> Option<Self> {
         use Stage::{Context, Group, Make, Open, Owner, Persist};
         [Context, Open, Make, Owner, Group, Persist].into_iter().find(|stage| *stage as u8 == number)
     }
@@ -273,9 +273,9 @@ mod tests {
     fn a_stage_survives_the_pipe() {
         use Stage::{Context, Group, Make, Open, Owner, Persist};
         for stage in [Context, Open, Make, Owner, Group, Persist] {
-            assert_eq!(Stage::of(stage as u8), Some(stage));
+            assert_eq!(Stage::from_number(stage as u8), Some(stage));
         }
-        assert_eq!(Stage::of(0), None);
+        assert_eq!(Stage::from_number(0), None);
     }
 
     /// The child's work except for the kernel's part: it reports why its context was refused.

@@ -17,7 +17,7 @@ pub enum Family {
 impl Family {
     /// Returns the family of an address.
     #[must_use]
-    pub fn of(address: IpAddr) -> Self {
+    pub fn from_ip(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 }

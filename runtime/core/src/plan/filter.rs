@@ -186,7 +186,7 @@ impl HostPort {
     /// conditions conflict only if their conditions are identical: other sets of conditions cannot be compared.
     #[must_use]
     pub fn exclusive(&self) -> String {
-        let family = match Family::of(self.to.ip()) {
+        let family = match Family::from_ip(self.to.ip()) {
             Family::V4 => "IPv4",
             Family::V6 => "IPv6",
         };

@@ -60,7 +60,8 @@ pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<
     let mut wanted = builder.default_networks()?;
     builder.replace_default(&mut wanted)?;
     wanted.extend(builder.selected()?);
-    let default_route = DefaultRoute::of(wanted.iter().map(|wanted| (wanted.label.as_str(), &wanted.selection)))?;
+    let default_route =
+        DefaultRoute::from_selections(wanted.iter().map(|wanted| (wanted.label.as_str(), &wanted.selection)))?;
     let mut list: Vec<PodAttachment> = Vec::with_capacity(wanted.len());
     for (index, wanted) in wanted.into_iter().enumerate() {
         let mut attachment = builder.attachment(index, wanted)?;

@@ -55,7 +55,7 @@ impl PodCall {
     /// The configuration or `CNI_ARGS` cannot be used. DEL and GC use whatever is readable.
     pub fn read(program: &'static str, env: Environment, stdin: Vec<u8>) -> Result<Self, CniError> {
         let conf = cni::read_network(&stdin)?;
-        let version = Version::of(&conf, env.verb)?;
+        let version = Version::from_conf(&conf, env.verb)?;
         let name = conf.str("name").ok().flatten().unwrap_or_default().to_owned();
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
         let pairs = match cni::parse_pairs(&env.args) {

@@ -23,7 +23,9 @@ impl DefaultRoute {
     ///
     /// # Errors
     /// Two of them do, in the annotation for the default network and in the one for the others.
-    pub(super) fn of<'a>(wanted: impl Iterator<Item = (&'a str, &'a Selection)>) -> Result<Option<Self>, PodError> {
+    pub(super) fn from_selections<'a>(
+        wanted: impl Iterator<Item = (&'a str, &'a Selection)>,
+    ) -> Result<Option<Self>, PodError> {
         let asks = |(index, (network, selection)): (usize, (&'a str, &'a Selection))| {
             Some((network, Self { index, gateways: selection.default_route.clone()? }))
         };

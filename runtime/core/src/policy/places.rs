@@ -37,7 +37,7 @@ pub struct Pin {
 impl Pin {
     /// Returns the manifest that a reference names; `None` if it names none by a digest.
     #[must_use]
-    pub fn of(policy: &PolicyRef) -> Option<Self> {
+    pub fn from_policy(policy: &PolicyRef) -> Option<Self> {
         let PolicyRef::Pinned { digest, artifact: Artifact::Manifest, .. } = policy else { return None };
         let hash = Sha256::digest(policy.repository()?.as_bytes());
         let repository = hash.iter().take(REPOSITORY).map(|byte| format!("{byte:02x}")).collect();
@@ -100,7 +100,7 @@ pub(super) fn manifest_refusal(state_dir: &Path, pin: &Pin) -> PathBuf {
 /// Returns the first part of the names of files about a pinned policy that need no component.
 fn pin_name(policy: &PolicyRef) -> Option<String> {
     let PolicyRef::Pinned { digest, .. } = policy else { return None };
-    Some(Pin::of(policy).map_or_else(|| format!("pin-sha256-{}", digest.hex()), |pin| pin.name()))
+    Some(Pin::from_policy(policy).map_or_else(|| format!("pin-sha256-{}", digest.hex()), |pin| pin.name()))
 }
 
 /// Returns the name of the file with the reason why a pinned policy is not on this node yet.
@@ -142,7 +142,7 @@ pub(super) fn component_of(state_dir: &Path, pin: &Pin) -> Option<Digest> {
 /// Returns the component of a pinned policy; `None` if its manifest is not on this node, or withdrawn.
 pub(super) fn component_digest(state_dir: &Path, policy: &PolicyRef) -> Option<Digest> {
     match policy {
-        PolicyRef::Pinned { artifact: Artifact::Manifest, .. } => component_of(state_dir, &Pin::of(policy)?),
+        PolicyRef::Pinned { artifact: Artifact::Manifest, .. } => component_of(state_dir, &Pin::from_policy(policy)?),
         PolicyRef::Pinned { digest, .. } => Some(*digest),
         PolicyRef::Shipped(_) | PolicyRef::File(_) | PolicyRef::Tagged(_) => None,
     }
@@ -155,7 +155,7 @@ pub(super) fn is_here(state_dir: &Path, policy: &PolicyRef) -> bool {
 
 /// Returns whether a policy was withdrawn.
 pub(super) fn is_refused(state_dir: &Path, policy: &PolicyRef) -> bool {
-    Pin::of(policy).is_some_and(|pin| manifest_refusal(state_dir, &pin).exists())
+    Pin::from_policy(policy).is_some_and(|pin| manifest_refusal(state_dir, &pin).exists())
 }
 
 #[cfg(test)]
@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn a_pin_is_of_a_repository_and_a_digest_whatever_the_tag() {
         let hex = "ab".repeat(32);
-        let pin = |image: &str| Pin::of(&PolicyRef::parse(&format!("oci://{image}@sha256:{hex}")).unwrap()).unwrap();
+        let pin =
+            |image: &str| Pin::from_policy(&PolicyRef::parse(&format!("oci://{image}@sha256:{hex}")).unwrap()).unwrap();
         let rack = pin("registry.example:5000/net/rack");
         assert_eq!(rack, pin("registry.example:5000/net/rack:1.2"));
         assert_eq!(pin("docker.io/rack:1"), pin("docker.io/library/rack"));
@@ -179,6 +180,6 @@ mod tests {
             assert_eq!(Pin::from_name(&name), None, "{name}");
         }
         let file = PolicyRef::parse(&format!("configmap://a/b/c@sha256:{hex}")).unwrap();
-        assert!(Pin::of(&file).is_none());
+        assert!(Pin::from_policy(&file).is_none());
     }
 }

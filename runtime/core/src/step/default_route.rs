@@ -41,7 +41,7 @@ impl Step for DefaultRoute {
         let link = LinkRef::container(input.attachment.ifname.as_str());
         let mut ops: Vec<Op> =
             drop.iter().map(|family| Op::DropDefaultRoutes { link: link.clone(), family: *family }).collect();
-        let dropped = |route: &Route| route.dst.prefix_len() == 0 && drop.contains(&Family::of(route.dst.addr()));
+        let dropped = |route: &Route| route.dst.prefix_len() == 0 && drop.contains(&Family::from_ip(route.dst.addr()));
         let before = input.previous.map(|previous| previous.routes.clone()).unwrap_or_default();
         let mut routes: Vec<Route> = before.into_iter().filter(|route| !dropped(route)).collect();
         for (index, gateway) in gateways.iter().enumerate() {

@@ -300,7 +300,7 @@ impl Client {
         }
         // The answer to a renewal comes through a socket without MAC addresses.
         let known = self.lease.as_ref().filter(|lease| lease.server == server).and_then(|lease| lease.server_mac);
-        let lease = Lease::of(ack, server, mac.or(known), self.asked);
+        let lease = Lease::from_ack(ack, server, mac.or(known), self.asked);
         self.purpose = Purpose::Keep(lease.address);
         self.next = lease.renew.unwrap_or(Millis::MAX);
         self.lease = Some(lease);
@@ -373,7 +373,7 @@ impl Client {
     }
 
     fn message(&self, kind: Kind, now: Millis) -> Message {
-        let mut message = Message::of(kind, self.xid, self.settings.mac);
+        let mut message = Message::new(kind, self.xid, self.settings.mac);
         message.secs = u16::try_from(now.saturating_sub(self.began) / 1_000).unwrap_or(u16::MAX);
         // A client with an address can be reached there.
         message.broadcast = self.settings.broadcast && self.lease.is_none();
@@ -388,7 +388,7 @@ impl Client {
     }
 
     fn release_of(&mut self, address: Ipv4Addr, server: Ipv4Addr, mac: Option<[u8; 6]>) -> Output {
-        let mut message = Message::of(Kind::Release, self.xid, self.settings.mac);
+        let mut message = Message::new(Kind::Release, self.xid, self.settings.mac);
         message.ciaddr = address;
         message.options.insert(option::SERVER_ID, server.octets().to_vec());
         let own = self.settings.provide.get(&option::CLIENT_ID).unwrap_or(&self.settings.client_id);

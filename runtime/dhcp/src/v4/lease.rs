@@ -37,7 +37,7 @@ pub struct Lease {
 
 impl Lease {
     /// Returns the lease of an acknowledgement to a request that was sent at `asked`.
-    pub(super) fn of(ack: &Message, server: Ipv4Addr, server_mac: Option<[u8; 6]>, asked: Millis) -> Self {
+    pub(super) fn from_ack(ack: &Message, server: Ipv4Addr, server_mac: Option<[u8; 6]>, asked: Millis) -> Self {
         let seconds = |code: u8| {
             let octets: Option<[u8; 4]> = ack.options.get(&code).and_then(|value| value.as_slice().try_into().ok());
             octets.map(u32::from_be_bytes)

@@ -84,7 +84,7 @@ pub struct Message {
 impl Message {
     /// Creates a client's message of a kind without options.
     #[must_use]
-    pub fn of(kind: Kind, xid: u32, mac: [u8; 6]) -> Self {
+    pub fn new(kind: Kind, xid: u32, mac: [u8; 6]) -> Self {
         let none = Ipv4Addr::UNSPECIFIED;
         let options = BTreeMap::from([(option::MESSAGE_TYPE, vec![kind as u8])]);
         Self { reply: false, xid, secs: 0, broadcast: false, ciaddr: none, yiaddr: none, giaddr: none, mac, options }

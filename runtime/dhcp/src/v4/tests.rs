@@ -31,7 +31,7 @@ fn sent(output: &Output) -> Message {
 }
 
 fn answer(to: &Message, kind: Kind, address: Ipv4Addr) -> Message {
-    let mut message = Message::of(kind, to.xid, to.mac);
+    let mut message = Message::new(kind, to.xid, to.mac);
     message.reply = true;
     message.yiaddr = address;
     message.options.insert(option::SERVER_ID, SERVER.octets().to_vec());
@@ -332,9 +332,9 @@ fn a_remembered_address_is_asked_for_first_and_another_is_taken() {
 }
 
 fn lease(options: &[(u8, &[u8])]) -> Lease {
-    let mut message = answer(&Message::of(Kind::Request, 1, MAC), Kind::Ack, ADDRESS);
+    let mut message = answer(&Message::new(Kind::Request, 1, MAC), Kind::Ack, ADDRESS);
     message.options.extend(options.iter().map(|(code, value)| (*code, value.to_vec())));
-    Lease::of(&message, SERVER, None, 0)
+    Lease::from_ack(&message, SERVER, None, 0)
 }
 
 fn routes(options: &[(u8, &[u8])]) -> Vec<String> {
@@ -391,11 +391,11 @@ fn times_that_make_no_sense_are_replaced() {
 
 #[test]
 fn long_options_are_split_and_joined_and_overloaded_fields_are_read() {
-    let mut message = Message::of(Kind::Offer, 9, MAC);
+    let mut message = Message::new(Kind::Offer, 9, MAC);
     message.options.insert(43, (0..=u8::MAX).chain(0..44).collect());
     let bytes = message.write();
     assert_eq!(Message::read(&bytes).unwrap(), message);
-    let mut bytes = Message::of(Kind::Offer, 9, MAC).write();
+    let mut bytes = Message::new(Kind::Offer, 9, MAC).write();
     bytes.splice(240..300, [52, 1, 3, 53, 1, 2, 255]);
     bytes[108..115].copy_from_slice(&[3, 4, 10, 0, 0, 1, 255]);
     bytes[44..49].copy_from_slice(&[15, 2, b'a', b'b', 255]);

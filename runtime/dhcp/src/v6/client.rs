@@ -270,7 +270,7 @@ impl Client {
         {
             return self.lose(Lost::Moved(address.address.into()));
         }
-        let lease = Lease::of(message, ia, address, server, self.asked);
+        let lease = Lease::from_reply(message, ia, address, server, self.asked);
         self.next = lease.renew.unwrap_or(Millis::MAX);
         self.lease = Some(lease);
         self.state = State::Bound;
@@ -355,7 +355,7 @@ impl Client {
     }
 
     fn message(&self, kind: Kind, now: Millis) -> Message {
-        let mut message = Message::of(kind, self.xid, &self.settings.duid);
+        let mut message = Message::new(kind, self.xid, &self.settings.duid);
         message.elapsed = Some(u16::try_from(now.saturating_sub(self.began) / 10).unwrap_or(u16::MAX));
         message.rapid_commit = kind == Kind::Solicit;
         message.ask = kind != Kind::Release;

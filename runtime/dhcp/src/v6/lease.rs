@@ -32,7 +32,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn of(reply: &Message, ia: &IaNa, given: &IaAddress, server: &[u8], asked: Millis) -> Self {
+    pub(super) fn from_reply(reply: &Message, ia: &IaNa, given: &IaAddress, server: &[u8], asked: Millis) -> Self {
         let at = |seconds: u32| (seconds != INFINITE).then(|| asked.saturating_add(u64::from(seconds) * 1_000));
         // The client chooses the times if the server says 0, or sends invalid ones.
         let choose = |stated: u32, bound: u32, tenths: u64| match stated {

@@ -117,7 +117,7 @@ pub struct Message {
 impl Message {
     /// Creates a message of a kind without options.
     #[must_use]
-    pub fn of(kind: Kind, xid: u32, client: &[u8]) -> Self {
+    pub fn new(kind: Kind, xid: u32, client: &[u8]) -> Self {
         Self {
             kind,
             xid: xid & 0x00ff_ffff,
@@ -180,7 +180,7 @@ impl Message {
     pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         let [kind, a, b, c, options @ ..] = bytes else { return Err(Malformed::Short) };
         let kind = Kind::from_code(*kind).ok_or(Malformed::NotOurs)?;
-        let mut message = Self::of(kind, u32::from_be_bytes([0, *a, *b, *c]), &[]);
+        let mut message = Self::new(kind, u32::from_be_bytes([0, *a, *b, *c]), &[]);
         each(options, |code, value| {
             match code {
                 CLIENT_ID => message.client = value.to_vec(),

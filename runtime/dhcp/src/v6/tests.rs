@@ -27,7 +27,7 @@ fn sent(output: &Output) -> Message {
 }
 
 fn answer(to: &Message, kind: Kind) -> Message {
-    let mut message = Message::of(kind, to.xid, DUID);
+    let mut message = Message::new(kind, to.xid, DUID);
     message.server = Some(SERVER.to_vec());
     let given = IaAddress { address: address(), preferred: 60, valid: 120, status: None };
     message.ia = Some(IaNa { id: 1, addresses: vec![given], ..IaNa::default() });
@@ -217,7 +217,7 @@ fn after_a_restart_what_became_due_is_due_now() {
 
 #[test]
 fn messages_are_written_and_read() {
-    let mut message = answer(&Message::of(Kind::Solicit, 0x00ab_cdef, DUID), Kind::Reply);
+    let mut message = answer(&Message::new(Kind::Solicit, 0x00ab_cdef, DUID), Kind::Reply);
     message.status = Some((5, "use multicast".to_owned()));
     (message.elapsed, message.rapid_commit, message.preference, message.ask) = (Some(77), true, 9, true);
     assert_eq!(Message::read(&message.write()).unwrap(), message);

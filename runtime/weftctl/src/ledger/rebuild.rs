@@ -132,7 +132,7 @@ fn running(
         }
         let config = cached.and_then(|cached| cached.config.as_ref());
         all.push(Running {
-            scopes: scopes.of(&attachment.network, config, !addresses.is_empty()),
+            scopes: scopes.find(&attachment.network, config, !addresses.is_empty()),
             key: Key { attachment, role: Role::Attachment },
             record: record(survivor, &addresses, filters)?,
             addresses,
@@ -149,7 +149,7 @@ fn running(
             ifname: cached.ifname.clone(),
         };
         all.push(Running {
-            scopes: scopes.of(&attachment.network, cached.config.as_ref(), true),
+            scopes: scopes.find(&attachment.network, cached.config.as_ref(), true),
             key: Key { attachment, role: Role::Ipam },
             addresses: cached.addresses.clone(),
             record: record_of_addresses(cached, filters)?,

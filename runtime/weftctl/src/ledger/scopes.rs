@@ -72,7 +72,7 @@ impl Scopes {
     }
 
     /// Returns the scopes of an attachment's addresses. `config` is the configuration with which it was added.
-    pub(super) fn of(&mut self, network: &str, config: Option<&Value>, has_addresses: bool) -> Vec<String> {
+    pub(super) fn find(&mut self, network: &str, config: Option<&Value>, has_addresses: bool) -> Vec<String> {
         if let Some(given) = self.given.get(network) {
             return given.iter().cloned().collect();
         }
@@ -129,27 +129,27 @@ mod tests {
     fn an_address_is_claimed_where_any_source_says() {
         let mut scopes = scopes(None);
         let config = json!({"name": "nad", "type": "weft", "ledger": {"type": "etcd"}, "ipam": {}});
-        assert_eq!(scopes.of("nad", Some(&config), true), ["cluster/default"]);
+        assert_eq!(scopes.find("nad", Some(&config), true), ["cluster/default"]);
         let before = json!({"name": "file", "type": "weft", "ipam": {"dataDir": "/old"}});
-        assert_eq!(scopes.of("file", Some(&before), true), ["file@/new", "file@/old"]);
-        assert_eq!(scopes.of("left", None, true), ["left@/data"]);
-        assert_eq!(scopes.of("given", Some(&config), true), ["cluster/blue"]);
+        assert_eq!(scopes.find("file", Some(&before), true), ["file@/new", "file@/old"]);
+        assert_eq!(scopes.find("left", None, true), ["left@/data"]);
+        assert_eq!(scopes.find("given", Some(&config), true), ["cluster/blue"]);
         scopes.ensure_known().unwrap();
     }
 
     #[test]
     fn an_address_that_nobody_knows_is_refused_or_claimed_everywhere() {
         let mut alone = scopes(None);
-        alone.of("layer-2", None, false);
+        alone.find("layer-2", None, false);
         alone.ensure_known().unwrap();
-        alone.of("nad", None, true);
+        alone.find("nad", None, true);
         // Only the agent knows a pool's domain.
         let pool = json!({"name": "pool", "ledger": {"type": "kubernetes", "pool": "red"}, "ipam": {}});
-        alone.of("pool", Some(&pool), true);
+        alone.find("pool", Some(&pool), true);
         let refused = alone.ensure_known().unwrap_err().to_string();
         assert!(refused.contains("nad, pool;") && refused.contains("--scope"), "{refused}");
         let mut all = scopes(Some(["cluster/blue".to_owned(), "file@/new".to_owned()].into()));
-        assert_eq!(all.of("nad", None, true), ["cluster/blue", "file@/new", "nad"]);
+        assert_eq!(all.find("nad", None, true), ["cluster/blue", "file@/new", "nad"]);
         all.ensure_known().unwrap();
     }
 }

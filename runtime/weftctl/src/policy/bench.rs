@@ -65,7 +65,7 @@ struct Spread {
 }
 
 pub(super) fn run(args: &BenchArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let grants = args.grants.resolve(&args.dir, built::network(&args.dir)?.as_ref());
     let tested = built::tested(&args.dir, args.policy.as_deref(), grants, state)?;
     let case = case(args)?;
     let report = measure(args, &case, &tested)?;

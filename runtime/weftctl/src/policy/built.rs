@@ -73,7 +73,7 @@ fn load(component: &[u8], name: Option<&str>, grants: Grants, state: &Path) -> a
     let described = contract::describe(component).map_err(anyhow::Error::msg)?;
     let reference = written(component, name, state)?;
     // A component that is no policy gets the error that says so.
-    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &grants, state)?;
+    let policy = load_as(Kind::from_exports(&described.exports).unwrap_or(Kind::Ipam), &reference, &grants, state)?;
     Ok(Tested { policy, size: component.len(), reference, grants, state: state.to_owned() })
 }
 

@@ -31,7 +31,7 @@ impl GrantArgs {
     }
 
     /// Returns the grants of a network that is tested in `dir`, or those of the options.
-    pub(super) fn of(&self, dir: &Path, network: Option<&Value>) -> Grants {
+    pub(super) fn resolve(&self, dir: &Path, network: Option<&Value>) -> Grants {
         // A mistake in the network is reported when a case asks about it.
         let granted = network.and_then(|network| parsed(of_ours(network).ok()?, "").ok());
         let granted = granted.map(|network| network.terms.grants).unwrap_or_default();

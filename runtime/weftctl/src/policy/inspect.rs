@@ -37,7 +37,7 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
     let (reference, bytes) = found(component, state)?;
     let path = reference.path(state);
     let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
-    let kind = Kind::of(&types.exports);
+    let kind = Kind::from_exports(&types.exports);
     let grants = Grants { wasi: true, data: args.data.clone(), isolated: false };
     let verdict = match kind {
         Some(Kind::Choice) => verdict::<Choice>(&reference, &grants, state),

@@ -49,7 +49,7 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
 
 /// Builds and tests once.
 fn round(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Result<()> {
-    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let grants = args.grants.resolve(&args.dir, built::network(&args.dir)?.as_ref());
     let tested = built::tested(&args.dir, None, grants, state)?;
     cases::passes(&args.dir, &tested, output).map(drop)
 }

@@ -86,7 +86,7 @@ fn call_raw(program: &Path, arguments: &[&str]) -> Result<Duration> {
 
 fn figures(samples: &[Sample]) -> Result<[Figure; 2]> {
     match samples {
-        [add, del] => Ok([Figure::of(add), Figure::of(del)]),
+        [add, del] => Ok([Figure::from_sample(add), Figure::from_sample(del)]),
         _ => bail!("{} timings where there should be two", samples.len()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let [weft, reference] = &networks;
     let [weft, reference, raw] =
         interleave(ready.rounds.div_ceil(8), [turn(weft, &netns), turn(reference, &netns), raw])?;
-    let figure = |samples: &[Sample]| samples.first().map(Figure::of).ok_or_else(|| anyhow!("no timing"));
+    let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).ok_or_else(|| anyhow!("no timing"));
     let what = "32 DELs at once (ipMasq)";
     Ok(vec![
         Row::against(what, figure(&weft)?, ("reference", figure(&reference)?), Some(0.25)),

@@ -29,7 +29,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let samples = interleave(ready.rounds.div_ceil(4), [weft, one, reference])?;
     let mut rows = Vec::new();
     for (at, verb) in ["ADD", "DEL"].into_iter().enumerate() {
-        let figure = |which: usize| samples[which].get(at).map(Figure::of).context("no timing");
+        let figure = |which: usize| samples[which].get(at).map(Figure::from_sample).context("no timing");
         let base = || Ok::<_, anyhow::Error>(("reference", figure(2)?));
         let what = format!("chain bridge + masquerade + portmap + firewall {verb}");
         rows.push(Row::against(&what, figure(0)?, base()?, None));

@@ -25,7 +25,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     // separately.
     let contenders = [turn(&weft_many), turn(&reference_few), turn(&reference_many)];
     let [many_again, stock_again, stock_many] = interleave(ready.rounds.div_ceil(8), contenders)?;
-    let figure = |samples: &[Sample]| samples.first().map(Figure::of).context("no timing");
+    let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).context("no timing");
     Ok(vec![
         Row::against(
             "IPAM ADD, 60,000 claims in the pool",

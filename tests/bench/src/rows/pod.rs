@@ -36,7 +36,9 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let samples = interleave(ready.rounds.div_ceil(2), [own, weft, reference])?;
     let mut rows = Vec::new();
     for (at, (verb, budget)) in [("ADD", Some(0.35)), ("DEL", None)].into_iter().enumerate() {
-        let [Some(own), Some(weft), Some(reference)] = samples.each_ref().map(|all| all.get(at).map(Figure::of)) else {
+        let [Some(own), Some(weft), Some(reference)] =
+            samples.each_ref().map(|all| all.get(at).map(Figure::from_sample))
+        else {
             bail!("no timing of {verb}")
         };
         let what = format!("pod with {NETWORKS} bridge networks {verb}");

@@ -66,7 +66,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     }
     let turns = [turn(scene, "scale-few", &few, &lists[0])?, turn(scene, "scale-many", &many, &lists[1])?];
     let [few_samples, many_samples] = interleave(ready.rounds.div_ceil(2), turns)?;
-    let figure = |samples: &[Sample], at: usize| samples.get(at).map(Figure::of).context("no timing");
+    let figure = |samples: &[Sample], at: usize| samples.get(at).map(Figure::from_sample).context("no timing");
     let mut rows = Vec::new();
     for (at, verb) in ["ADD", "CHECK", "DEL"].into_iter().enumerate() {
         let base = ("5 pods", figure(&few_samples, at)?);
@@ -123,7 +123,7 @@ pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
             list.del(&target, &result)?;
             deleted.push(start.elapsed());
         }
-        figures.push([Figure::of(&added), Figure::of(&deleted)]);
+        figures.push([Figure::from_sample(&added), Figure::from_sample(&deleted)]);
     }
     let [[add, del], [reference_add, reference_del]] = &figures[..] else { bail!("two contenders") };
     Ok(vec![
@@ -156,7 +156,7 @@ pub(super) fn measure_adds(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     };
     let turns = [turn(&ready.weft, "ba-weft", "10.97.0.0/16"), turn(&ready.reference, "ba-ref", "10.98.0.0/16")];
     let [weft, reference] = interleave(ready.rounds.div_ceil(8), turns)?;
-    let figure = |samples: &[Sample]| samples.first().map(Figure::of).context("no timing");
+    let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).context("no timing");
     Ok(vec![Row::against(
         "16 ADDs of the chain at once",
         figure(&weft)?,
@@ -250,5 +250,5 @@ fn status(node: &Node, scene: &Scene, ready: &Ready) -> Result<Figure> {
         let target = target("", Path::new(""));
         sample.push(node.run(|| Ok(node.plugins.must("bridge", Verb::Status, &target, &conf)?.took))?);
     }
-    Ok(Figure::of(&sample))
+    Ok(Figure::from_sample(&sample))
 }

@@ -35,7 +35,7 @@ impl Differences {
 
     /// Returns the aspects in which a case differs.
     #[must_use]
-    pub fn of(&self, case: &str) -> BTreeSet<Aspect> {
+    pub fn for_case(&self, case: &str) -> BTreeSet<Aspect> {
         self.0.iter().filter_map(|difference| difference.cases.get(case)).flatten().copied().collect()
     }
 

@@ -21,6 +21,7 @@ mod ipam_claim;
 mod keep;
 mod machines;
 mod many;
+mod notices;
 mod objects;
 mod pools;
 mod proxy;
@@ -29,7 +30,6 @@ mod restore;
 mod retries;
 mod scale;
 mod secured;
-mod told;
 mod traps;
 mod whereabouts;
 mod world;
@@ -131,8 +131,8 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-delete-of-the-controller-that-is-delivered-late", traps::held_delete_of_the_controller),
     ("traps-of-kubernetes", traps::of_kubernetes),
     ("claims-are-shown-with-their-pods", traps::table),
-    ("a-conflict-is-told-to-both-pods", told::conflict),
-    ("a-pool-that-is-full-is-told-once", told::exhausted),
+    ("a-conflict-is-reported-to-both-pods", notices::conflict),
+    ("a-full-pool-is-reported-once", notices::exhausted),
     ("blocks-keep-their-rules", blocks::rules::rules),
     ("pools-keep-their-rules", pools::rules),
     ("whereabouts-moves-in-and-out", whereabouts::both_ways),

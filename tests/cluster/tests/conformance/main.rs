@@ -88,7 +88,7 @@ const RECORDED: &[Trial] = &[
     ("field-11-dels-of-what-was-never-added", field::never_added),
     ("field-12-del-gets-what-add-got", field::same_conf),
     ("field-14-status-and-gc-with-two-variables", field::two_variables),
-    ("field-17-the-nodes-name-is-told-never-guessed", field::node_name),
+    ("field-17-the-nodes-name-is-given-never-guessed", field::node_name),
     ("field-18-a-malformed-definition-harms-its-own-pods", field::malformed),
 ];
 

@@ -121,7 +121,7 @@ pub trait Backend: Cells {
     /// Creates a claim. Re-assertions send `epoch`, with which a frozen ledger accepts them.
     fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> impl Future<Output = Result<Versions, WriteError>>;
 
-    /// Reads a claim, never from a cache. One that cannot be read is somebody's ([`Claim::unreadable`]).
+    /// Reads a claim, never from a cache. One that cannot be read is somebody's (`Claim::unreadable`).
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Claim>, ReadError>>;
 
     /// Replaces a claim. A frozen ledger accepts one without holders, which gives nothing out.

@@ -100,7 +100,7 @@ impl Local {
 
     /// Returns whether a row's ledger is the checked one. Its servers may have other names for the operator.
     fn is_ledger(&self, text: &str) -> bool {
-        Sameness::of(&self.ledger, text) != Sameness::Other
+        Sameness::compare(&self.ledger, text) != Sameness::Other
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Usage {
 
 impl Usage {
     /// Returns the fill level of the ranges.
-    pub(super) fn of(sets: &[RangeSet], taken: &Runs) -> Self {
+    pub(super) fn count(sets: &[RangeSet], taken: &Runs) -> Self {
         let mut usage = Self::default();
         for range in sets.iter().flat_map(|set| &set.ranges) {
             usage.add(range, taken);
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn free_addresses_are_counted_in_pieces() {
         // 10.0.0.1 is the gateway; .2 to .14 are usable.
-        let usage = Usage::of(&[range("10.0.0.0/28")], &taken(&["10.0.0.4", "10.0.0.5", "10.0.0.9", "10.0.1.9"]));
+        let usage = Usage::count(&[range("10.0.0.0/28")], &taken(&["10.0.0.4", "10.0.0.5", "10.0.0.9", "10.0.1.9"]));
         let expected = Usage { capacity: 13, taken: 3, free: 10, free_pieces: 3, longest_free: 5 };
         assert_eq!((usage, usage.percent(), usage.fragmentation()), (expected, 23, 50));
     }
@@ -139,9 +139,9 @@ mod tests {
     fn the_ends_are_exact() {
         let all: Vec<String> = (2..=6).map(|last| format!("10.0.0.{last}")).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        let full = Usage::of(&[range("10.0.0.0/29")], &taken(&all));
+        let full = Usage::count(&[range("10.0.0.0/29")], &taken(&all));
         assert_eq!((full.free, full.taken, full.percent(), full.fragmentation()), (0, 5, 100, 0));
-        let wide = Usage::of(&[range("::/0")], &taken(&["fd00::9"]));
+        let wide = Usage::count(&[range("::/0")], &taken(&["fd00::9"]));
         assert_eq!((wide.capacity, wide.taken, wide.free_pieces, wide.percent()), (u64::MAX - 1, 1, 2, 0));
     }
 

@@ -121,7 +121,7 @@ fn status(pool: &Pool, all: &[Pool], taken: &Runs, now: Timestamp) -> PoolStatus
         Ok(sets) => (sets, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let usage = Usage::of(&sets, taken);
+    let usage = Usage::count(&sets, taken);
     let clash = all.iter().find(|other| other.name != pool.name && clashes(pool, &sets, other));
     let wrong = problem.is_some();
     let conditions = [

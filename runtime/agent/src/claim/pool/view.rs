@@ -218,7 +218,7 @@ fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView
         }
     }
     PoolView {
-        usage: Usage::of(&sets, &taken),
+        usage: Usage::count(&sets, &taken),
         ranges: ranges().map(|range| format!("{}-{}", range.first, range.last)).collect(),
         maps: ranges().map(|range| count::map(range, &taken, MAP)).collect(),
         name: pool.name,

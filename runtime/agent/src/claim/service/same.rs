@@ -34,7 +34,7 @@ impl Claims {
     /// Returns whether a name is of the same ledger as one of these.
     fn is_one_of(&self, names: &[String], other: &str) -> Result<bool, StoreError> {
         for name in names {
-            let is_same = match Sameness::of(name, other) {
+            let is_same = match Sameness::compare(name, other) {
                 Sameness::Same => true,
                 Sameness::Unknown => {
                     let (one, other) = (self.cluster(name)?, self.cluster(other)?);
@@ -66,7 +66,7 @@ impl Claims {
     pub(super) fn unknown_name(&self, text: &str) -> Result<Option<String>, StoreError> {
         let names = self.names(text)?;
         let rows = self.store.borrow().remote_rows(AddressState::Entry)?;
-        let may_be = |other: &str| names.iter().any(|name| Sameness::of(name, other) == Sameness::Unknown);
+        let may_be = |other: &str| names.iter().any(|name| Sameness::compare(name, other) == Sameness::Unknown);
         let unknown = rows.into_iter().map(|row| row.ledger);
         Ok(unknown.filter(|other| !names.contains(other)).find(|other| may_be(other) && !self.answers(other)))
     }

@@ -167,7 +167,7 @@ fn an_error_that_is_no_registrys_is_not_repeated() {
     let image = crate::artifact::Image::parse("127.0.0.1:5000/a/b:1").unwrap();
     let said = |path: &str| {
         let HttpError::Registry(error) = get(&reader, path).unwrap_err() else { panic!("{path}") };
-        crate::registry::RegistryError::of(&image, "the manifest", error).to_string()
+        crate::registry::RegistryError::from_oci(&image, "the manifest", error).to_string()
     };
     assert_eq!(said("manifests/text"), "registry 127.0.0.1:5000 failed: it answers with the HTTP status 418");
     assert_eq!(said("manifests/list"), "registry 127.0.0.1:5000 failed: it answers with the HTTP status 400");

@@ -191,7 +191,7 @@ impl Settings {
             return routes;
         }
         for given in ips {
-            let dst = addressing::default_net(Family::of(given.address.addr()));
+            let dst = addressing::default_net(Family::from_ip(given.address.addr()));
             let plain = Route::new(dst, None);
             if !routes.iter().any(|route| *route == plain || (route.dst == dst && route.gw.is_some())) {
                 routes.push(Route::new(dst, given.gateway));
@@ -211,7 +211,7 @@ impl Settings {
         };
         for family in [Family::V4, Family::V6] {
             let mut addresses: Vec<IpNet> = Vec::new();
-            for given in ips.iter().filter(|given| Family::of(given.address.addr()) == family) {
+            for given in ips.iter().filter(|given| Family::from_ip(given.address.addr()) == family) {
                 let address = given.gateway.and_then(|gateway| IpNet::new(gateway, given.address.prefix_len()).ok());
                 if let Some(address) = address.filter(|address| !addresses.contains(address)) {
                     addresses.push(address);

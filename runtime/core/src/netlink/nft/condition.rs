@@ -17,7 +17,7 @@ const IFNAMSIZ: usize = 16;
 /// Returns the rules of a mapping: one for every combination of values of conditions with several values. For a negated
 /// condition no value may match, which a single rule can express.
 pub(super) fn rules(mapping: &HostPort) -> Vec<Rule> {
-    let family = Family::of(mapping.to.ip());
+    let family = Family::from_ip(mapping.to.ip());
     let mut start = family_is(family);
     if let Some(host) = mapping.host_ip {
         start.extend([address(family, End::Destination, Register::Reg1), equal(octets(host))]);

@@ -235,7 +235,7 @@ pub(super) fn redirect_to(to: std::net::SocketAddr) -> Rule {
     vec![
         load(Register::Reg1, octets(to.ip())),
         load(Register::Reg2, to.port().to_be_bytes().to_vec()),
-        dnat(Family::of(to.ip()), Register::Reg2),
+        dnat(Family::from_ip(to.ip()), Register::Reg2),
     ]
 }
 

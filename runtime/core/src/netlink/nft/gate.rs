@@ -103,7 +103,7 @@ impl Gate {
     /// Returns the gate that the rules of an accepted address need.
     pub(super) fn around(accept: &Accept) -> Self {
         Self {
-            table: Table::filter(Family::of(accept.address)),
+            table: Table::filter(Family::from_ip(accept.address)),
             admin: accept.admin_chain.clone(),
             bucket: octets(accept.address).last().copied().unwrap_or_default() & BUCKET_BITS,
         }

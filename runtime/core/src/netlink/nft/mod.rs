@@ -85,7 +85,7 @@ pub(super) struct Nft {
 
 impl Content {
     /// Collects what these ops need, without duplicates.
-    pub(super) fn of<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Self {
+    pub(super) fn from_ops<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Self {
         let mut content = Self::default();
         let mut known = HashSet::new();
         for op in ops {
@@ -252,7 +252,7 @@ mod tests {
         let address =
             |at: u8| Op::Masquerade { address: ipnet::IpNet::new([10, 0, 0, at].into(), 24).unwrap_or_default() };
         let ops: Vec<Op> = (1..=50).map(address).collect();
-        let content = Content::of(ops.iter().chain(&ops));
+        let content = Content::from_ops(ops.iter().chain(&ops));
         assert_eq!(content.elements.len(), 100, "each once");
         let batches = content.clone().batches(16);
         assert!(batches.iter().all(|batch| batch.elements.len() <= 16));

@@ -31,12 +31,12 @@ pub(in crate::netlink) struct PortChain {
 
 impl PortChain {
     /// Returns the chain of a mapping's rules.
-    pub(super) fn of(mapping: &HostPort) -> Self {
+    pub(super) fn from_mapping(mapping: &HostPort) -> Self {
         Self { protocol: mapping.protocol, port: mapping.host_port }
     }
 
     /// Returns the chain to which a key of the map leads.
-    pub(super) fn of_key(key: &[u8]) -> Option<Self> {
+    pub(super) fn from_key(key: &[u8]) -> Option<Self> {
         let [protocol, _, _, _, a, b, ..] = *key else { return None };
         Some(Self { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes([a, b]) })
     }

@@ -109,7 +109,7 @@ impl Nft {
     fn conditional_ports(&mut self) -> Result<Vec<HostPort>, Fault> {
         let keys = self.elements(&BY_PORT)?;
         let mut chains: Vec<String> =
-            keys.iter().filter_map(|element| PortChain::of_key(&element.key)).map(PortChain::name).collect();
+            keys.iter().filter_map(|element| PortChain::from_key(&element.key)).map(PortChain::name).collect();
         chains.push(CONDITIONAL.to_owned());
         let mut ports: BTreeMap<String, (HostPort, usize)> = BTreeMap::new();
         for chain in chains {
@@ -281,7 +281,7 @@ mod tests {
                 ..bare(Protocol::Sctp, 8080, to.parse().unwrap())
             };
             let elements = found(&Op::HostPort(port.clone()));
-            let family = Family::of(port.to.ip());
+            let family = Family::from_ip(port.to.ip());
             let read = mapping(&elements[0], family, host_ip.is_some()).unwrap();
             assert_eq!(HostPort { masquerade: port.masquerade.clone(), ..read }, port);
             let redirection = (Protocol::Sctp, port.to, 8080);

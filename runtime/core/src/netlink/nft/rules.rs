@@ -12,7 +12,7 @@ pub(super) fn rules(op: &Op) -> Vec<TaggedRule> {
         Op::HostPort(port) if !port.conditions.is_empty() => {
             let variants = condition::rules(port);
             let tag = |at: usize| if at == 0 { port.tag.clone() } else { format!("{} ({})", port.tag, at + 1) };
-            let chain = PortChain::of(port);
+            let chain = PortChain::from_mapping(port);
             let rule = |(at, expressions)| TaggedRule {
                 table: Table::Inet,
                 chain: chain.name(),

@@ -71,7 +71,7 @@ impl Ensure<'_> {
     /// one, conflicts. Ranges of one network have their gateways side by side, whereas the reference allows no second
     /// range on the bridge.
     fn find(&self, executor: &Executor, index: u32) -> Result<Found, NetlinkError> {
-        let (name, family) = (self.link, Family::of(self.address.addr()));
+        let (name, family) = (self.link, Family::from_ip(self.address.addr()));
         let doing = || format!("could not get list of IP addresses of {name:?}");
         let listed = executor.host.addresses(index, Some(family)).doing(doing)?;
         if listed.iter().any(|there| there.net == self.address) {
@@ -107,7 +107,7 @@ impl Session<'_> {
         let (name, address) = (ask.link, ask.address);
         let link = LinkRef::host(name);
         let index = self.index(&link)?;
-        let family = Family::of(address.addr());
+        let family = Family::from_ip(address.addr());
         let in_the_way = match ask.find(self.executor, index)? {
             Found::There => return Ok(()),
             Found::InTheWay(_) if !ask.force => return Err(ask.other_address()),
@@ -154,7 +154,7 @@ impl Session<'_> {
         addresses: Vec<Address>,
         unless: Option<Newcomers>,
     ) -> Result<(), NetlinkError> {
-        let Some(family) = addresses.first().map(|address| Family::of(address.net.addr())) else { return Ok(()) };
+        let Some(family) = addresses.first().map(|address| Family::from_ip(address.net.addr())) else { return Ok(()) };
         let host = &self.executor.host;
         let routes = host.routes(family, None, Some(index)).doing(|| format!("failed to list the routes of {link}"))?;
         // Record all of the family, because deleting a primary IPv4 address may delete its secondaries, too.
@@ -206,7 +206,7 @@ impl Executor {
             found.push(Difference::Address { address, link: link.clone() });
             return Ok(());
         };
-        let family = Family::of(address.addr());
+        let family = Family::from_ip(address.addr());
         let addresses = rtnl.addresses(there.index, Some(family)).doing(doing)?;
         if !addresses.iter().any(|one| one.net == address) {
             found.push(Difference::Address { address, link: link.clone() });

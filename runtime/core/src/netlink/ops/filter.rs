@@ -129,7 +129,7 @@ impl Session<'_> {
         if !ports.is_empty() {
             nft.refuse_stock_ports(&ports.iter().collect::<Vec<_>>())?;
         }
-        let batches = nft.batches(nft::Content::of(&ops));
+        let batches = nft.batches(nft::Content::from_ops(&ops));
         // Undone in reverse order: flows are deleted once nothing leads them here any more.
         if !ports.is_empty() {
             self.log("forget flows to the host ports", Inverse::Flows(ports));

@@ -92,7 +92,7 @@ impl Session<'_> {
         let rtnl = self.rtnl(link)?;
         let mut there = Vec::new();
         if !made {
-            let routes = rtnl.routes(Family::of(dst.addr()), Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
+            let routes = rtnl.routes(Family::from_ip(dst.addr()), Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
             let connected = |route: RouteSpec| route.dst == dst.trunc() && route.gw.is_none();
             there = routes.into_iter().filter(|message| RouteSpec::read(message).is_some_and(connected)).collect();
         }
@@ -163,7 +163,7 @@ impl Executor {
             return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
         };
         let table = route.table.unwrap_or(DEFAULT_TABLE);
-        let family = Family::of(route.dst.addr());
+        let family = Family::from_ip(route.dst.addr());
         let routes = rtnl.routes(family, since.table(link, table), None).doing(|| "failed to list routes")?;
         let default = route.dst.prefix_len() == 0;
         if default && since.dropped_default_routes(link, family) {

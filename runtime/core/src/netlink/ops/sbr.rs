@@ -80,7 +80,7 @@ impl Session<'_> {
     /// because some kernels accept the same rule twice if they choose the priority.
     fn ensure_source_rule(&mut self, source: IpAddr, table: u32) -> Result<(), NetlinkError> {
         let rtnl = self.side(Side::Container, &"adding a rule")?;
-        let rules = rtnl.rules(Family::of(source)).doing(|| "Failed to list all rules")?;
+        let rules = rtnl.rules(Family::from_ip(source)).doing(|| "Failed to list all rules")?;
         if rules.iter().any(|rule| rule.source == Some(source) && rule.table == Some(table)) {
             return Ok(());
         }
@@ -283,7 +283,7 @@ impl Executor {
             return Err(NetlinkError::NoContainer { op: op.to_string() });
         };
         for Source { address, gateway } in &op.sources {
-            let (source, family) = (address.addr(), Family::of(address.addr()));
+            let (source, family) = (address.addr(), Family::from_ip(address.addr()));
             let rules = rtnl.rules(family).doing(|| "Failed to list all rules")?;
             let mut rules = rules.into_iter().filter(|rule| rule.source == Some(source));
             let rule = rules.find(|rule| op.table.is_none_or(|table| rule.table == Some(table)));

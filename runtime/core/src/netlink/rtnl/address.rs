@@ -89,7 +89,9 @@ impl Rtnl {
             RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Address::read(message),
             _ => None,
         });
-        Ok(addresses.filter(|address| family.is_none_or(|family| Family::of(address.net.addr()) == family)).collect())
+        Ok(addresses
+            .filter(|address| family.is_none_or(|family| Family::from_ip(address.net.addr()) == family))
+            .collect())
     }
 
     /// Adds an address.

@@ -88,7 +88,7 @@ impl PolicyStore {
     pub fn remember_good(&self, network: &str, policy: &PolicyRef, digest: &str) -> Result<(), PolicyError> {
         let Some(component) = Digest::parse(digest) else { return Ok(()) };
         let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
-        let (good, file) = (LastGood { component, manifest: Pin::of(policy) }, self.last_good_file(network));
+        let (good, file) = (LastGood { component, manifest: Pin::from_policy(policy) }, self.last_good_file(network));
         if fs::read_to_string(&file).is_ok_and(|known| known.trim() == good.text()) {
             return Ok(());
         }

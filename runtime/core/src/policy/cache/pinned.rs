@@ -61,7 +61,7 @@ pub fn add_pinned(
     let file = put(state_dir, &found, component, compile)?;
     // Adding a policy revokes its withdrawal. If a file cannot be removed, the policy is still refused, which is the
     // safe side.
-    if let Some(pin) = Pin::of(reference) {
+    if let Some(pin) = Pin::from_policy(reference) {
         fs::remove_file(manifest_refusal(state_dir, &pin)).ok();
         replace(&manifest_file(state_dir, &pin), found.to_string().as_bytes())?;
     }
@@ -167,7 +167,7 @@ impl PolicyStore {
             Artifact::Manifest => {
                 let named = component_digest(&self.state_dir, policy);
                 let file = named.map(|component| component_file(&self.state_dir, &component));
-                let file = file.or_else(|| Some(manifest_file(&self.state_dir, &Pin::of(policy)?)));
+                let file = file.or_else(|| Some(manifest_file(&self.state_dir, &Pin::from_policy(policy)?)));
                 file.unwrap_or_else(|| pinned_dir(&self.state_dir))
             }
             Artifact::File(path) => {

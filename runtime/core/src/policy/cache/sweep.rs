@@ -270,7 +270,7 @@ impl Kept {
     }
 
     fn keep(&mut self, state_dir: &Path, policy: &PolicyRef) {
-        self.files.extend(Pin::of(policy).map(|pin| pin.name()));
+        self.files.extend(Pin::from_policy(policy).map(|pin| pin.name()));
         self.files.extend(component_digest(state_dir, policy).map(|component| component_name(&component)));
         self.reasons.extend(miss_name(policy));
     }

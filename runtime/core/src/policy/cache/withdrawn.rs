@@ -93,7 +93,7 @@ pub fn remove_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<bool, Po
     if let Some(kept) = kept_file(state_dir, reference) {
         remove(&kept)?;
     }
-    let mut removed = match Pin::of(reference) {
+    let mut removed = match Pin::from_policy(reference) {
         Some(pin) => remove_manifest(state_dir, &pin)?,
         None => false,
     };
@@ -128,7 +128,7 @@ pub(super) fn remove(file: &Path) -> Result<bool, PolicyError> {
 impl PolicyStore {
     /// Returns why a policy was withdrawn.
     pub(super) fn refusal(&self, policy: &PolicyRef) -> Option<String> {
-        let reason = fs::read_to_string(manifest_refusal(&self.state_dir, &Pin::of(policy)?));
+        let reason = fs::read_to_string(manifest_refusal(&self.state_dir, &Pin::from_policy(policy)?));
         reason.ok().map(|reason| format!("it was refused: {reason}"))
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn revoke(state: &Path, policy: &PolicyRef) {
-        withdraw(state, &Pin::of(policy).unwrap(), "the key is revoked").unwrap();
+        withdraw(state, &Pin::from_policy(policy).unwrap(), "the key is revoked").unwrap();
         assert!(!is_added(state, policy));
     }
 

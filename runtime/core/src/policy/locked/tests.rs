@@ -53,7 +53,7 @@ fn a_tag_resolves_to_the_version_before_until_the_new_one_is_here() {
     assert!(used().ends_with(&third), "{}", used());
     // A withdrawn policy does not lead back.
     let new = PolicyRef::parse(&format!("{reference}@{third}")).unwrap();
-    crate::policy::withdraw(state, &crate::policy::Pin::of(&new).unwrap(), "the key is revoked").unwrap();
+    crate::policy::withdraw(state, &crate::policy::Pin::from_policy(&new).unwrap(), "the key is revoked").unwrap();
     assert!(used().ends_with(&third), "{}", used());
     add(state, reference, &third);
     settle_lock(state, &tagged).unwrap();

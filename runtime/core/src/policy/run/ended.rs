@@ -77,7 +77,7 @@ fn running(policy: &str) -> String {
 
 impl Ending {
     /// Converts this to the error of a policy.
-    pub(super) fn of(self, name: &str, limits: &Limits) -> PolicyError {
+    pub(super) fn into_error(self, name: &str, limits: &Limits) -> PolicyError {
         let policy = name.to_owned();
         match self {
             Self::Engine(what) => PolicyError::Engine { source: Cause(format!("policy {policy:?}: {what}")) },

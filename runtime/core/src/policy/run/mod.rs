@@ -199,7 +199,7 @@ impl<W: World> Loaded<W> {
         } else {
             self.call_here(asked, limits, None, export)
         };
-        (value.map_err(|ending| ending.of(&self.name, limits)), evidence)
+        (value.map_err(|ending| ending.into_error(&self.name, limits)), evidence)
     }
 
     /// Makes the call on a thread of its own: WASI's host functions block inside a runtime, which must not happen on a

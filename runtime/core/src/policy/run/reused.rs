@@ -33,7 +33,7 @@ impl<W: World> Loaded<W> {
         let made = self.store(Ctx::new(Asked::nothing(), limits, None), limits);
         let mut store = made.map_err(|error| self.engine_error(&cause(&error).0))?;
         let made = W::instantiate(&self.policy, &mut store).map_err(CallError::Ended);
-        let ending = |error| super::ended::explain(store.data_mut(), limits, error).of(&self.name, limits);
+        let ending = |error| super::ended::explain(store.data_mut(), limits, error).into_error(&self.name, limits);
         let instance = made.map_err(ending)?;
         Ok(Reused { policy: self, limits: limits.clone(), store, instance })
     }
@@ -53,7 +53,7 @@ impl<W: World> Reused<'_, W> {
         self.store.data_mut().begin(asked);
         let value = export(&self.instance, &mut self.store);
         let (value, evidence) = super::ended(&mut self.store, &self.limits, value);
-        (value.map_err(|ending| ending.of(&self.policy.name, &self.limits)), evidence)
+        (value.map_err(|ending| ending.into_error(&self.policy.name, &self.limits)), evidence)
     }
 }
 

@@ -45,7 +45,11 @@ fn address(text: &str, family: Family) -> Result<IpNet, String> {
         }
         Some(_) => read_net(text).ok_or_else(bad)?,
     };
-    if Family::of(net.addr()) == family { Ok(net.trunc()) } else { Err(format!("{text:?} is of the other family")) }
+    if Family::from_ip(net.addr()) == family {
+        Ok(net.trunc())
+    } else {
+        Err(format!("{text:?} is of the other family"))
+    }
 }
 
 /// A number in decimal, hexadecimal (`0x`) or octal (`0`).

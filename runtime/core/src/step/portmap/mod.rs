@@ -63,7 +63,7 @@ impl Step for Portmap {
         let mut ops = Vec::new();
         let nets: Vec<IpNet> = previous.own(&input.attachment.ifname).map(|ip| ip.address).collect();
         for family in [Family::V4, Family::V6] {
-            let Some(net) = nets.iter().find(|net| Family::of(net.addr()) == family) else { continue };
+            let Some(net) = nets.iter().find(|net| Family::from_ip(net.addr()) == family) else { continue };
             let before = ops.len();
             for mapping in &settings.mappings {
                 ops.extend(settings.op(mapping, *net, input.attachment).map(Op::HostPort));
@@ -140,8 +140,8 @@ impl Settings {
     /// Returns the mapping to a container's address; `None` if it is for the other family.
     fn op(&self, mapping: &Mapping, net: IpNet, attachment: &Attachment) -> Option<HostPort> {
         let Mapping { protocol, host_ip, host_port, container_port } = *mapping;
-        let family = Family::of(net.addr());
-        if host_ip.is_some_and(|address| Family::of(address) != family) {
+        let family = Family::from_ip(net.addr());
+        if host_ip.is_some_and(|address| Family::from_ip(address) != family) {
             return None;
         }
         let conditions = match family {

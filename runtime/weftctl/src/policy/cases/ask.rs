@@ -99,13 +99,13 @@ fn question(case: &Case, network: Option<&Value>) -> anyhow::Result<(Question, L
         }
     };
     let ledger = Box::new(View(Arc::new(Mutex::new(claims.clone()))));
-    let rules = Rules::of(&network);
+    let rules = Rules::from_network(&network);
     Ok((Question { asked, ledger, network: Some(network), rules, claims: Some(claims) }, limits))
 }
 
 /// Returns the question of a recorded call. A record without rules is judged by those of the network, if there is one.
 fn of_record(recorded: &Recorded, case: &Case, network: Option<&Value>) -> (Question, Limits) {
-    let of_network = || network.and_then(|network| Some(Rules::of(&read(network, case).ok()?)));
+    let of_network = || network.and_then(|network| Some(Rules::from_network(&read(network, case).ok()?)));
     let rules = recorded.rules.clone().or_else(of_network).unwrap_or_default();
     let (asked, ledger) = (recorded.asked.clone(), Box::new(ReplayLedger::new(recorded.ledger.clone())));
     let limits = rules.limits.limits();

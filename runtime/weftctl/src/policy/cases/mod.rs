@@ -54,7 +54,7 @@ struct Verdict {
 }
 
 pub(super) fn run(args: &TestArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let grants = args.grants.of(&args.dir, built::network(&args.dir)?.as_ref());
+    let grants = args.grants.resolve(&args.dir, built::network(&args.dir)?.as_ref());
     let tested = built::tested(&args.dir, args.policy.as_deref(), grants, state)?;
     let verdicts = test(&args.dir, &tested, args.filter.as_deref(), args.update)?;
     report(&verdicts, output)?;

@@ -127,7 +127,7 @@ pub(super) struct Percentiles {
 // === impl Percentiles ===
 
 impl Percentiles {
-    fn of(values: impl Iterator<Item = u64>) -> Self {
+    fn from_values(values: impl Iterator<Item = u64>) -> Self {
         let mut values: Vec<u64> = values.collect();
         values.sort_unstable();
         let at = |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
@@ -159,11 +159,11 @@ impl Tally {
             claims: self.claims,
             conflicts: self.conflicts,
             conflicts_per_claim: ratio(self.conflicts, self.claims),
-            conflicts_p99: Percentiles::of(self.conflicts_of_pod.iter().copied()).p99,
+            conflicts_p99: Percentiles::from_values(self.conflicts_of_pod.iter().copied()).p99,
             calls_per_pod: ratio(self.calls, pods),
             fuel_per_call: self.fuel / self.calls.max(1),
             lists: self.lists,
-            wait_ms: Percentiles::of(self.waits.iter().map(|wait| wait / 1_000)),
+            wait_ms: Percentiles::from_values(self.waits.iter().map(|wait| wait / 1_000)),
             returned: self.returned,
             returned_to_own: self.returned_to_own,
             worst_node_granted: fold(&mut asked().map(|node| percent(node.granted, node.asked)), f64::min)
@@ -174,8 +174,8 @@ impl Tally {
             evenness_of_sets: evenness(sets.iter().map(|set| ratio(set.taken, set.size))),
             sets,
             fragmentation: self.samples.last().map_or(0.0, |sample| sample.fragmentation),
-            reuse_claims: Percentiles::of(self.reuses.iter().map(|reuse| reuse.claims)),
-            reuse_seconds: Percentiles::of(self.reuses.iter().map(|reuse| reuse.time / SECOND)),
+            reuse_claims: Percentiles::from_values(self.reuses.iter().map(|reuse| reuse.claims)),
+            reuse_seconds: Percentiles::from_values(self.reuses.iter().map(|reuse| reuse.time / SECOND)),
             exhausted_at: None,
             conflicts_by_tenth: self.tenths,
             reuses: self.reuses.iter().map(|reuse| reuse.claims).collect(),
@@ -226,9 +226,9 @@ mod tests {
 
     #[test]
     fn percentiles_are_values_that_were_there() {
-        let of = Percentiles::of(1..=200);
+        let of = Percentiles::from_values(1..=200);
         assert_eq!(of, Percentiles { count: 200, min: 1, median: 101, p99: 199, max: 200 });
-        assert_eq!(Percentiles::of(std::iter::empty()), Percentiles::default());
-        assert_eq!(Percentiles::of([7].into_iter()).p99, 7);
+        assert_eq!(Percentiles::from_values(std::iter::empty()), Percentiles::default());
+        assert_eq!(Percentiles::from_values([7].into_iter()).p99, 7);
     }
 }

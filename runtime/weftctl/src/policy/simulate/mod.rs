@@ -106,7 +106,7 @@ struct Report<'a> {
 
 pub(super) fn run(args: &SimulateArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let network = scene::network(args)?;
-    let grants = args.grants.of(&args.dir, network.as_ref());
+    let grants = args.grants.resolve(&args.dir, network.as_ref());
     let mut policies = vec![load(args, args.policy.as_deref(), grants.clone(), state)?];
     if let Some(against) = &args.against {
         policies.push(load(args, Some(against), grants, state)?);

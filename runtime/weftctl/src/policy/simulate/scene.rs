@@ -31,7 +31,7 @@ impl Scene {
             replace_ranges(&mut plugin, &args.ranges)?;
         }
         let network = parsed(plugin, "")?;
-        let (limits, rules) = (attach::limits(&network), Rules::of(&network));
+        let (limits, rules) = (attach::limits(&network), Rules::from_network(&network));
         let scene = Self { network, limits, rules };
         scene.sets()?;
         Ok(scene)

@@ -45,7 +45,7 @@ fn unused_policies_are_removed_after_a_week() {
     for (policy, component) in [(&kept, "kept"), (&unused, "unused"), (&map, "map")] {
         add(state, policy, component);
     }
-    withdraw(state, &Pin::of(&unused).unwrap(), "the key is revoked").unwrap();
+    withdraw(state, &Pin::from_policy(&unused).unwrap(), "the key is revoked").unwrap();
     let named = [kept.clone()];
     assert_eq!(sweep(state, &named, NOW).unwrap(), Swept::default());
     assert_eq!(sweep(state, &named, NOW + 6 * DAY).unwrap(), Swept::default());

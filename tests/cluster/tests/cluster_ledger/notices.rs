@@ -1,4 +1,4 @@
-//! What people are told: metrics of the agents, and events about pods and pools.
+//! What people see: metrics of the agents, and events about pods and pools.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
