@@ -31,7 +31,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let (plugins, conf) = pod(scene, ready, &agent)?;
     let pod = Network { plugins: &plugins, plugin: "weft-pod", conf };
     let singles = [networks(scene, &ready.weft, "bd-weft", 100), networks(scene, &ready.reference, "bd-ref", 110)];
-    let own: Turn<'_> = turn(scene, "pod-own", std::slice::from_ref(&pod))?;
+    let own = own_turn(scene, &pod)?;
     let [weft, reference] = [turn(scene, "pod-weft", &singles[0])?, turn(scene, "pod-ref", &singles[1])?];
     let samples = interleave(ready.rounds.div_ceil(2), [own, weft, reference])?;
     let mut rows = Vec::new();
@@ -45,6 +45,10 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
         rows.push(Row::against(&what, own.clone(), ("4 calls of weft", weft), budget.map(|_| 1.0)));
         rows.push(Row::against(&what, own, ("4 of the reference", reference), budget));
     }
+    let [own, ..] = &samples;
+    let [added, _deleted, checked] = own.as_slice() else { bail!("no timing of CHECK") };
+    let (what, base) = (format!("pod with {NETWORKS} bridge networks CHECK"), ("its ADD", Figure::from_sample(added)));
+    rows.push(Row::against(&what, Figure::from_sample(checked), base, Some(0.25)));
     rows.extend(work(scene, &pod, &singles[0])?);
     Ok(rows)
 }
@@ -128,6 +132,19 @@ fn pod(scene: &Scene, ready: &Ready, agent: &StandIn) -> Result<(Plugins, String
     let mut plugins = ready.weft.clone();
     plugins.env.push(("CNI_ARGS".to_owned(), args));
     Ok((plugins, conf.to_string()))
+}
+
+/// Runs ADD, CHECK and DEL of the pod. CHECK comes last in the sample: the others have none.
+fn own_turn<'a>(scene: &Scene, pod: &'a Network<'a>) -> Result<Turn<'a>> {
+    let netns = scene.netns("pod-own")?;
+    Ok(Box::new(move |round| {
+        let target = target(round, &netns, 0);
+        let added = pod.plugins.must(pod.plugin, Verb::Add, &target, &pod.conf)?;
+        let mut conf: Value = serde_json::from_str(&pod.conf)?;
+        conf["prevResult"] = serde_json::from_str(&added.stdout)?;
+        let checked = pod.plugins.must(pod.plugin, Verb::Check, &target, &conf.to_string())?;
+        Ok(vec![added.took, pod.del(&target)?, checked.took])
+    }))
 }
 
 /// Runs ADD of each network in order, then DEL from the last one.
