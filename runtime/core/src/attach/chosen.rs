@@ -55,7 +55,7 @@ pub fn judge_choice(
         .map_err(|cause| unusable(select, (policy, &choice.name, &settings), cause))
 }
 
-/// Returns the error of an unusable choice. The policy is to blame if it set something.
+/// Returns the error of an unusable choice. It is the policy's fault if the policy set something.
 pub(super) fn unusable(
     select: &SelectConf,
     (policy, delegate, settings): (&str, &str, &[(String, Value)]),

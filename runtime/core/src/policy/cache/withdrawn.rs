@@ -1,8 +1,9 @@
 //! Withdraws policies that may not be used any more, and removes policies that are no longer wanted.
 //!
 //! Invariants: only networks that name that manifest in that repository are affected: a component that another manifest
-//! names, or that a person added by its own digest, is kept. Any other component goes with its manifest: whoever may
-//! define a network could name it by its digest or its file. Adding a policy again revokes its withdrawal.
+//! names, or that a person added by its own digest, is kept. Any other component goes with its manifest:
+//! otherwise anybody who may define a network could name it by its digest or its file. Adding a policy again revokes
+//! its withdrawal.
 
 use std::collections::BTreeSet;
 use std::fs;
