@@ -11,10 +11,11 @@ use weft_core::policy::compiler::{Bounds, compile_in_worker};
 
 const WEFTCTL: &str = env!("CARGO_BIN_EXE_weftctl");
 
-/// Returns a component whose one function has this many additions.
-fn component(additions: usize) -> Vec<u8> {
+/// Returns a component with so many functions of so many additions each.
+fn component(functions: usize, additions: usize) -> Vec<u8> {
     let body = "local.get 0 i32.add ".repeat(additions);
-    let module = format!("(core module (func (export \"f\") (param i32) (result i32) local.get 0 {body}))");
+    let functions = format!("(func (param i32) (result i32) local.get 0 {body})").repeat(functions);
+    let module = format!("(core module {functions})");
     wat::parse_str(format!("(component {module})")).expect("a component")
 }
 
@@ -24,14 +25,15 @@ fn compile(component: &[u8], bounds: &Bounds) -> Result<Vec<u8>, String> {
 
 #[test]
 fn an_ordinary_component_compiles() {
-    let component = component(10);
+    let component = component(1, 10);
     let code = compile(&component, &Bounds::for_size(component.len())).expect("compiles");
     assert!(code.starts_with(b"\x7fELF"), "{} bytes", code.len());
 }
 
 #[test]
 fn each_bound_ends_it_and_says_so() {
-    let heavy = component(400_000);
+    // Takes a fast machine seconds.
+    let heavy = component(6, 400_000);
     let ample = Bounds::for_size(heavy.len());
     let cases = [
         (Bounds { cpu: Duration::from_secs(1), ..ample }, "more than 1 s of processor time"),
@@ -39,17 +41,18 @@ fn each_bound_ends_it_and_says_so() {
         (Bounds { deadline: Duration::from_millis(200), ..ample }, "took longer than"),
     ];
     for (bounds, words) in cases {
-        let error = compile(&heavy, &bounds).expect_err(words);
+        let error = compile(&heavy, &bounds).map(|code| code.len()).expect_err(words);
         assert!(error.contains(words), "{error}");
     }
-    let small = component(10);
-    let error = compile(&small, &Bounds { code: 100, ..ample }).expect_err("too large");
+    let small = component(1, 10);
+    let error = compile(&small, &Bounds { code: 100, ..ample }).map(|code| code.len()).expect_err("too large");
     assert!(error.contains("more than 100 bytes"), "{error}");
 }
 
 #[test]
 fn a_file_that_is_not_a_component_is_an_error() {
-    let error = compile(b"\0asm\x0d\0\x01\0nonsense", &Bounds::for_size(16)).expect_err("nonsense");
+    let error =
+        compile(b"\0asm\x0d\0\x01\0nonsense", &Bounds::for_size(16)).map(|code| code.len()).expect_err("nonsense");
     assert!(!error.is_empty() && !error.contains("panicked"), "{error}");
 }
 
@@ -78,7 +81,7 @@ fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
 fn the_worker_dies_with_its_watcher() {
     let state = tempfile::tempdir().unwrap();
     let file = state.path().join("heavy.wasm");
-    std::fs::write(&file, component(2_000_000)).unwrap();
+    std::fs::write(&file, component(5, 400_000)).unwrap();
     let mut watcher = Command::new(WEFTCTL)
         .args(["policy", "compile", "--state-dir"])
         .args([state.path(), &file])
