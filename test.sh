@@ -34,22 +34,21 @@ cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || e
 cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
 wait "$weft" || exit 1
 wait "$kubernetes"
-# Three lanes: the suites that compute most, those with clusters, and the rest. Most wait for programs and clocks, and leave
-# the processors idle.
-busy=(reference storm vm)
-cluster=(cluster_ledger conformance deploy golden kubernetes pod)
+# Three lanes of about the same length. Most suites wait for programs and clocks, and leave the processors idle.
+ledger=(cluster_ledger)
+machines=(conformance deploy golden kubernetes pod reference storm vm)
 names() { cargo metadata --no-deps --offline --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test").name' | sort -u; }
 rest=()
-while read -r name; do [[ " ${busy[*]} ${cluster[*]} " == *" $name "* ]] || rest+=("$name"); done < <(names)
+while read -r name; do [[ " ${ledger[*]} ${machines[*]} " == *" $name "* ]] || rest+=("$name"); done < <(names)
 [ ${#rest[@]} -gt 0 ] || { echo "cargo lists no suites" >&2; exit 1; }
 suites() { cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" "$@"; }
 beside() { suites "${@/#/--test=}" >"$lanes/$1" 2>&1 & }
-beside "${busy[@]}"; first=$!
-beside "${cluster[@]}"; second=$!
+beside "${ledger[@]}"; first=$!
+beside "${machines[@]}"; second=$!
 run suites --lib --bins "${rest[@]/#/--test=}"
 run suites --doc
-wait "$first" || { failed=1; echo "=== FAILED: one of ${busy[*]}"; }
-wait "$second" || { failed=1; echo "=== FAILED: one of ${cluster[*]}"; }
+wait "$first" || { failed=1; echo "=== FAILED: one of ${ledger[*]}"; }
+wait "$second" || { failed=1; echo "=== FAILED: one of ${machines[*]}"; }
 for lane in "$lanes"/*; do
     printf '\n=== %s and others\n' "${lane##*/}"
     tee -a "$log" <"$lane"
