@@ -70,10 +70,10 @@ mod tests {
     #[test]
     fn only_what_a_stateful_set_writes_is_an_ordinal() {
         for (name, ordinal) in [("web-0", Some(0)), ("a-b-12", Some(12)), ("web", None), ("web-", None), ("-3", None)] {
-            assert_eq!(of(name), ordinal, "{name}");
+            assert_eq!(parse(name), ordinal, "{name}");
         }
         for name in ["web-01", "web-+1", "web-4294967296", "web-x1"] {
-            assert_eq!(of(name), None, "{name}");
+            assert_eq!(parse(name), None, "{name}");
         }
     }
 
