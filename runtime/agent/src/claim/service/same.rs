@@ -1,5 +1,6 @@
-//! Ledgers in etcd that several configurations name, with other servers or in another order. Without a common server, the
-//! id of the etcd cluster says whether they are one.
+//! Ledgers in etcd that several configurations name, with other servers or in another order. The id of an etcd cluster
+//! does not tell ledgers apart: etcd derives it from the names and URLs of the first members, so all that were started
+//! with the defaults have the same one.
 //!
 //! Invariants: a node confirms a ledger only when the entries of all its names have their claims. What the node has under
 //! a name whose servers do not answer is given back through another name of the same ledger.
@@ -18,40 +19,14 @@ impl Claims {
         others.retain(|other| other != text);
         // A name may have a server in common with a name that has one in common with this one.
         loop {
-            let (mut same, mut rest) = (Vec::new(), Vec::new());
-            for other in others {
-                let is_same = self.is_one_of(&names, &other)?;
-                if is_same { same.push(other) } else { rest.push(other) }
-            }
+            let is_same = |other: &String| names.iter().any(|name| Sameness::compare(name, other) == Sameness::Same);
+            let (same, rest): (Vec<String>, Vec<String>) = others.into_iter().partition(is_same);
             if same.is_empty() {
                 return Ok(names);
             }
             names.extend(same);
             others = rest;
         }
-    }
-
-    /// Returns whether a name is of the same ledger as one of these.
-    fn is_one_of(&self, names: &[String], other: &str) -> Result<bool, StoreError> {
-        for name in names {
-            let is_same = match Sameness::compare(name, other) {
-                Sameness::Same => true,
-                Sameness::Unknown => {
-                    let (one, other) = (self.cluster(name)?, self.cluster(other)?);
-                    one.is_some() && one == other
-                }
-                Sameness::Other => false,
-            };
-            if is_same {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Returns the id of the etcd cluster that last answered under a name.
-    fn cluster(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        Ok(self.store.borrow().seen(name)?.map(|seen| seen.cluster).filter(|id| *id != 0))
     }
 
     /// Returns the names for which the client of this one works: its own, and those that do not answer.
