@@ -45,7 +45,7 @@ use self::claim::{ClaimDoor, Claimant, ClientSource, Gate};
 use self::cluster::Cluster;
 pub use self::cluster::Source;
 use self::devices::Devices;
-use self::dhcp::{LeaseStore, Leases, Teller};
+use self::dhcp::{LeaseEvents, LeaseStore, Leases};
 use self::events::Events;
 use self::gauges::Sources;
 use self::health::{Health, HealthHandler};
@@ -150,7 +150,11 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
         services =
             services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
-        leases.tell_with(Teller { events: its_events.clone(), node: node.clone(), state: state.to_owned() });
+        leases.send_events_with(LeaseEvents {
+            events: its_events.clone(),
+            node: node.clone(),
+            state: state.to_owned(),
+        });
         (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
     } else {
         services = services.without::<pod_messages::Pod>(NO_CLUSTER).without::<status_messages::Status>(NO_CLUSTER);

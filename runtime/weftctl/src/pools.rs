@@ -102,10 +102,10 @@ impl Pools {
         }
     }
 
-    /// Returns a text about each pool that every node gives out by itself, although the link leaves the node. Only for
-    /// configurations that are the same on all nodes.
+    /// Returns a text about each pool of these configurations, which all nodes have, that every node gives out by itself
+    /// although the link leaves the node.
     #[cfg_attr(not(feature = "agent"), expect(dead_code, reason = "definitions are read with the agent's library"))]
-    pub(crate) fn given_out_by_each_node(&self) -> Vec<String> {
+    pub(crate) fn given_out_by_each_node(&self, common: &BTreeSet<String>) -> Vec<String> {
         let text = |pool: &Pool| {
             format!(
                 "{}: every node gives out {} on the {} by itself, so pods of two nodes can get the same address",
@@ -114,7 +114,7 @@ impl Pools {
                 pool.link
             )
         };
-        self.0.iter().filter(|pool| pool.is_per_node).map(text).collect()
+        self.0.iter().filter(|pool| pool.is_per_node && common.contains(&pool.file)).map(text).collect()
     }
 
     /// Returns every pair of networks that allocate the same addresses on the same link.
@@ -312,7 +312,9 @@ mod tests {
         let given_out = |conf: Value| {
             let mut pools = Pools::default();
             pools.note("network team/lan", &conf);
-            pools.given_out_by_each_node()
+            // A file may differ from node to node.
+            pools.note("/etc/cni/net.d/10-lan.conf", &conf);
+            pools.given_out_by_each_node(&BTreeSet::from(["network team/lan".to_owned()]))
         };
         let lan =
             |kind: &str, ipam: Value| json!({"name": "lan", "type": kind, "master": "eth1", "vlanId": 7, "ipam": ipam});

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     suite.test("agent_puts_back_after_a_flush", &with(Need::Tool("sqlite3")), agent::agent_puts_back_after_a_flush);
     suite.test("a_dead_holder_gives_way", &needs, state::a_dead_holder_gives_way);
     suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::a_dead_holders_plugin_hears_of_it);
+    suite.test("a_del_during_a_rebuild_fails", &needs, rebuild::del_meanwhile);
     suite.test("a_rebuild_spares_what_has_no_path", &needs, rebuild::without_a_path);
     suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);

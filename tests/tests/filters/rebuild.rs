@@ -1,9 +1,12 @@
-//! `weftctl ledger rebuild` beside a container whose namespace has no path: a runtime that keeps only a descriptor.
+//! `weftctl ledger rebuild` beside a DEL, and beside a container whose namespace has no path: a runtime that keeps only a
+//! descriptor.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_WRLCK, flock};
 use serde_json::{Value, json};
 use weft_kit::cni::ok;
 use weft_kit::process::{self, Place};
@@ -36,6 +39,21 @@ pub(super) fn without_a_path() -> Result<()> {
     fs::write(cache.join("net-a-eth0"), entry.to_string())?;
     let said = rebuild(&installation, &world, &conf, &cache)?;
     ensure!(!said.contains("without a path") && mapped(&world)?, "{said}");
+    ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
+    empty(&world)
+}
+
+/// The mark of a DEL would be in the store that the rebuild moves aside. The test holds the locks of a rebuild.
+pub(super) fn del_meanwhile() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let conf = whole(8080);
+    ok(&world.call("ADD", &Attach::eth0("a"), &conf)?, "ADD")?;
+    let locks = fs::OpenOptions::new().read(true).write(true).open(world.state().join("locks"))?;
+    let all = flock { l_type: F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    fcntl(&locks, FcntlArg::F_OFD_SETLK(&all))?;
+    let refused = world.call("DEL", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(refused.code == 11 && refused.msg.contains("ledger rebuild"), "{refused:?}");
+    drop(locks);
     ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
     empty(&world)
 }

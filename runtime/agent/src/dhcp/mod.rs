@@ -5,11 +5,11 @@
 
 mod answer;
 mod clock;
+mod lease_events;
 mod place;
 mod session;
 mod socket;
 mod store;
-mod told;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use weft_core::netlink;
 use weft_dhcp::Pace;
 use weft_host_abi::types::Attachment;
 
+pub(crate) use self::lease_events::LeaseEvents;
 use self::place::{Place, PlaceError, Visits};
 use self::session::{Command, Failure, Handle, Start, State, Subject};
 use self::store::AnyLease;
 pub(crate) use self::store::LeaseStore;
-pub(crate) use self::told::Teller;
 use super::Log;
 use super::server::{Deadline, Handler};
 
@@ -47,7 +47,7 @@ struct Shared {
     pace: Pace,
     boot_id: String,
     /// Where to send events, if the agent serves Kubernetes.
-    teller: OnceCell<Teller>,
+    events: OnceCell<LeaseEvents>,
     log: Log,
 }
 
@@ -68,13 +68,13 @@ pub(super) struct Leases {
 impl Leases {
     pub(super) fn new(store: LeaseStore, pace: Pace, prefix: Option<PathBuf>, log: Log) -> Rc<Self> {
         let boot_id = netlink::boot_id().unwrap_or_default();
-        let shared = Rc::new(Shared { store, visits: Visits::new(), pace, boot_id, teller: OnceCell::new(), log });
+        let shared = Rc::new(Shared { store, visits: Visits::new(), pace, boot_id, events: OnceCell::new(), log });
         Rc::new(Self { shared, held: RefCell::default(), prefix })
     }
 
     /// Sends events about leases that are over from now on.
-    pub(super) fn tell_with(&self, teller: Teller) {
-        drop(self.shared.teller.set(teller));
+    pub(super) fn send_events_with(&self, events: LeaseEvents) {
+        drop(self.shared.events.set(events));
     }
 
     /// Resumes the leases of the previous agent. Leases of another boot, or of a namespace that is gone, are forgotten:

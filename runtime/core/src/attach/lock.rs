@@ -120,7 +120,7 @@ impl Lock {
         if locks.lock(key)? {
             return Ok(Some(Self { _file: locks.file }));
         }
-        if locks.is_rebuilt()? { Err(AttachError::Rebuilding) } else { Ok(None) }
+        if locks.is_rebuild_running()? { Err(AttachError::Rebuilding) } else { Ok(None) }
     }
 }
 
@@ -145,7 +145,7 @@ impl RemovalLocks {
     }
 
     /// Returns whether a rebuild of the ledger has all locks: it alone locks the last byte.
-    fn is_rebuilt(&self) -> Result<bool, AttachError> {
+    fn is_rebuild_running(&self) -> Result<bool, AttachError> {
         Ok(!lock(&self.file, LAST, libc::F_RDLCK).map_err(|source| unusable(&self.path, source))?)
     }
 }

@@ -97,10 +97,17 @@ pub(super) fn manifest_refusal(state_dir: &Path, pin: &Pin) -> PathBuf {
     pinned_dir(state_dir).join(format!("{}.refused", pin.name()))
 }
 
+/// The beginning of the names of files about a policy that is pinned by the digest of its component.
+const COMPONENT_PIN: &str = "pin-sha256-";
+
 /// Returns the first part of the names of files about a pinned policy that need no component.
 fn pin_name(policy: &PolicyRef) -> Option<String> {
     let PolicyRef::Pinned { digest, .. } = policy else { return None };
-    Some(Pin::from_policy(policy).map_or_else(|| format!("pin-sha256-{}", digest.hex()), |pin| pin.name()))
+    Some(Pin::from_policy(policy).map_or_else(|| pin_name_of_component(digest), |pin| pin.name()))
+}
+
+fn pin_name_of_component(digest: &Digest) -> String {
+    format!("{COMPONENT_PIN}{}", digest.hex())
 }
 
 /// Returns the name of the file with the reason why a pinned policy is not on this node yet.
@@ -115,13 +122,13 @@ pub(super) fn kept_file(state_dir: &Path, policy: &PolicyRef) -> Option<PathBuf>
 
 /// Returns whether a person added a component by its own digest.
 pub(super) fn is_kept(state_dir: &Path, component: &Digest) -> bool {
-    pinned_dir(state_dir).join(format!("pin-sha256-{}{KEPT}", component.hex())).exists()
+    pinned_dir(state_dir).join(format!("{}{KEPT}", pin_name_of_component(component))).exists()
 }
 
 /// Returns the files that a file of that kind keeps.
 pub(super) fn kept_by(state_dir: &Path, name: &str) -> Option<Vec<String>> {
     let pin = name.strip_suffix(KEPT)?;
-    if let Some(hex) = pin.strip_prefix("pin-sha256-") {
+    if let Some(hex) = pin.strip_prefix(COMPONENT_PIN) {
         return Some(vec![name.to_owned(), component_name(&Digest::from_hex(hex)?)]);
     }
     let component = component_of(state_dir, &Pin::from_name(pin)?).map(|component| component_name(&component));

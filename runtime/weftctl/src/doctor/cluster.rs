@@ -158,7 +158,7 @@ fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<
 
 /// Reports networks whose addresses can be given out twice: by two networks on one link, or by two nodes.
 fn addresses(args: &DoctorArgs, definitions: &[Definition]) -> Vec<Finding> {
-    let (mut all, mut defined) = (Pools::read(&args.conf_dir, None), Pools::default());
+    let mut pools = Pools::read(&args.conf_dir, None);
     let mut names = BTreeSet::new();
     for definition in definitions {
         let conf = definition.config.as_deref().and_then(|config| serde_json::from_str::<Value>(config).ok());
@@ -167,17 +167,16 @@ fn addresses(args: &DoctorArgs, definitions: &[Definition]) -> Vec<Finding> {
         if conf.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
             conf["name"] = definition.name.rsplit('/').next().unwrap_or_default().into();
         }
-        all.note(&name, &conf);
-        defined.note(&name, &conf);
+        pools.note(&name, &conf);
         names.insert(name);
     }
     // `files` reports those of two files.
-    let clashes = all.clashes().into_iter().filter(|clash| names.iter().any(|name| clash.is_about(name)));
+    let clashes = pools.clashes().into_iter().filter(|clash| names.iter().any(|name| clash.is_about(name)));
     let other_ranges = "give one of them other ranges, or both one name and one configuration";
     let one_ledger = "add \"ledger\": {\"type\": \"kubernetes\"} to the network (docs/cluster-ledger.md), or leave its \
                       spec.config empty and give each node a file with ranges of its own";
     let clashes = clashes.map(|clash| Finding::warn("networks", clash.to_string(), other_ranges));
-    let per_node = defined.given_out_by_each_node();
+    let per_node = pools.given_out_by_each_node(&names);
     clashes.chain(per_node.into_iter().map(|text| Finding::warn("networks", text, one_ledger))).collect()
 }
 

@@ -63,7 +63,7 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
     let boot_id = netlink::boot_id()?;
     let is_dead = |entry: &Entry| netns_state(entry) == NetnsState::Gone;
     let report = NodeStore::rebuild(state, &boot_id, weft_core::facts::now()?, (&running, &is_dead))?;
-    // What belongs to nobody cannot be told from what belongs to them.
+    // The addresses of these are unknown, so their elements look like those of ended attachments.
     let unseen = running.iter().filter(|one| one.addresses.is_empty() && one.record.netns.is_empty()).count();
     let removed = if unseen == 0 { remove_filters(state, filters, &in_use)? } else { Vec::new() };
     for path in &report.moved {

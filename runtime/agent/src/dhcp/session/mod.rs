@@ -278,10 +278,10 @@ impl Session {
         };
         let family = if is_v4 { "IPv4" } else { "IPv6" };
         self.shared.log.info(&format!("the {family} lease of {} is over: {why}; {link}", self.subject.name()));
-        if let Some(teller) = self.shared.teller.get() {
+        if let Some(events) = self.shared.events.get() {
             let Attachment { network, ifname, .. } = &self.subject.attachment;
             let text = format!("the {family} lease of {ifname} on network {network:?} is over: {why}; {link}");
-            teller.abandoned(&self.subject.attachment, text).await;
+            events.send_abandoned(&self.subject.attachment, text).await;
         }
         self.forget(is_v4);
         self.state.send_replace(State::Lost(why.to_string()));

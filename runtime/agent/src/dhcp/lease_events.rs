@@ -14,7 +14,7 @@ use crate::sweep::pod_of_container;
 const REASON: &str = "LeaseAbandoned";
 
 /// Sends the event.
-pub(crate) struct Teller {
+pub(crate) struct LeaseEvents {
     /// Where to send it.
     pub(crate) events: Events,
     /// The node's name.
@@ -23,9 +23,9 @@ pub(crate) struct Teller {
     pub(crate) state: PathBuf,
 }
 
-impl Teller {
-    /// Tells the owner of an attachment that its lease is over.
-    pub(super) async fn abandoned(&self, attachment: &Attachment, message: String) {
+impl LeaseEvents {
+    /// Sends the event about an attachment whose lease is over.
+    pub(super) async fn send_abandoned(&self, attachment: &Attachment, message: String) {
         let (state, container) = (self.state.clone(), attachment.container_id.clone());
         let pod = spawn_blocking(move || pod_of_container(&state, &container)).await.ok().flatten();
         let subject = match pod {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_that_is_over_is_told_to_its_pod_or_the_node() {
+    async fn a_lease_that_is_over_is_an_event_of_its_pod_or_of_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = NodeStore::open(dir.path(), "boot").unwrap();
         let key = Key { attachment: attachment("c1"), role: Role::Pod };
@@ -65,9 +65,9 @@ mod tests {
         store.claim(&ask, record).unwrap();
         drop(store);
         let (events, mut sent) = Events::for_tests();
-        let teller = Teller { events, node: "node-1".to_owned(), state: dir.path().to_owned() };
+        let lease_events = LeaseEvents { events, node: "node-1".to_owned(), state: dir.path().to_owned() };
         for (container, kind, name) in [("c1", "Pod", "web"), ("c2", "Node", "node-1")] {
-            teller.abandoned(&attachment(container), "the IPv4 lease is over".to_owned()).await;
+            lease_events.send_abandoned(&attachment(container), "the IPv4 lease is over".to_owned()).await;
             let (subject, event) = sent.recv().await.unwrap();
             assert_eq!((subject.kind, subject.name.as_str()), (kind, name));
             assert_eq!((event.reason.as_str(), event.message.as_str()), (REASON, "the IPv4 lease is over"));
