@@ -73,10 +73,14 @@ pub(super) fn check_loss(path: &Path, boot_id: &str, may_create: MayCreate<'_>) 
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
     let loss = match open_read_only(path)? {
         Some(conn) => loss_of(&conn, path, boot_id, (marked, may_create))?,
-        None => match evidence_of_loss(path, boot_id)? {
-            None => may_create().err(),
-            what => what,
-        },
+        None => {
+            let loss = match evidence_of_loss(path, boot_id)? {
+                None => may_create().err(),
+                what => what,
+            };
+            // What was seen may be of a store that another process has made meanwhile.
+            if has_content(path)? { None } else { loss }
+        }
     };
     loss.map_or(Ok(()), |what| Err(StoreError::Lost { path: path.to_owned(), what }))
 }
@@ -178,11 +182,8 @@ pub(super) fn evidence_of_loss(path: &Path, boot_id: &str) -> Result<Option<Stri
 fn create(state_dir: &Path, path: &Path, boot_id: &str, may_create: MayCreate<'_>) -> Result<Made, StoreError> {
     private::make_dir(state_dir).map_err(|source| directory_error(state_dir, source))?;
     let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
-    if let Some(what) = evidence_of_loss(path, boot_id)? {
-        return Err(lost(what));
-    }
-    // Before the lock: it may look at every namespace, and other calls would wait for the lock meanwhile. What another
-    // process makes from here on is in a store, which is then found below.
+    // Before the lock: it may look at every namespace, and other calls would wait for the lock meanwhile. What it sees
+    // may be of a store that another process is making, so it counts only if there is none under the lock.
     let allowed = may_create();
     let dir = lock(state_dir, PATIENCE)?;
     if has_content(path)? {

@@ -243,6 +243,21 @@ fn a_fresh_store_that_others_open_at_once_is_none_that_was_lost() {
     NodeStore::open_unless(dir.path(), "boot-1", &claims_meanwhile).unwrap();
 }
 
+/// While the node is looked at, another process makes the store and attaches something: that is what the look finds.
+#[test]
+fn a_store_that_another_process_makes_meanwhile_is_none_that_was_lost() {
+    let dir = scratch();
+    let other = || {
+        let mut disk = OnDisk { dir: scratch(), store: open(dir.path()).unwrap() };
+        claim_next(&mut disk, &key("a"), &pool()).unwrap();
+        Err("a link belongs to an attachment".to_owned())
+    };
+    NodeStore::open_unless(dir.path(), "boot-1", &other).unwrap();
+    let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.iter().filter(|path| path.is_file()).for_each(|path| fs::remove_file(path).unwrap());
+    NodeStore::check_loss(dir.path(), "boot-1", &other).unwrap();
+}
+
 #[test]
 fn a_store_that_was_lost_before_the_boot_is_told() {
     let dir = node();
