@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use weft_cluster::api::Api as _;
-use weft_cluster::grpc::{self, field, number};
+use weft_cluster::grpc;
 use weft_cluster::kube::NODE;
 use weft_cluster::pods::PodNode;
 use weft_cluster::scene::bridge;
@@ -20,17 +20,45 @@ use crate::Scene;
 use crate::field::{another, own_agent};
 
 /// The states of a sandbox in the CRI.
-const READY: u64 = 0;
-const NOT_READY: u64 = 1;
+const READY: i32 = 0;
+const NOT_READY: i32 = 1;
+
+/// The answer to `ListPodSandbox`, as far as the agent reads it.
+/// <https://github.com/kubernetes/cri-api/blob/v0.33.0/pkg/apis/runtime/v1/api.proto>
+#[derive(prost::Message)]
+struct Sandboxes {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<Listed>,
+}
+
+#[derive(prost::Message)]
+struct Listed {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<Metadata>,
+    #[prost(int32, tag = "3")]
+    state: i32,
+}
+
+#[derive(prost::Message)]
+struct Metadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+}
 
 /// Starts a container runtime that lists these sandboxes: container id, pod, uid, state. Returns its socket.
-fn runtime(scene: &Scene, sandboxes: &[(&str, &str, &str, u64)]) -> Result<PathBuf> {
+fn runtime(scene: &Scene, sandboxes: &[(&str, &str, &str, i32)]) -> Result<PathBuf> {
     let socket = scene.node.scratch().join("runtime.sock");
-    let item = |(id, pod, uid, state): &(&str, &str, &str, u64)| {
-        let metadata = [field(1, pod.as_bytes()), field(2, uid.as_bytes()), field(3, scene.namespace.as_bytes())];
-        field(1, &[field(1, id.as_bytes()), field(2, &metadata.concat()), number(3, *state)].concat())
+    let listed = |(id, pod, uid, state): &(&str, &str, &str, i32)| {
+        let (name, uid, namespace) = ((*pod).to_owned(), (*uid).to_owned(), scene.namespace.clone());
+        Listed { id: (*id).to_owned(), metadata: Some(Metadata { name, uid, namespace }), state: *state }
     };
-    grpc::answer(&socket, sandboxes.iter().flat_map(item).collect())?;
+    grpc::answer(&socket, &Sandboxes { items: sandboxes.iter().map(listed).collect() })?;
     Ok(socket)
 }
 
