@@ -8,7 +8,7 @@ log=$(mktemp) lanes=$(mktemp -d)
 trap 'rm -rf "$log" "$lanes"' EXIT
 failed=0
 run() {
-    printf '\n=== %s\n' "$*"
+    printf '\n=== %s (%ss)\n' "$*" "$SECONDS"
     "$@" 2>&1 | tee -a "$log"
     [ "${PIPESTATUS[0]}" -eq 0 ] || { failed=1; printf '=== FAILED: %s\n' "$*"; }
 }
@@ -17,8 +17,9 @@ tests/setup.sh all || exit 1
 # These beside the other builds: the longest part of weft's keeps one processor busy for minutes.
 tests/build-weft.sh &
 weft=$!
+tests/setup.sh reference || echo "no second reference: its build failed" >&2 &
+reference=$!
 {
-    tests/setup.sh reference || echo "no second reference: its build failed" >&2
     tests/setup.sh helm || echo "no Helm: its build failed" >&2
     tests/setup.sh kubernetes || echo "no Kubernetes: its build failed" >&2
     # After Kubernetes, whose client it shares.
@@ -33,31 +34,54 @@ packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
 cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || exit 1
 cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
 wait "$weft" || exit 1
-wait "$kubernetes"
-# Three lanes of about the same length. Most suites wait for programs and clocks, and leave the processors idle.
+wait "$reference"
+printf '\n=== built (%ss)\n' "$SECONDS"
+# Three lanes of about the same length. Most suites wait for programs and clocks, and leave the processors idle. What needs
+# Kubernetes, whose build takes longest, waits for it; the rest begins before.
 ledger=(cluster_ledger)
-machines=(conformance deploy golden kubernetes pod reference storm vm)
+cluster=(conformance deploy golden kubernetes pod)
+machines=(reference storm vm)
 names() { cargo metadata --no-deps --offline --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test").name' | sort -u; }
 rest=()
-while read -r name; do [[ " ${ledger[*]} ${machines[*]} " == *" $name "* ]] || rest+=("$name"); done < <(names)
+while read -r name; do [[ " ${ledger[*]} ${cluster[*]} ${machines[*]} " == *" $name "* ]] || rest+=("$name"); done < <(names)
 [ ${#rest[@]} -gt 0 ] || { echo "cargo lists no suites" >&2; exit 1; }
 suites() { cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" "$@"; }
-beside() { suites "${@/#/--test=}" >"$lanes/$1" 2>&1 & }
-beside "${ledger[@]}"; first=$!
-beside "${machines[@]}"; second=$!
+until_kubernetes_is_built() { tail --pid="$kubernetes" -f /dev/null; }
+ledger_lane() {
+    until_kubernetes_is_built
+    suites "${ledger[@]/#/--test=}"
+}
+machines_lane() {
+    local failed=0
+    suites "${machines[@]/#/--test=}" || failed=1
+    until_kubernetes_is_built
+    suites "${cluster[@]/#/--test=}" || failed=1
+    return "$failed"
+}
+lane() {
+    local ended=0
+    "$1" || ended=1
+    printf '\n=== %s ended (%ss)\n' "$1" "$SECONDS"
+    return "$ended"
+}
+lane ledger_lane >"$lanes/ledger" 2>&1 &
+first=$!
+lane machines_lane >"$lanes/machines" 2>&1 &
+second=$!
 run suites --lib --bins "${rest[@]/#/--test=}"
 run suites --doc
-wait "$first" || { failed=1; echo "=== FAILED: one of ${ledger[*]}"; }
-wait "$second" || { failed=1; echo "=== FAILED: one of ${machines[*]}"; }
-for lane in "$lanes"/*; do
-    printf '\n=== %s and others\n' "${lane##*/}"
-    tee -a "$log" <"$lane"
-done
 # They need root, or programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd a_killed_plugin
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 # With the documentation's examples.
 run cargo test --release --locked --no-fail-fast --manifest-path sdk/rust/Cargo.toml --features testing --target-dir guest-plugins/target
+
+wait "$first" || { failed=1; echo "=== FAILED: one of ${ledger[*]}"; }
+wait "$second" || { failed=1; echo "=== FAILED: one of ${machines[*]} ${cluster[*]}"; }
+for output in "$lanes"/*; do
+    printf '\n=== %s\n' "${output##*/}"
+    tee -a "$log" <"$output"
+done
 
 # What failed once more, at the end: it lies thousands of lines above.
 awk '/^failures:$/ { inside = 1 } inside { print } /^test result:/ { inside = 0 }' "$log"
