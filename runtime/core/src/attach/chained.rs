@@ -14,7 +14,7 @@ use super::record::Chained;
 use super::{chain, steps, teardown};
 use crate::cni::CniResult;
 use crate::journal::Entry;
-use crate::netlink::{Executor, Since};
+use crate::netlink::Since;
 
 // === ADD ===
 
@@ -86,10 +86,12 @@ pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     if before.is_none() {
         return Err(AttachError::PrevResultMissing);
     }
-    let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
-    let mut differences = Vec::new();
-    for chained in &mine {
-        differences.extend(executor.check_since(&chained.plan, &since)?.iter().map(ToString::to_string));
-    }
+    let differences = node.compare_in(Path::new(&call.env.netns), |executor| {
+        let mut differences = Vec::new();
+        for chained in &mine {
+            differences.extend(executor.check_since(&chained.plan, &since)?.iter().map(ToString::to_string));
+        }
+        Ok(differences)
+    })?;
     if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
 }

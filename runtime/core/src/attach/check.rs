@@ -10,7 +10,6 @@ use super::{chain, chained, external, lease, record};
 use crate::cni::CniResult;
 use crate::conf::IpamKind;
 use crate::journal::Entry;
-use crate::netlink::Executor;
 use crate::plan::Plan;
 use crate::store::Role;
 
@@ -31,10 +30,10 @@ pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     external::check_stored(call, &entry)?;
     let Some(plan) = record::plan(&entry)? else { return Ok(()) };
     lease::check(&entry.key.attachment, &plan)?;
-    let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = compare(call, &plan, &previous);
     let since = chain::since(node.store()?, &call.attachment())?;
-    differences.extend(executor.check_since(&plan, &since)?.iter().map(ToString::to_string));
+    let found = node.compare_in(Path::new(&call.env.netns), |executor| Ok(executor.check_since(&plan, &since)?))?;
+    differences.extend(found.iter().map(ToString::to_string));
     if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
 }
 

@@ -1,6 +1,6 @@
 //! State that the attachments of one process share: the state directory, the policy engine, the open store, the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::trace::Attempt;
 use crate::agent::counters::Counts;
 use crate::journal::Entry;
 use crate::log::{Level, Logger, Target};
-use crate::netlink;
+use crate::netlink::{self, Executor};
 use crate::plan::Plan;
 use crate::policy::compiler::compile_with_weftctl;
 use crate::policy::{CompileAsk, CompileError, Evidence, LogLevel, PolicyRef, PolicyStore};
@@ -84,6 +84,8 @@ pub struct Node<'a> {
     /// ADDs in networks with a monitor, whose monitors are asked at the end.
     pub(super) watched: Vec<Box<dyn Watch>>,
     store: Option<NodeStore>,
+    /// The sockets of the last CHECK, and the namespace path that it was for: a pod's networks are all in one namespace.
+    checking: Option<(PathBuf, Executor)>,
 }
 
 /// An ADD in a network with a monitored policy.
@@ -121,7 +123,7 @@ impl<'a> Node<'a> {
         let logger = Logger::new(&context.log);
         let counts = Counts::default();
         let log = Log { logger, counts, attempt: None, has_kept_failure: false, notices: Vec::new() };
-        Self { context, policies, log, watched: Vec::new(), store: None }
+        Self { context, policies, log, watched: Vec::new(), store: None, checking: None }
     }
 
     /// Returns the context.
@@ -199,6 +201,22 @@ impl<'a> Node<'a> {
             None => self.open_store()?,
         };
         Ok((self.store.insert(store), &mut self.log))
+    }
+
+    /// Compares plans with the kernel, through the sockets of the host and of this namespace. The next comparison in the
+    /// same namespace uses them again.
+    pub(super) fn compare_in<T>(
+        &mut self,
+        netns: &Path,
+        compare: impl FnOnce(&mut Executor) -> Result<T, AttachError>,
+    ) -> Result<T, AttachError> {
+        let mut executor = match self.checking.take() {
+            Some((path, executor)) if path == netns => executor,
+            _ => Executor::open(Some(netns))?,
+        };
+        let compared = compare(&mut executor);
+        self.checking = Some((netns.to_owned(), executor));
+        compared
     }
 
     /// Returns whether [`super::observe`] has something to do.

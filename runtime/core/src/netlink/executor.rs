@@ -16,7 +16,8 @@ use super::wire::Wire;
 use crate::background::Job;
 use crate::plan::{Need, Observed, Side};
 
-/// Applies, undoes, tears down and checks plans. There is one per invocation. It is bound to its thread, whose network
+/// Applies, undoes, tears down and checks plans. One serves the
+/// attachments of one namespace. It is bound to its thread, whose network
 /// namespace counts as the host's.
 #[derive(Debug)]
 pub struct Executor {
