@@ -62,4 +62,7 @@ pub use netns_fault::NetnsFault;
 pub use nft::FilterOf;
 pub use probe::link_address;
 pub use sharing::Decide;
-pub use survey::{Survivor, addresses_in_use, filter_generation, found_filters, label, parse_label, survivors};
+pub use survey::{
+    NamedNetns, Shaper, Survivor, addresses_in_use, filter_generation, found_filters, found_sources, label,
+    parse_label, shapers, survivors,
+};
