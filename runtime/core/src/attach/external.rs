@@ -89,7 +89,7 @@ pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError
 /// Runs STATUS of an external plugin.
 pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
     match exec(plugin, "STATUS", &env(call), conf.as_value()) {
-        Err(AttachError::Plugin(error @ ExecError::TimedOut { .. })) => {
+        Err(AttachError::Plugin(error @ (ExecError::TimedOut { .. } | ExecError::NotStarted { .. }))) => {
             Err(AttachError::NotReady { reason: error.to_string() })
         }
         other => other.map(drop),
