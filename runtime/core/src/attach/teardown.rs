@@ -42,10 +42,15 @@ pub(super) fn plan(
         Err(error) => return vec![AttachError::from(error).chain()],
     };
     executor.share_in(&node.context.state_dir);
+    executor.lend_filter_socket(node.filter_socket.take());
     let mut decide = |names: &[String]| {
         let kept = node.store().and_then(|store| sharing::decide(store, &entry.key, &needed, names));
         kept.map_err(|error| error.chain())
     };
     let torn_down = timed(Phase::Links, || executor.teardown_among(plan, &mut decide));
+    if torn_down.is_empty() {
+        // After an error, answers to earlier requests may be left in it.
+        node.filter_socket = executor.into_filter_socket();
+    }
     torn_down.iter().map(|left| in_full(left)).collect()
 }
