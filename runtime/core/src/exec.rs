@@ -3,43 +3,44 @@
 //! Invariant: a plugin ends within its time, or is killed with its whole process group; weft never waits longer,
 //! whatever the plugin does with its stdin and stdout. Children that keep our pipes open do not delay weft either: only
 //! the end of the plugin itself counts. Nor does a killed plugin that the kernel does not let end, for example because
-//! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it.
+//! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it. The same
+//! holds for a plugin whose file cannot be read (`start`).
 //! A plugin runs where the node's files are (`place`).
 
+mod end;
 mod pipes;
 mod place;
+mod start;
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
+pub use self::end::Fate;
+pub(crate) use self::end::{GRACE, kill};
+use self::end::{SHORT_GRACE, reap};
+use self::pipes::ANSWER_LIMIT;
 pub use self::pipes::Answer;
-use self::pipes::{ANSWER_LIMIT, Ended, talk};
+pub(crate) use self::pipes::{Ended, talk};
 pub use self::place::{HostView, NodeMounts, Place, RUNTIME_SOCKETS, place, set_host_view};
+pub(crate) use self::start::{by_deadline, start_by};
 use crate::cni::{CniError, code};
 use crate::phases::{Phase, timed};
 
 /// If the plugin ended in time, we did not send this signal: the kernel does when memory is short.
 const KILLED: i32 = Signal::SIGKILL as i32;
 
-/// How long to wait for the end of a plugin that was killed.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// The same for a caller that has less than a second for the whole call: STATUS.
-const SHORT_GRACE: Duration = Duration::from_millis(90);
+/// How long to look for a plugin's file.
+const FIND_LIMIT: Duration = Duration::from_secs(10);
 
 /// The variable that marks everything that weft runs for a call of a runtime. `weft-pod` refuses to run with it: only a
 /// runtime gives it a configuration that is the operator's.
 pub const INSIDE: &str = "WEFT_INSIDE";
-
-/// Killed plugins that had not ended when weft stopped waiting for them.
-static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// A call of a plugin.
 #[derive(Debug, Clone)]
@@ -97,6 +98,19 @@ pub enum ExecError {
         /// CNI_PATH.
         path: Vec<PathBuf>,
     },
+    /// The file system that has it did not answer.
+    #[error(
+        "CNI plugin {plugin:?} could not be started within {seconds} s: the file system of a directory in [{}] does not answer; see whether they can be listed",
+        spaced(.path)
+    )]
+    NotStarted {
+        /// Its name.
+        plugin: String,
+        /// CNI_PATH, or the plugin's own directory.
+        path: Vec<PathBuf>,
+        /// Its time limit.
+        seconds: f32,
+    },
     /// It could not be run, or communication failed.
     #[error("cannot run the CNI plugin {plugin:?}")]
     Run {
@@ -143,24 +157,6 @@ pub enum ExecError {
     Said(CniError),
 }
 
-/// What became of a plugin that did not end by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It was killed and has ended.
-    Ended,
-    /// It was killed, but the kernel has not let it end.
-    Unended,
-}
-
-impl std::fmt::Display for Fate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Ended => "was killed",
-            Self::Unended => "was killed, but has not ended: it waits inside the kernel",
-        })
-    }
-}
-
 // === impl ExecError ===
 
 impl ExecError {
@@ -170,7 +166,7 @@ impl ExecError {
         match self {
             Self::NotFound { .. } => code::INVALID_CONFIG,
             Self::Run { .. } => code::IO,
-            Self::TimedOut { .. } => code::TRY_AGAIN,
+            Self::TimedOut { .. } | Self::NotStarted { .. } => code::TRY_AGAIN,
             Self::TooLarge { .. } => code::DECODE,
             Self::OutOfReach { .. } => code::LEFTOVERS,
             Self::Said(error) => error.code,
@@ -196,7 +192,10 @@ fn spaced(path: &[PathBuf]) -> String {
 /// # Errors
 /// The plugin does not exist, cannot be run, takes too long, prints too much, or fails.
 pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
-    in_place(call, |call| run(&find(call.plugin, call.path)?, call))
+    in_place(call, |call| {
+        let (plugin, path) = (call.plugin.to_owned(), call.path.to_vec());
+        run(call, call.path.to_vec(), move || first_in(&plugin, &path))
+    })
 }
 
 /// Like `exec`, for a given file.
@@ -204,7 +203,11 @@ pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
 /// # Errors
 /// As `exec`.
 pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
-    in_place(call, |call| run(binary, call))
+    in_place(call, |call| {
+        let dir = binary.parent().map(Path::to_owned);
+        let binary = binary.to_owned();
+        run(call, dir.into_iter().collect(), move || Ok(binary))
+    })
 }
 
 /// Makes a call where the node's files are.
@@ -223,33 +226,28 @@ fn in_place(
     })
 }
 
-fn run(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+/// Runs the plugin that `find` finds in one of these directories.
+fn run(
+    call: &ExecCall<'_>,
+    dirs: Vec<PathBuf>,
+    find: impl FnOnce() -> Result<PathBuf, ExecError> + Send + 'static,
+) -> Result<Answer, ExecError> {
     let plugin = || call.plugin.to_owned();
     let failed = |source: io::Error| ExecError::Run { plugin: plugin(), source };
-    let mut command = Command::new(binary);
-    command
-        .env("CNI_COMMAND", call.verb)
-        .env("CNI_CONTAINERID", call.container_id)
-        .env("CNI_NETNS", call.netns)
-        .env("CNI_IFNAME", call.ifname)
-        .env("CNI_ARGS", call.args)
-        .env("CNI_PATH", std::env::join_paths(call.path).unwrap_or_default())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(match call.stderr {
-            Stderr::Ours => Stdio::inherit(),
-            Stderr::Kept => Stdio::piped(),
-        })
-        .process_group(0);
-    match call.caller {
-        Caller::Weft => command.env(INSIDE, "1"),
-        Caller::Runtime => &mut command,
-    };
+    let prepared = prepared(call);
     reap();
     let deadline = Instant::now() + call.limit;
-    let mut child = spawn(&mut command, deadline).map_err(failed)?;
+    let started = start_by(deadline, move || Ok::<_, StartError>(prepared(&find()?)));
+    let mut child = match started {
+        Ok(Some(child)) => child,
+        Ok(None) => {
+            return Err(ExecError::NotStarted { plugin: plugin(), path: dirs, seconds: call.limit.as_secs_f32() });
+        }
+        Err(StartError::Exec(error)) => return Err(error),
+        Err(StartError::Io(source)) => return Err(failed(source)),
+    };
     let mut answer = Answer::default();
-    let ended = talk(&mut child, call.stdin, &mut answer, deadline);
+    let ended = talk(&mut child, call.stdin, (&mut answer, ANSWER_LIMIT), deadline);
     let status = match ended {
         Ok(Ended::With(status)) => status,
         unfinished => {
@@ -279,62 +277,65 @@ fn run(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
     Err(ExecError::Said(CniError::parse(&answer.stdout, &answer.stderr, &how)))
 }
 
+/// Why a plugin was not started.
+enum StartError {
+    Exec(ExecError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ExecError> for StartError {
+    fn from(error: ExecError) -> Self {
+        Self::Exec(error)
+    }
+}
+
+/// Returns a function from the plugin's file to the command that runs it.
+fn prepared(call: &ExecCall<'_>) -> impl FnOnce(&Path) -> Command + Send + use<> {
+    let variables: Vec<(&str, OsString)> = vec![
+        ("CNI_COMMAND", call.verb.into()),
+        ("CNI_CONTAINERID", call.container_id.into()),
+        ("CNI_NETNS", call.netns.into()),
+        ("CNI_IFNAME", call.ifname.into()),
+        ("CNI_ARGS", call.args.into()),
+        ("CNI_PATH", std::env::join_paths(call.path).unwrap_or_default()),
+    ];
+    let inside = (call.caller == Caller::Weft).then_some((INSIDE, "1"));
+    let stderr = call.stderr;
+    move |binary| {
+        let mut command = Command::new(binary);
+        command.envs(variables).envs(inside).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        command.stderr(match stderr {
+            Stderr::Ours => Stdio::inherit(),
+            Stderr::Kept => Stdio::piped(),
+        });
+        command
+    }
+}
+
 /// Returns the first regular file of that name in the path.
 ///
 /// # Errors
-/// There is none.
+/// There is none, or a directory's file system does not answer.
 pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
+    let (name, dirs) = (plugin.to_owned(), path.to_vec());
+    let found = by_deadline(Instant::now() + FIND_LIMIT, move || first_in(&name, &dirs), drop);
+    let found = found.map_err(|source| ExecError::Run { plugin: plugin.to_owned(), source })?;
+    found.unwrap_or_else(|| {
+        let seconds = FIND_LIMIT.as_secs_f32();
+        Err(ExecError::NotStarted { plugin: plugin.to_owned(), path: path.to_vec(), seconds })
+    })
+}
+
+fn first_in(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
     let usable = !plugin.is_empty() && !plugin.contains('/') && plugin != "." && plugin != "..";
     let found = path.iter().map(|dir| dir.join(plugin)).find(|file| usable && Path::is_file(file));
     found.ok_or_else(|| ExecError::NotFound { plugin: plugin.to_owned(), path: path.to_vec() })
-}
-
-/// A binary that is being replaced cannot be executed for a moment ("text file busy"); like the reference runtime,
-/// waits.
-fn spawn(command: &mut Command, deadline: Instant) -> io::Result<Child> {
-    const TRIES: u32 = 20;
-    const PAUSE: Duration = Duration::from_millis(100);
-    for _ in 0..TRIES {
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() + PAUSE < deadline => {
-                std::thread::sleep(PAUSE);
-            }
-            other => return other,
-        }
-    }
-    command.spawn()
-}
-
-/// Kills a plugin and its children, and waits for the plugin's end for at most `grace`.
-fn kill(mut child: Child, grace: Duration) -> Fate {
-    const PAUSE: Duration = Duration::from_millis(1);
-    if let Ok(group) = i32::try_from(child.id()) {
-        // If it has ended meanwhile, there is nothing to kill.
-        killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
-    }
-    let deadline = Instant::now() + grace;
-    while is_running(&mut child) {
-        if Instant::now() >= deadline {
-            left().push(child);
-            return Fate::Unended;
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Fate::Ended
-}
-
-/// Reaps left plugins that have ended since: the agent and GC call many plugins, and their process lives on.
-fn reap() {
-    left().retain_mut(is_running);
-}
-
-fn left() -> std::sync::MutexGuard<'static, Vec<Child>> {
-    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_running(child: &mut Child) -> bool {
-    // An error means that there is no such child.
-    matches!(child.try_wait(), Ok(None))
 }
 
 #[cfg(test)]

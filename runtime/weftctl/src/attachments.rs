@@ -118,6 +118,29 @@ fn rows(state: &Path) -> anyhow::Result<Vec<Row>> {
     store.entries(None)?.iter().filter(|entry| entry.key.role != Role::Pod).map(Row::read).collect()
 }
 
+/// Returns one row per attachment for people: addresses of an IPAM plugin and ports of chained steps have entries of
+/// their own.
+fn merged(rows: Vec<Row>) -> Vec<Row> {
+    let mut all: Vec<Row> = Vec::new();
+    for row in rows {
+        let Some(first) = all.iter_mut().find(|other| other.attachment == row.attachment) else {
+            all.push(row);
+            continue;
+        };
+        for address in row.addresses {
+            if !first.addresses.contains(&address) {
+                first.addresses.push(address);
+            }
+        }
+        first.ports.extend(row.ports);
+        first.pod = first.pod.take().or(row.pod);
+        if first.netns.is_empty() {
+            (first.netns, first.state) = (row.netns, row.state);
+        }
+    }
+    all
+}
+
 pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let shown: Vec<Row> = rows(state)?
         .into_iter()
@@ -125,7 +148,8 @@ pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<
         .filter(|row| !args.dead || row.state == NetnsState::Gone)
         .collect();
     let document: Vec<_> = shown.iter().map(Row::document).collect();
-    let cells = shown.iter().map(|row| {
+    let merged = merged(shown);
+    let cells = merged.iter().map(|row| {
         let addresses = row.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
         let mut cells = vec![
             row.name(),
@@ -169,6 +193,14 @@ pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow
         });
         let state = super::ledger::state_text(claim);
         lines.push(match holder {
+            Some(row) if row.netns.is_empty() => format!(
+                "{} on {}: {} of {}, {state} for {}; its namespace is not known",
+                claim.address,
+                claim.scope,
+                row.attachment.ifname,
+                row.names(),
+                ago(claim.since),
+            ),
             Some(row) => format!(
                 "{} on {}: {} of {}, {state} for {}, namespace {} ({})",
                 claim.address,

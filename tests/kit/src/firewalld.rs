@@ -188,7 +188,10 @@ impl Service {
         pad(&mut header, 8);
         header.extend([6, 1, b's', 0]);
         put(&mut header, &message.sender);
+        let asked = message.texts.first().map_or("", String::as_str);
+        let zone_of = held.iter().find(|(_zone, address)| address == asked).map(|(zone, _address)| zone.clone());
         let done = match message.member.as_str() {
+            "getZoneOfSource" => Ok(Value::Text(zone_of.as_deref().unwrap_or_default())),
             "addSource" if !held.insert(source.clone()) => {
                 Err(format!("ZONE_ALREADY_SET: '{address}' already bound to '{zone}'"))
             }

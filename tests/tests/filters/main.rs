@@ -46,6 +46,13 @@ fn main() -> ExitCode {
     suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::a_dead_holders_plugin_hears_of_it);
     suite.test("a_del_during_a_rebuild_fails", &needs, rebuild::del_meanwhile);
     suite.test("a_rebuild_spares_what_has_no_path", &needs, rebuild::without_a_path);
+    suite.test(
+        "a_rebuilt_entry_has_shapers_and_sources",
+        &with(Need::Tool("dbus-daemon")),
+        rebuild::shapers_and_sources,
+    );
+    suite.test("a_rebuild_serves_chained_plugins", &with(Need::Tool("dbus-daemon")), rebuild::chained_on_other_links);
+    suite.test("a_rebuild_removes_shapers_of_nobody", &needs, rebuild::shapers_of_nobody);
     suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);
     suite.test("conditions_read_their_own_port", &faults, state::conditions_read_their_own_port);

@@ -292,3 +292,24 @@ pub(super) fn uninstall_refuses() -> Result<()> {
     ensure!(forced.status == Some(0) && !bin.join("weft").exists(), "{}", forced.stderr);
     Ok(())
 }
+
+/// A forced uninstall says what it leaves of running containers, and `gc` removes that when they have ended.
+pub(super) fn gc_after_forced() -> Result<()> {
+    let (installation, mut world) = world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &with_port())?.ok(), "ADD");
+    let state = world.state().display().to_string();
+    let bin = world.scratch().join("bin");
+    fs::create_dir(&bin)?;
+    let dir = bin.display().to_string();
+    let arguments = ["--state-dir", &state, "uninstall", "--force", "--bin-dir", &dir, "--ctl-dir", &dir];
+    let forced = run(&world.place()?, &installation.weftctl(), &arguments)?;
+    ensure!(forced.status == Some(0) && forced.stderr.contains("`weftctl gc`"), "{}", forced.stderr);
+    let mapped = |world: &World| Ok::<_, anyhow::Error>(world.host().line("nft list ruleset")?.text().contains("8086"));
+    ensure!(mapped(&world)?, "a running container lost its host port");
+    world.remove_container("a");
+    let collected = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "gc"])?;
+    ensure!(collected.status == Some(0) && !mapped(&world)?, "{} {}", text(&collected), collected.stderr);
+    let again = run(&world.place()?, &installation.weftctl(), &arguments)?;
+    ensure!(again.status == Some(0) && !again.stderr.contains("`weftctl gc`"), "{}", again.stderr);
+    Ok(())
+}

@@ -218,3 +218,21 @@ pub(super) fn broken_pipe() -> Result<()> {
     ensure!(!stderr.contains("panicked"), "{stderr}");
     Ok(())
 }
+
+/// What a chained plugin did has an entry of its own, but is no attachment of its own.
+pub(super) fn one_row() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let weftctl = installation.weftctl();
+    let reply = world.call("ADD", &Attach::eth0("a"), &conf())?;
+    ensure!(reply.ok(), "ADD");
+    let mut chained =
+        json!({ "cniVersion": "1.1.0", "name": "ctl", "type": "portmap", "capabilities": { "portMappings": true } });
+    chained["runtimeConfig"] = with_port()["runtimeConfig"].clone();
+    chained["prevResult"] = reply.json()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &chained)?.ok(), "ADD of portmap");
+    let (table, document) = both(&world, &weftctl, &["ps"])?;
+    ensure!(table.lines().count() == 2, "a head and one row: {table}");
+    ensure!(table.contains("10.63.0.2  8086:80/tcp"), "{table}");
+    ensure!(document.as_array().is_some_and(|entries| entries.len() == 2), "JSON has every entry: {document:#}");
+    Ok(())
+}

@@ -35,6 +35,8 @@ fn main() -> ExitCode {
     suite.test("every_preset_installs_where_its_distribution_looks", &needs, install::presets);
     suite.test("purge_refuses_while_attachments_exist", &needs, install::purge);
     suite.test("uninstall_refuses_while_attachments_exist", &needs, install::uninstall_refuses);
+    suite.test("gc_after_a_forced_uninstall", &needs, install::gc_after_forced);
+    suite.test("ps_has_one_row_per_attachment", &needs, look::one_row);
     suite.test("plan_changes_nothing", &needs, look::plan);
     suite.test("plan_takes_a_list", &needs, look::plan_list);
     suite.test("explain_says_why", &needs, look::explain);
@@ -75,6 +77,14 @@ fn conf() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "ctl", "type": "weft",
             "delegate": { "type": "bridge", "bridge": "ctl0", "isGateway": true },
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] } })
+}
+
+/// The same with a host port.
+fn with_port() -> Value {
+    let mut conf = conf();
+    conf["steps"] = json!([{ "type": "portmap" }]);
+    conf["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 8086, "containerPort": 80, "protocol": "tcp" }] });
+    conf
 }
 
 /// Runs a command; a failure is a valid outcome.

@@ -9,6 +9,7 @@ use super::error::AttachError;
 use super::record::{self, Chained};
 use crate::journal::{AmendError, Entry, Record};
 use crate::netlink::Since;
+use crate::plan::Plan;
 use crate::store::{Key, NodeStore, Role};
 
 /// Returns the chained steps of an entry.
@@ -27,6 +28,16 @@ fn write(listed: &[Chained], names: impl IntoIterator<Item = String>) -> Result<
         shared: shared.into_iter().collect(),
         ..Record::default()
     }))
+}
+
+/// Returns the record of chained steps that were found on the node, each with the name it was called by and what it did.
+///
+/// # Errors
+/// A plan cannot be written.
+pub fn chained_record(netns: &str, calls: Vec<(String, Plan)>) -> Result<Option<Record>, AttachError> {
+    let listed: Vec<Chained> =
+        calls.into_iter().map(|(by, plan)| Chained { by, netns: netns.to_owned(), plan }).collect();
+    write(&listed, [])
 }
 
 /// Adds a call to the entry and returns whether it is new. An identical call (a runtime that repeats itself) counts as

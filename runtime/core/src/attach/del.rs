@@ -8,11 +8,12 @@ use super::error::AttachError;
 use super::error_text::in_full;
 use super::lock::Lock;
 use super::node::{Context, Node};
-use super::{chained, external, kept, lease, liveness, remove};
+use super::recorded::Recorded;
+use super::{chained, external, kept, lease, liveness, record, remove};
 use crate::conf::{Network, Object};
 use crate::delegate;
-use crate::netlink::Executor;
-use crate::plan::Plan;
+use crate::netlink::{self, Executor};
+use crate::plan::{Op, Plan};
 use crate::store::{Key, Role};
 
 /// Removes an attachment. Never waits for an ADD of it that is running: see `remove`.
@@ -59,7 +60,7 @@ fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, A
             problems.extend(match (kept::del(node, call, key)?, left_behind(call)) {
                 (Some(problems), _) => problems,
                 (None, Some(file)) => made_by_stock(node, call, &file)?,
-                (None, None) => unknown(call)?,
+                (None, None) => unknown(node, call)?,
             });
         }
         problems.extend(remove::with_companions(node, call, key)?);
@@ -81,7 +82,7 @@ fn left_behind(call: &Call) -> Option<PathBuf> {
 /// configuration. An unreadable file is ignored, as the stock plugin does.
 fn made_by_stock(node: &mut Node<'_>, call: &Call, file: &Path) -> Result<Vec<String>, AttachError> {
     let problems = match stock_delegate(node.context, call, file) {
-        Ok(delegated) => unknown(&delegated)?,
+        Ok(delegated) => unknown(node, &delegated)?,
         Err(error) => {
             node.log(&format!("failed to parse netconf {}: {error}", file.display()));
             return Ok(Vec::new());
@@ -102,18 +103,37 @@ fn stock_delegate(context: &Context, call: &Call, file: &Path) -> Result<Call, S
     Ok(call.with_conf(conf, network.map_err(|error| error.to_string())?))
 }
 
+/// Returns whether an entry of the journal has a link of that name in the namespace at a path.
+fn has_others_link(node: &mut Node<'_>, path: &Path, ifname: &str) -> Result<bool, AttachError> {
+    let (identity, cookie) = (netlink::netns_identity(path)?, netlink::netns_cookie(path));
+    let has_link = |plan: &Plan| {
+        let is_link = |op: &Op| op.made_link().is_some() || matches!(op, Op::TakeDevice(_));
+        plan.ops.iter().any(is_link) && plan.container.is_some() && plan.container == identity
+    };
+    let is_same = |plan: &Plan| plan.cookie.is_none() || cookie.is_none() || plan.cookie == cookie;
+    let named = node.store()?.entries(None)?.into_iter().filter(|entry| entry.key.attachment.ifname == ifname);
+    // A damaged entry is reported by its own DEL.
+    let mut plans = named.filter_map(|entry| record::plan(&entry).ok().flatten());
+    Ok(plans.any(|plan| has_link(&plan) && is_same(&plan)))
+}
+
 /// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was
 /// switched to weft. In the second case its link is deleted as that plugin would; addresses come from an imported ledger.
-fn unknown(call: &Call) -> Result<Vec<String>, AttachError> {
+/// A link of that name may also belong to the container that has the path by now.
+fn unknown(node: &mut Node<'_>, call: &Call) -> Result<Vec<String>, AttachError> {
     let Some(delegate) = call.network.delegate().and_then(|conf| delegate::find(&conf.kind)) else {
         if call.network.external_delegate().is_some() {
             return Ok(external::del_unknown(call));
         }
         return Ok(Vec::new());
     };
-    let Some(path) = liveness::living_netns(&call.env.netns, None)? else { return Ok(Vec::new()) };
+    let Some(path) = liveness::living_netns(&call.env.netns, Recorded::default())? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
-    if executor.same_netns()? {
+    // The journal is read last: it is as long as there are attachments, and a repeated DEL finds no link.
+    if executor.same_netns()?
+        || !executor.has_container_link(&call.env.ifname)?
+        || has_others_link(node, path, &call.env.ifname)?
+    {
         return Ok(Vec::new());
     }
     let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };

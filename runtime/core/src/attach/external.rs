@@ -61,9 +61,9 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
             container_id: &attachment.container_id,
             ifname: &attachment.ifname,
             netns: if is_own && !call.env.netns.is_empty() {
-                liveness::called_netns(&call.env.netns, external.container.as_deref())
+                liveness::called_netns(&call.env.netns, external.recorded())
             } else {
-                liveness::recorded_netns(&external.netns, external.container.as_deref())
+                liveness::recorded_netns(&external.netns, external.recorded())
             },
             args: &external.args,
             // The runtime's path first: plugins may have moved since.
@@ -89,7 +89,7 @@ pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError
 /// Runs STATUS of an external plugin.
 pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
     match exec(plugin, "STATUS", &env(call), conf.as_value()) {
-        Err(AttachError::Plugin(error @ ExecError::TimedOut { .. })) => {
+        Err(AttachError::Plugin(error @ (ExecError::TimedOut { .. } | ExecError::NotStarted { .. }))) => {
             Err(AttachError::NotReady { reason: error.to_string() })
         }
         other => other.map(drop),
@@ -148,6 +148,7 @@ pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, 
         args: call.env.args.clone(),
         netns: call.env.netns.clone(),
         container: netlink::netns_identity(Path::new(&call.env.netns))?,
+        cookie: netlink::netns_cookie(Path::new(&call.env.netns)),
     };
     let externals = serde_json::to_string(&[external]).map_err(AttachError::Encode)?;
     let trace = call.traces(None)?;

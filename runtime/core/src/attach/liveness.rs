@@ -1,12 +1,14 @@
 //! Determines whether an attachment is alive: its network namespace still exists and is the same one, or one of its
 //! links is left on the host.
 //!
-//! A namespace has an identity, but its path has not: `/proc/PID/ns/net` may lead to another one later.
+//! A namespace has an identity, but its path has not: `/proc/PID/ns/net` may lead to another one later. The kernel also
+//! gives the inode of an ended namespace to the next one, so a cookie tells those apart.
 
 use std::path::Path;
 
 use super::error::AttachError;
 use super::record;
+use super::recorded::Recorded;
 use crate::journal::Entry;
 use crate::netlink::{self, Executor, NetlinkError};
 use crate::plan::Plan;
@@ -26,9 +28,9 @@ pub enum NetnsState {
 #[must_use]
 pub fn netns_state(entry: &Entry) -> NetnsState {
     // A damaged plan does not identify the namespace, but the path is still known.
-    let recorded =
-        record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).and_then(|(_netns, plan)| plan.container);
-    let state = state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown);
+    let plan = record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).map(|(_netns, plan)| plan);
+    let recorded = plan.as_ref().map(Recorded::of_plan).unwrap_or_default();
+    let state = state_of(&entry.record.netns, recorded).unwrap_or(NetnsState::Unknown);
     state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
 }
 
@@ -42,15 +44,16 @@ fn state_in_this_pid_namespace(is_of_other_pids: bool, state: NetnsState) -> Net
 ///
 /// # Errors
 /// The path leads to something other than a namespace, or access is denied.
-pub(super) fn state_of(netns: &str, recorded: Option<&str>) -> Result<NetnsState, NetlinkError> {
+pub(super) fn state_of(netns: &str, recorded: Recorded<'_>) -> Result<NetnsState, NetlinkError> {
     if netns.is_empty() {
         return Ok(NetnsState::Unknown);
     }
     let path = Path::new(netns);
     match netlink::netns_identity(path) {
         Ok(None) => Ok(NetnsState::Gone),
-        Ok(found) => Ok(match recorded {
-            Some(_) if found.as_deref() != recorded => NetnsState::Gone,
+        Ok(found) => Ok(match recorded.container {
+            Some(_) if found.as_deref() != recorded.container => NetnsState::Gone,
+            Some(_) if is_a_later_one(path, recorded) => NetnsState::Gone,
             // The number of a process is reused after some time.
             None if netns.starts_with("/proc/") => NetnsState::Unknown,
             _ => NetnsState::There,
@@ -61,12 +64,18 @@ pub(super) fn state_of(netns: &str, recorded: Option<&str>) -> Result<NetnsState
     }
 }
 
+/// Returns whether the namespace at a path, which has the recorded identity, certainly was made later.
+fn is_a_later_one(path: &Path, recorded: Recorded<'_>) -> bool {
+    let Some(cookie) = recorded.cookie else { return false };
+    netlink::netns_cookie(path).is_some_and(|now| now != cookie)
+}
+
 /// Returns the path of an attachment's namespace if that namespace is still alive. A namespace that is gone took its
 /// links along, and one that got its path since then belongs to somebody else.
 ///
 /// # Errors
 /// As [`state_of`].
-pub(super) fn living_netns<'a>(netns: &'a str, recorded: Option<&str>) -> Result<Option<&'a Path>, NetlinkError> {
+pub(super) fn living_netns<'a>(netns: &'a str, recorded: Recorded<'_>) -> Result<Option<&'a Path>, NetlinkError> {
     let may_live = !netns.is_empty() && state_of(netns, recorded)? != NetnsState::Gone;
     Ok(may_live.then(|| Path::new(netns)))
 }
@@ -74,21 +83,21 @@ pub(super) fn living_netns<'a>(netns: &'a str, recorded: Option<&str>) -> Result
 /// Returns the path that another plugin gets at DEL or GC: the recorded one, or `""` unless it certainly still leads to
 /// the recorded namespace. The specification allows an empty CNI_NETNS there; with the path of another container, the
 /// plugin would delete that one's links.
-pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: Option<&str>) -> &'a str {
+pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: Recorded<'_>) -> &'a str {
     if matches!(state_of(netns, recorded), Ok(NetnsState::There)) { netns } else { "" }
 }
 
 /// Returns the path that another plugin gets at a runtime's DEL: the one of the call, or `""` unless it certainly leads
 /// to the recorded namespace. A runtime may name the path that another container has by now. What an earlier version
 /// recorded has no identity; then the runtime is believed.
-pub(crate) fn called_netns<'a>(called: &'a str, recorded: Option<&str>) -> &'a str {
-    if recorded.is_none() { called } else { recorded_netns(called, recorded) }
+pub(crate) fn called_netns<'a>(called: &'a str, recorded: Recorded<'_>) -> &'a str {
+    if recorded.container.is_none() { called } else { recorded_netns(called, recorded) }
 }
 
 /// Returns whether something that a plan made may still be in use. In doubt it is: a running ADD has its namespace, but
 /// no link yet.
 pub(super) fn is_alive(host: &Executor, (netns, plan): &(String, Plan)) -> Result<bool, AttachError> {
-    Ok(living_netns(netns, plan.container.as_deref())?.is_some() || host.has_host_link(plan)?)
+    Ok(living_netns(netns, Recorded::of_plan(plan))?.is_some() || host.has_host_link(plan)?)
 }
 
 #[cfg(test)]
@@ -97,37 +106,53 @@ mod tests {
 
     use super::*;
 
+    fn known(container: Option<&str>) -> Recorded<'_> {
+        Recorded { container, cookie: None }
+    }
+
+    #[test]
+    fn a_later_namespace_with_the_same_inode_is_another_one() {
+        let own = format!("/proc/{}/ns/net", std::process::id());
+        let identity = netlink::netns_identity(Path::new(&own)).unwrap();
+        let Some(cookie) = netlink::own_netns_cookie() else { return };
+        let with = |cookie| Recorded { container: identity.as_deref(), cookie: Some(cookie) };
+        assert_eq!(state_of(&own, with(cookie)).unwrap(), NetnsState::There);
+        assert_eq!(state_of(&own, with(cookie + 1)).unwrap(), NetnsState::Gone);
+        assert_eq!(recorded_netns(&own, with(cookie + 1)), "");
+        assert_eq!(called_netns(&own, with(cookie + 1)), "");
+    }
+
     #[test]
     fn a_path_and_an_identity_tell_which_namespace_it_is() {
         let own = format!("/proc/{}/ns/net", std::process::id());
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
-        assert_eq!(state_of(&own, identity.as_deref()).unwrap(), NetnsState::There);
-        assert_eq!(state_of(&own, Some("another")).unwrap(), NetnsState::Gone);
-        assert_eq!(state_of(&own, None).unwrap(), NetnsState::Unknown, "the process may be another one");
-        assert_eq!(state_of("", identity.as_deref()).unwrap(), NetnsState::Unknown);
-        assert_eq!(state_of("/nowhere/at/all", None).unwrap(), NetnsState::Gone);
+        assert_eq!(state_of(&own, known(identity.as_deref())).unwrap(), NetnsState::There);
+        assert_eq!(state_of(&own, known(Some("another"))).unwrap(), NetnsState::Gone);
+        assert_eq!(state_of(&own, Recorded::default()).unwrap(), NetnsState::Unknown, "the process may be another one");
+        assert_eq!(state_of("", known(identity.as_deref())).unwrap(), NetnsState::Unknown);
+        assert_eq!(state_of("/nowhere/at/all", Recorded::default()).unwrap(), NetnsState::Gone);
     }
 
     #[test]
     fn other_plugins_get_only_a_path_that_leads_to_the_recorded_namespace() {
         let own = format!("/proc/{}/ns/net", std::process::id());
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
-        assert_eq!(recorded_netns(&own, identity.as_deref()), own);
-        assert_eq!(recorded_netns(&own, Some("another")), "");
-        assert_eq!(recorded_netns(&own, None), "", "the process may be another one");
-        assert_eq!(recorded_netns("/nowhere/at/all", None), "");
-        assert_eq!(recorded_netns("/tmp", None), "");
+        assert_eq!(recorded_netns(&own, known(identity.as_deref())), own);
+        assert_eq!(recorded_netns(&own, known(Some("another"))), "");
+        assert_eq!(recorded_netns(&own, Recorded::default()), "", "the process may be another one");
+        assert_eq!(recorded_netns("/nowhere/at/all", Recorded::default()), "");
+        assert_eq!(recorded_netns("/tmp", Recorded::default()), "");
     }
 
     #[test]
     fn a_runtimes_path_counts_only_if_it_leads_to_the_recorded_namespace() {
         let own = format!("/proc/{}/ns/net", std::process::id());
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
-        assert_eq!(called_netns(&own, identity.as_deref()), own);
-        assert_eq!(called_netns(&own, Some("another")), "");
-        assert_eq!(called_netns("/nowhere/at/all", Some("another")), "");
-        assert_eq!(called_netns("", identity.as_deref()), "");
-        assert_eq!(called_netns(&own, None), own);
+        assert_eq!(called_netns(&own, known(identity.as_deref())), own);
+        assert_eq!(called_netns(&own, known(Some("another"))), "");
+        assert_eq!(called_netns("/nowhere/at/all", known(Some("another"))), "");
+        assert_eq!(called_netns("", known(identity.as_deref())), "");
+        assert_eq!(called_netns(&own, Recorded::default()), own);
     }
 
     #[test]
@@ -142,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("netns");
         std::fs::write(&file, "").unwrap();
-        assert_eq!(state_of(file.to_str().unwrap(), None).unwrap(), NetnsState::Gone);
-        state_of(dir.path().to_str().unwrap(), None).unwrap_err();
+        assert_eq!(state_of(file.to_str().unwrap(), Recorded::default()).unwrap(), NetnsState::Gone);
+        state_of(dir.path().to_str().unwrap(), Recorded::default()).unwrap_err();
     }
 }

@@ -12,7 +12,7 @@ use super::trace::Attempt;
 use crate::agent::counters::Counts;
 use crate::journal::Entry;
 use crate::log::{Level, Logger, Target};
-use crate::netlink::{self, Executor};
+use crate::netlink::{self, Executor, FilterSocket};
 use crate::plan::Plan;
 use crate::policy::compiler::compile_with_weftctl;
 use crate::policy::{CompileAsk, CompileError, Evidence, LogLevel, PolicyRef, PolicyStore};
@@ -83,6 +83,8 @@ pub struct Node<'a> {
     pub(super) log: Log,
     /// ADDs in networks with a monitor, whose monitors are asked at the end.
     pub(super) watched: Vec<Box<dyn Watch>>,
+    /// For the next teardown of this call.
+    pub(super) filter_socket: Option<FilterSocket>,
     store: Option<NodeStore>,
     /// The sockets of the last CHECK, and the namespace path that it was for: a pod's networks are all in one namespace.
     checking: Option<(PathBuf, Executor)>,
@@ -123,7 +125,7 @@ impl<'a> Node<'a> {
         let logger = Logger::new(&context.log);
         let counts = Counts::default();
         let log = Log { logger, counts, attempt: None, has_kept_failure: false, notices: Vec::new() };
-        Self { context, policies, log, watched: Vec::new(), store: None, checking: None }
+        Self { context, policies, log, watched: Vec::new(), filter_socket: None, store: None, checking: None }
     }
 
     /// Returns the context.

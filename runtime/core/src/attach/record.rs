@@ -12,6 +12,7 @@ use serde_json::Value;
 use weft_host_abi::types::Attachment;
 
 use super::error::AttachError;
+use super::recorded::Recorded;
 use super::trace::Traces;
 use crate::journal::{Entry, Record};
 use crate::plan::Plan;
@@ -33,6 +34,16 @@ pub struct ExternalCall {
     /// The identity of that namespace. `None` in entries of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// The cookie of that namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
+}
+
+impl ExternalCall {
+    /// Returns what identifies its namespace.
+    pub(super) fn recorded(&self) -> Recorded<'_> {
+        Recorded { container: self.container.as_deref(), cookie: self.cookie }
+    }
 }
 
 /// One chained call.

@@ -26,6 +26,8 @@ pub(super) struct Stage<'a> {
     device: Option<String>,
     /// Identity of the container's namespace; `None` for IPAM alone, which touches no link.
     container: Option<String>,
+    /// Its cookie.
+    cookie: Option<u64>,
     fresh_ifname: String,
     fresh_mac: Mac,
     fresh_index: u32,
@@ -57,6 +59,7 @@ impl<'a> Setting<'a> {
             Some(executor) => executor.container_identity()?,
             None => None,
         };
+        let cookie = executor.as_ref().and_then(Executor::container_cookie);
         let [a, b, c, d, i, j, k, mac @ ..]: [u8; 13] = random::octets();
         let mut mac: [u8; 6] = mac;
         // Locally administered, unicast.
@@ -68,6 +71,7 @@ impl<'a> Setting<'a> {
             observed,
             device: self.device,
             container,
+            cookie,
             fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
             fresh_mac: Mac(mac),
             fresh_index: Plan::chosen_index([i, j, k]),
@@ -188,6 +192,7 @@ impl<'a> Stage<'a> {
     /// Adds what every plan has.
     fn complete(&self, call: &Call, mut plan: Plan) -> Plan {
         plan.container.clone_from(&self.container);
+        plan.cookie = self.cookie;
         plan.link_index = self.container.is_some().then_some(self.fresh_index);
         plan.lease = call.lease();
         let attachment = call.attachment();

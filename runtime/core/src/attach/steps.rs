@@ -7,10 +7,10 @@ use super::call::Call;
 use super::error::AttachError;
 use super::node::Context;
 use crate::cni::{CniResult, Interface, Object};
-use crate::netlink::{Applied, Executor};
+use crate::netlink::{self, Applied, Executor};
 use crate::plan::{LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp, Side};
 use crate::step::{self, Previous, StepInput, StepPlan};
-use weft_host_abi::types::Route;
+use weft_host_abi::types::{Attachment, Route};
 
 /// Steps planned on an existing link.
 pub(super) struct Planned {
@@ -160,8 +160,12 @@ fn plan_after(
         return Ok(None);
     }
     let container = executor.container_identity()?;
+    let cookie = executor.container_cookie();
+    let found = executor.find_links(&ops)?;
+    let Attachment { network, container_id, ifname } = call.attachment();
+    let label = netlink::label(&network, &container_id, &ifname);
     let result = ResultShape { interfaces, ..ResultShape::default() };
-    let mut plan = Plan { ops, container, result, ..Plan::default() };
+    let mut plan = Plan { ops, container, cookie, found, result, label, ..Plan::default() };
     (context.plan_hook)(&mut plan);
     Ok(Some(Planned { executor, plan, changes: Changes { mac, routes } }))
 }

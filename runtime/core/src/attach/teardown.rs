@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use super::call::Call;
 use super::error::AttachError;
 use super::error_text::in_full;
+use super::liveness;
 use super::node::Node;
-use super::{liveness, sharing};
+use super::recorded::Recorded;
+use super::sharing;
 use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::phases::{Phase, timed};
@@ -27,7 +29,7 @@ pub(super) fn plan(
     // A call's path belongs to its own attachment.
     let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
     let netns = if is_own { &call.env.netns } else { netns }.to_owned();
-    let executor = match liveness::living_netns(&netns, plan.container.as_deref()) {
+    let executor = match liveness::living_netns(&netns, Recorded::of_plan(plan)) {
         Ok(path) => Executor::open(path),
         Err(error) => {
             // An unusable path must not prevent the cleanup of the host's side.
@@ -40,10 +42,15 @@ pub(super) fn plan(
         Err(error) => return vec![AttachError::from(error).chain()],
     };
     executor.share_in(&node.context.state_dir);
+    executor.lend_filter_socket(node.filter_socket.take());
     let mut decide = |names: &[String]| {
         let kept = node.store().and_then(|store| sharing::decide(store, &entry.key, &needed, names));
         kept.map_err(|error| error.chain())
     };
     let torn_down = timed(Phase::Links, || executor.teardown_among(plan, &mut decide));
+    if torn_down.is_empty() {
+        // After an error, answers to earlier requests may be left in it.
+        node.filter_socket = executor.into_filter_socket();
+    }
     torn_down.iter().map(|left| in_full(left)).collect()
 }

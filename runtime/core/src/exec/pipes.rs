@@ -25,14 +25,20 @@ pub struct Answer {
 }
 
 /// How the communication with a plugin ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     With(ExitStatus),
     Late,
     TooLarge,
 }
 
-/// Writes a plugin's stdin and reads its output until it ends or must be killed.
-pub(super) fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Ended> {
+/// Writes a program's stdin and reads its output, of which each part has at most `limit` bytes, until it ends or must be
+/// killed.
+pub(crate) fn talk(
+    child: &mut Child,
+    stdin: &[u8],
+    (answer, limit): (&mut Answer, usize),
+    deadline: Instant,
+) -> io::Result<Ended> {
     let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let pipes = [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
     for fd in pipes.into_iter().flatten() {
@@ -67,19 +73,19 @@ pub(super) fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadlin
                 Err(_broken) => input = None,
             }
         }
-        if drain(output.as_mut(), &mut answer.stdout)? {
+        if drain(output.as_mut(), &mut answer.stdout, limit)? {
             output = None;
         }
-        if drain(errors.as_mut(), &mut answer.stderr)? {
+        if drain(errors.as_mut(), &mut answer.stderr, limit)? {
             errors = None;
         }
-        if too_large(answer) {
+        if too_large(answer, limit) {
             return Ok(Ended::TooLarge);
         }
         if let Some(status) = child.try_wait()? {
-            drain(output.as_mut(), &mut answer.stdout)?;
-            drain(errors.as_mut(), &mut answer.stderr)?;
-            return Ok(if too_large(answer) { Ended::TooLarge } else { Ended::With(status) });
+            drain(output.as_mut(), &mut answer.stdout, limit)?;
+            drain(errors.as_mut(), &mut answer.stderr, limit)?;
+            return Ok(if too_large(answer, limit) { Ended::TooLarge } else { Ended::With(status) });
         }
     }
 }
@@ -97,7 +103,7 @@ fn wait_for(pipes: &[(Option<BorrowedFd<'_>>, PollFlags)], tick: Duration) -> io
 }
 
 /// Reads the available data. Returns whether the end was reached.
-fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
+fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
     let Some(pipe) = pipe else { return Ok(false) };
     let mut piece = [0; 8192];
     loop {
@@ -109,7 +115,7 @@ fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
             Err(error) => return Err(error),
         }
         // Endless output must not keep us here.
-        if into.len() > ANSWER_LIMIT {
+        if into.len() > limit {
             return Ok(false);
         }
     }
@@ -119,6 +125,6 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn too_large(answer: &Answer) -> bool {
-    answer.stdout.len() > ANSWER_LIMIT || answer.stderr.len() > ANSWER_LIMIT
+fn too_large(answer: &Answer, limit: usize) -> bool {
+    answer.stdout.len() > limit || answer.stderr.len() > limit
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sched::CloneFlags;
 
+use super::end::left;
 use super::*;
 
 fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
@@ -121,4 +122,74 @@ fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
     let (plugin, verb) = ("p".to_owned(), "ADD".to_owned());
     let text = ExecError::TimedOut { plugin, verb, seconds: 2.0, fate: Fate::Unended }.to_string();
     assert!(text.contains("within 2 s and was killed, but has not ended"), "{text}");
+}
+
+/// A plugin whose file system does not answer when the kernel opens the file to execute it, until this is dropped.
+struct Unanswering {
+    _lease: fs::File,
+    dir: tempfile::TempDir,
+}
+
+impl Unanswering {
+    /// A lease makes the kernel wait for its holder, which never looks. The kernel gives up after 45 s.
+    fn new(script: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("plugin");
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let lease = fs::OpenOptions::new().read(true).write(true).open(&file).unwrap();
+        #[expect(unsafe_code, reason = "nix has no leases")]
+        // SAFETY: the descriptor is open, and both commands take a number. Without an owner, nobody gets a signal.
+        let outcome = unsafe {
+            use std::os::fd::AsRawFd as _;
+            let fd = lease.as_raw_fd();
+            let taken = nix::libc::fcntl(fd, nix::libc::F_SETLEASE, nix::libc::F_WRLCK);
+            taken | nix::libc::fcntl(fd, nix::libc::F_SETOWN, 0)
+        };
+        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        Self { _lease: lease, dir }
+    }
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_is_not_waited_for() {
+    let mark = tempfile::tempdir().unwrap();
+    let started = mark.path().join("started");
+    let plugin = Unanswering::new(&format!("cat > /dev/null; touch {}", started.display()));
+    let path = [plugin.dir.path().to_owned()];
+    let call = ExecCall {
+        plugin: "plugin",
+        verb: "ADD",
+        container_id: "c1",
+        netns: "/n",
+        ifname: "eth0",
+        args: "",
+        path: &path,
+        stdin: b"{}",
+        stderr: Stderr::Kept,
+        limit: Duration::from_millis(200),
+        caller: Caller::Weft,
+    };
+    let error = exec(&call).unwrap_err();
+    assert!(matches!(error, ExecError::NotStarted { .. }), "{error}");
+    assert_eq!(error.code(), 11);
+    let text = error.to_string();
+    assert!(text.starts_with("CNI plugin \"plugin\" could not be started within 0.2 s: the file system"), "{text}");
+    assert!(text.contains(&path[0].display().to_string()), "{text}");
+    // Other plugins run meanwhile, and the late one gets no input and is killed.
+    assert_eq!(run("cat", "{}", LONG).unwrap().stdout, b"{}");
+    drop(plugin);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!started.exists(), "a plugin that weft gave up has run");
+}
+
+#[test]
+fn what_comes_too_late_is_taken_back() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (report, reported) = std::sync::mpsc::channel();
+    let job = move || wait.recv().map_or(0, |()| 7);
+    let late = move |number: i32| report.send(number).unwrap();
+    assert_eq!(by_deadline(Instant::now(), job, late).unwrap(), None);
+    go.send(()).unwrap();
+    assert_eq!(reported.recv().unwrap(), 7);
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::NetlinkError;
 use super::fault::Doing;
 use super::firewalld::Firewalld;
+use super::identity::own_netns_cookie;
 use super::netns::{Netns, Running};
 use super::netns_fault::NetnsFault;
 use super::nft::Nft;
@@ -37,7 +38,14 @@ pub(super) struct Container {
     pub(super) rtnl: Rtnl,
     pub(super) confs: Confs,
     pub(super) netns: Netns,
+    /// The namespace's cookie, if the kernel has cookies.
+    cookie: Option<u64>,
 }
+
+/// An nftables socket of the host that an executor is done with. To close one waits until the kernel has freed what was
+/// removed through it (some 10 ms), so several teardowns share one.
+#[derive(Debug)]
+pub struct FilterSocket(Nft);
 
 /// An executor whose container side is being opened in the background.
 #[derive(Debug)]
@@ -97,7 +105,7 @@ impl Executor {
         let open = move || {
             let open = || Ok((Wire::route()?, Confs::open()?));
             let (socket, confs) = open().map_err(|error: io::Error| fail_inside(NetnsFault::inside("", &error)))?;
-            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
+            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside, cookie: own_netns_cookie() })
         };
         let container = netns.start_inside(open, then).map_err(fail)?;
         Ok(Opening { path, needs, host, container })
@@ -117,6 +125,25 @@ impl Executor {
     /// The kernel does not say.
     pub fn container_identity(&self) -> Result<Option<String>, NetlinkError> {
         self.container.as_ref().map(|container| container.netns.identity()).transpose()
+    }
+
+    /// Returns the cookie of the container's namespace, if one is open and the kernel has cookies.
+    #[must_use]
+    pub fn container_cookie(&self) -> Option<u64> {
+        self.container.as_ref()?.cookie
+    }
+
+    /// Uses the nftables socket of an earlier executor of this process, if there is one.
+    pub fn lend_filter_socket(&mut self, socket: Option<FilterSocket>) {
+        if let Some(FilterSocket(nft)) = socket {
+            self.nft.get_or_insert(nft);
+        }
+    }
+
+    /// Returns the nftables socket, if it was needed.
+    #[must_use]
+    pub fn into_filter_socket(self) -> Option<FilterSocket> {
+        self.nft.map(FilterSocket)
     }
 
     /// Returns how many netlink messages were sent so far, for benchmarks.

@@ -16,6 +16,7 @@ use super::netns::Netns;
 use super::netns_fault::NetnsFault;
 
 /// Returns the identity of the namespace at a path, unique among those that exist at the same time: device and inode.
+/// The next namespace gets the inode of one that ended; `netns_cookie` tells these apart.
 /// `None` if there is no namespace at that path (any more).
 ///
 /// # Errors
@@ -30,6 +31,12 @@ pub fn netns_identity(path: &Path) -> Result<Option<String>, NetlinkError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns the cookie of the namespace at a path ([`own_netns_cookie`]); `None` if there is no namespace or no cookie.
+#[must_use]
+pub fn netns_cookie(path: &Path) -> Option<u64> {
+    Netns::open(path).ok()?.run_inside(own_netns_cookie).ok()?
 }
 
 /// Returns whether the namespace at a path is the calling thread's own.

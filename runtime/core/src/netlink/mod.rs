@@ -25,6 +25,7 @@ mod evidence;
 mod executor;
 mod fault;
 mod firewalld;
+mod found;
 mod identity;
 mod inside;
 mod inverse;
@@ -53,12 +54,15 @@ pub use applied::Applied;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, UndoError, in_use};
 pub use evidence::trace_of_attachment;
-pub use executor::{Executor, Opening};
-pub use identity::{in_new_netns, is_own_netns, is_path_of_other_pids, netns_identity, own_netns_cookie};
+pub use executor::{Executor, FilterSocket, Opening};
+pub use identity::{in_new_netns, is_own_netns, is_path_of_other_pids, netns_cookie, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use netns_fault::NetnsFault;
 pub use nft::FilterOf;
 pub use probe::link_address;
 pub use sharing::Decide;
-pub use survey::{Survivor, addresses_in_use, filter_generation, found_filters, label, parse_label, survivors};
+pub use survey::{
+    NamedNetns, Shaper, Survivor, addresses_in_use, filter_generation, found_filters, found_sources, label,
+    parse_label, shapers, survivors,
+};

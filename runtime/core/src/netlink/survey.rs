@@ -15,9 +15,11 @@ use ipnet::IpNet;
 
 use super::error::NetlinkError;
 use super::fault::Doing;
+use super::firewalld::Firewalld;
+use super::identity::own_netns_cookie;
 use super::netns::{Netns, OWN};
 use super::nft::{FilterOf, Nft};
-use super::rtnl::{Link, Nsid, Rtnl, change};
+use super::rtnl::{Link, Nsid, Rtnl, change, redirect_targets};
 use super::wire::Wire;
 use crate::plan::{LinkRef, Op};
 
@@ -39,16 +41,37 @@ pub struct Survivor {
     pub host_link: Option<String>,
     /// The bridge of which that end is a port.
     pub bridge: Option<String>,
-    /// Its namespace: a path to it, and its identity. `None` if no path was found.
-    pub netns: Option<(PathBuf, String)>,
+    /// Its namespace. `None` if no path was found.
+    pub netns: Option<NamedNetns>,
     /// Addresses of its link in the container.
     pub addresses: Vec<IpNet>,
 }
 
+/// A device of the host that can shape what an attachment sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shaper {
+    /// Its name.
+    pub name: String,
+    /// Its label, if it has one.
+    pub label: Option<String>,
+    /// Whether a link of the host redirects its traffic to it.
+    pub in_use: bool,
+}
+
+/// A network namespace with a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedNetns {
+    /// The path.
+    pub path: PathBuf,
+    /// Its identity.
+    pub identity: String,
+    /// Its cookie.
+    pub cookie: Option<u64>,
+}
+
 /// A network namespace with its links.
 struct Found {
-    path: PathBuf,
-    identity: String,
+    netns: NamedNetns,
     /// Its number in our own namespace.
     id: Option<Nsid>,
     /// The number of our own namespace in it.
@@ -89,6 +112,9 @@ pub fn parse_label(alias: &str) -> Option<(&str, &str, &str)> {
 
 const LABEL: &str = "weft:";
 
+/// The kind of a device that shapes what an attachment sends.
+const SHAPER: &str = "ifb";
+
 /// Returns the link of an op that carries the attachment's label.
 pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
     match op {
@@ -98,6 +124,7 @@ pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
         Op::CreateVlan(link) => Some(LinkRef::container(link.name.as_str())),
         Op::CreateDummy(link) => Some(LinkRef::container(link.name.as_str())),
         Op::CreateTap(link) => Some(LinkRef::container(link.name.as_str())),
+        Op::CreateIfb(link) => Some(LinkRef::host(link.name.as_str())),
         _ => None,
     }
 }
@@ -110,8 +137,9 @@ impl Rtnl {
     }
 }
 
+/// Returns whether a link is an attachment's, besides the device that shapes its traffic, which may outlive it.
 pub(super) fn is_labelled(link: &Link) -> bool {
-    link.alias.as_deref().is_some_and(|alias| parse_label(alias).is_some())
+    link.kind != SHAPER && link.alias.as_deref().is_some_and(|alias| parse_label(alias).is_some())
 }
 
 pub(super) fn open_route() -> Result<Rtnl, NetlinkError> {
@@ -155,15 +183,53 @@ pub fn survivors() -> Result<Vec<Survivor>, NetlinkError> {
         let inside = namespaces.iter().find(|netns| netns.id.is_some() && netns.id == link.other_netns);
         let end = inside.and_then(|netns| netns.links.iter().find(|(end, _)| Some(end.index) == link.other));
         let addresses = end.map(|(_link, addresses)| addresses.clone()).unwrap_or_default();
-        let netns = inside.map(|netns| (netns.path.clone(), netns.identity.clone()));
+        let netns = inside.map(|found| found.netns.clone());
         let master = links.iter().find(|other| Some(other.index) == link.master && other.kind == "bridge");
         let bridge = master.map(|bridge| bridge.name.clone());
         found.extend(survivor(link, Some((link.name.clone(), bridge)), netns, addresses));
     }
     for netns in &namespaces {
         for (link, addresses) in netns.links.iter().filter(|(link, _)| is_labelled(link) && netns.is_ours(link)) {
-            let place = Some((netns.path.clone(), netns.identity.clone()));
-            found.extend(survivor(link, None, place, addresses.clone()));
+            found.extend(survivor(link, None, Some(netns.netns.clone()), addresses.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the devices of the host that can shape an attachment's traffic.
+///
+/// # Errors
+/// The kernel does not list the host's links, or what they redirect.
+pub fn shapers() -> Result<Vec<Shaper>, NetlinkError> {
+    let rtnl = open_route()?;
+    let links = links_of(&rtnl)?;
+    if !links.iter().any(|link| link.kind == SHAPER) {
+        return Ok(Vec::new());
+    }
+    let mut targets = BTreeSet::new();
+    for link in &links {
+        let filters = rtnl.ingress_filters(link.index).doing(|| format!("failed to list the filters of {}", link.name));
+        targets.extend(redirect_targets(&filters?).unwrap_or_default());
+    }
+    let shapers = links.into_iter().filter(|link| link.kind == SHAPER);
+    Ok(shapers
+        .map(|link| Shaper { in_use: targets.contains(&link.index), name: link.name, label: link.alias })
+        .collect())
+}
+
+/// Returns the sources of firewalld's zones that are one of these addresses. None if firewalld does not run.
+///
+/// # Errors
+/// firewalld, or the bus, does not answer.
+pub fn found_sources(addresses: &BTreeSet<IpAddr>) -> Result<Vec<(FilterOf, Op)>, NetlinkError> {
+    let firewalld = Firewalld::default();
+    if addresses.is_empty() || !firewalld.is_running()? {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for address in addresses {
+        if let Some(source) = firewalld.source_of(*address)? {
+            found.push((FilterOf::Address(*address), Op::FirewalldSource(source)));
         }
     }
     Ok(found)
@@ -182,7 +248,7 @@ pub fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
 fn survivor(
     link: &Link,
     host: Option<(String, Option<String>)>,
-    netns: Option<(PathBuf, String)>,
+    netns: Option<NamedNetns>,
     addresses: Vec<IpNet>,
 ) -> Option<Survivor> {
     let (network, container_id, ifname) = parse_label(link.alias.as_deref()?)?;
@@ -212,9 +278,10 @@ fn namespaces(host: &Rtnl) -> Result<Vec<Found>, NetlinkError> {
             continue;
         }
         if let Ok(Ok(inside)) = netns.run_inside(move || look_here(own_fd)) {
-            let (links, host_here, has_numbers) = inside;
+            let Inside { links, host: host_here, has_numbers, cookie } = inside;
             let id = host.nsid_of(netns.raw_fd()).ok().flatten();
-            found.insert(identity.clone(), Found { path, identity, id, host: host_here, has_numbers, links });
+            let netns = NamedNetns { path, identity: identity.clone(), cookie };
+            found.insert(identity, Found { netns, id, host: host_here, has_numbers, links });
         }
     }
     Ok(found.into_values().collect())
@@ -241,15 +308,21 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, NetlinkError> {
     list().doing(|| format!("failed to list {}", dir.display()))
 }
 
-/// Links with their addresses, the number of the host's namespace, and whether there is any number.
-type Inside = (Vec<(Link, Vec<IpNet>)>, Option<Nsid>, bool);
+/// What a namespace shows from inside; see `Found`.
+struct Inside {
+    links: Vec<(Link, Vec<IpNet>)>,
+    host: Option<Nsid>,
+    has_numbers: bool,
+    cookie: Option<u64>,
+}
 
 fn look_here(host: RawFd) -> Result<Inside, NetlinkError> {
     let rtnl = open_route()?;
     let links = links_here(&rtnl)?;
     // Do this after the links, for which the kernel numbers the namespaces of parents.
     let doing = || "failed to tell network namespaces apart";
-    Ok((links, rtnl.nsid_of(host).doing(doing)?, !rtnl.nsids().doing(doing)?.is_empty()))
+    let (host, has_numbers) = (rtnl.nsid_of(host).doing(doing)?, !rtnl.nsids().doing(doing)?.is_empty());
+    Ok(Inside { links, host, has_numbers, cookie: own_netns_cookie() })
 }
 
 /// Returns the links of a namespace with their addresses, except loopback and link-local ones.

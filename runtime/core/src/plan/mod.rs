@@ -43,7 +43,7 @@ pub use probe::ProbeAddresses;
 pub use result::{ResultShape, ShapeIp};
 pub use sbr::{Source, SourceRoutes};
 pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
-pub use steps::Plan;
+pub use steps::{FoundLink, Plan};
 pub use tap::CreateTap;
 pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
 pub use vrf::JoinVrf;

@@ -283,6 +283,18 @@ impl Op {
         }
     }
 
+    /// Returns the link that the teardown of this op changes without deleting it.
+    #[must_use]
+    pub fn changed_link(&self) -> Option<LinkRef> {
+        match self {
+            Self::TuneLink(op) => Some(LinkRef::container(op.link.as_str())),
+            Self::JoinVrf(op) => Some(LinkRef::container(op.link.as_str())),
+            Self::LimitRate(op) => Some(LinkRef::host(op.link.as_str())),
+            Self::RedirectIngress(op) => Some(LinkRef::host(op.from.as_str())),
+            _ => None,
+        }
+    }
+
     /// Returns the mapping, if this op maps a host port.
     #[must_use]
     pub fn host_port(&self) -> Option<&HostPort> {

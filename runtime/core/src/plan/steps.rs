@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentLease, Op, ResultShape};
+use super::{AgentLease, LinkRef, Op, ResultShape};
 
 /// The ops that the host executes for one attachment, and the shape of its CNI result.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -12,11 +12,19 @@ pub struct Plan {
     /// Identifies the container's namespace (`netlink::netns_identity`): its path may lead to another one later.
     #[serde(default)]
     pub container: Option<String>,
+    /// The cookie of that namespace (`netlink::netns_cookie`): the kernel gives the inode of an ended namespace to the
+    /// next one. `None` in entries of older versions, and on kernels without cookies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
     /// The index of the link that the plan makes in the container, or of the device that it moves there. It is chosen
     /// in advance, so that the journal knows the link before it exists. `None` for a veth pair, which is identified by
     /// its end on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_index: Option<u32>,
+    /// The links that existed before the plan and that teardown changes, with their indexes at ADD: another link may
+    /// have the name later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<FoundLink>,
     /// The result to print after all ops are applied.
     #[serde(default)]
     pub result: ResultShape,
@@ -27,6 +35,15 @@ pub struct Plan {
     /// DEL gives it back while the link exists.
     #[serde(default)]
     pub lease: Option<AgentLease>,
+}
+
+/// A link that existed before a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLink {
+    /// Its name at ADD.
+    pub link: LinkRef,
+    /// Its index, which it keeps when it is renamed.
+    pub index: u32,
 }
 
 impl Plan {

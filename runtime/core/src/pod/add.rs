@@ -21,7 +21,7 @@ use crate::attach::{AttachError, Node};
 use crate::cni::{CniError, CniResult, code};
 use crate::conf::Persona;
 use crate::facts::PodFacts;
-use crate::netlink::{Executor, NetlinkError, netns_identity};
+use crate::netlink::{Executor, NetlinkError, netns_cookie, netns_identity};
 use crate::plan::{LinkRef, Need};
 use crate::store::Key;
 
@@ -173,6 +173,7 @@ fn attach_all(node: &mut Node<'_>, pod: &Pod<'_>, list: Vec<PodAttachment>) -> R
         uid: pod.uid.to_owned(),
         netns: sandbox.netns.clone(),
         container: netns_identity(Path::new(&sandbox.netns)).map_err(netlink_error)?,
+        cookie: netns_cookie(Path::new(&sandbox.netns)),
         path: sandbox.path.clone(),
         plugin_timeout_seconds: sandbox.limit.as_secs(),
         ..PodRecord::new(list)

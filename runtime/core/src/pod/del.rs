@@ -25,7 +25,7 @@ pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         return kept::del(node, call);
     };
     let record = PodRecord::read(&entry)?;
-    let netns = called_netns(&call.env.netns, record.container.as_deref()).to_owned();
+    let netns = called_netns(&call.env.netns, record.recorded()).to_owned();
     let sandbox = Sandbox { netns, ..sandbox_of(call, &record) };
     remove_entry(node, &sandbox, &entry.key, record)
 }
@@ -45,7 +45,7 @@ pub(super) fn sandbox_of(call: &PodCall, record: &PodRecord) -> Sandbox {
     let mut path = call.path();
     path.extend(record.path.iter().filter(|dir| !call.path().contains(dir)).cloned().collect::<Vec<_>>());
     Sandbox {
-        netns: recorded_netns(&record.netns, record.container.as_deref()).to_owned(),
+        netns: recorded_netns(&record.netns, record.recorded()).to_owned(),
         path,
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         ..call.sandbox()
@@ -136,7 +136,7 @@ pub fn remove_pod(node: &mut Node<'_>, entry: &Entry, netns: Option<&Path>) -> R
     let sandbox = Sandbox {
         container_id: entry.key.attachment.container_id.clone(),
         ifname: entry.key.attachment.ifname.clone(),
-        netns: recorded_netns(&path, record.container.as_deref()).to_owned(),
+        netns: recorded_netns(&path, record.recorded()).to_owned(),
         path: record.path.clone(),
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         deadline: None,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::attachment::{PodAttachment, Progress};
-use crate::attach::{AttachError, Node};
+use crate::attach::{AttachError, Node, Recorded};
 use crate::cni::{CniError, code};
 use crate::commit::ClaimError;
 use crate::journal::{AmendError, Entry, Record};
@@ -35,6 +35,9 @@ pub struct PodRecord {
     /// The identity of that namespace. `None` in entries of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// The cookie of that namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
     /// Directories in which to look for plugins.
     pub path: Vec<PathBuf>,
     /// How long an external plugin may take.
@@ -47,6 +50,11 @@ pub struct PodRecord {
 const VERSION: u32 = 1;
 
 impl PodRecord {
+    /// Returns what identifies the pod's namespace.
+    pub(super) fn recorded(&self) -> Recorded<'_> {
+        Recorded { container: self.container.as_deref(), cookie: self.cookie }
+    }
+
     /// Creates the record of a new ADD.
     pub(super) fn new(attachments: Vec<PodAttachment>) -> Self {
         let nonce: [u8; 16] = random::octets();
@@ -58,6 +66,7 @@ impl PodRecord {
             uid: String::new(),
             netns: String::new(),
             container: None,
+            cookie: None,
             path: Vec::new(),
             plugin_timeout_seconds: 0,
             attachments,

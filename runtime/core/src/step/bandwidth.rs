@@ -113,7 +113,8 @@ fn host_end(input: &StepInput<'_>, previous: &Previous) -> Result<String, StepEr
 
 /// Returns the name of the intermediate device. The stock plugin's name ignores the interface, so a second one on the
 /// same network collides with the first. The main interface keeps that name; every other one has its own.
-fn ifb_name(attachment: &Attachment) -> String {
+#[must_use]
+pub fn ifb_name(attachment: &Attachment) -> String {
     let Attachment { network, container_id, ifname } = attachment;
     // None of the three contains a slash, so different attachments have different seeds.
     let seed = if ifname == MAIN_INTERFACE {

@@ -18,6 +18,7 @@ mod tests;
 mod tuning;
 mod vrf;
 
+pub use bandwidth::ifb_name;
 use kind::mistyped;
 pub use kind::{Previous, Step, StepError, StepInput, StepPlan};
 pub use registry::{find, kinds};

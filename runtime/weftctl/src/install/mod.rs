@@ -230,7 +230,23 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     if args.purge {
         steps.push(Step::remove_tree(state)?);
     }
-    carry_out(&steps, args.places.dry_run, output)
+    let leaves = args.force && !args.places.dry_run && has_attachments(state);
+    let outcome = carry_out(&steps, args.places.dry_run, output)?;
+    if leaves {
+        output.note(LEFT);
+    }
+    Ok(outcome)
+}
+
+/// What a forced `uninstall` leaves.
+const LEFT: &str = "Host ports, masquerading and shaping of the containers that run on stay, and nobody else removes them: \
+                    a later container with the address would get the port. When such a container has ended, run `weftctl gc` \
+                    with the program that you installed from; it needs the state directory";
+
+/// Returns whether the journal has attachments.
+fn has_attachments(state: &Path) -> bool {
+    let store = NodeStore::open_read_only(state).ok().flatten();
+    store.and_then(|store| store.entries(None).ok()).is_some_and(|entries| !entries.is_empty())
 }
 
 /// Refuses to uninstall with attachments: nobody would undo what weft made, and the stock plugins, once moved back,
@@ -259,7 +275,7 @@ fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
     bail!(
         "{text}\n{DRAIN} To leave \
          containers running under the stock plugins, write the claims for those first (`weftctl ledger export host-local`) and \
-         use --force; host ports and masquerading of running containers then stay until a reboot"
+         use --force. {LEFT}"
     );
 }
 

@@ -3,6 +3,7 @@
 mod host_local;
 mod rebuild;
 mod scopes;
+mod seen;
 #[cfg(feature = "agent")]
 mod whereabouts;
 

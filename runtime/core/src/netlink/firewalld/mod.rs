@@ -6,9 +6,10 @@ mod dbus;
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use self::dbus::{Argument, Bus, CallError};
+use self::dbus::{Answer, Argument, Bus, CallError};
 use super::error::NetlinkError;
 use crate::plan::FirewalldSource;
 
@@ -80,11 +81,25 @@ impl Firewalld {
         let answer = self.call("querySource", source).map_err(|error| {
             refused(format!("failed to find the address {} in {} zone", with_length(source), source.zone), error)
         })?;
-        Ok(answer.unwrap_or(false))
+        Ok(answer.boolean.unwrap_or(false))
     }
 
-    /// Calls a method of zones. Returns the answer if it is a boolean.
-    fn call(&self, method: &str, source: &FirewalldSource) -> Result<Option<bool>, CallError> {
+    /// Returns the source that an address is, in the zone that has it.
+    pub(super) fn source_of(&self, address: IpAddr) -> Result<Option<FirewalldSource>, NetlinkError> {
+        let source = FirewalldSource { zone: String::new(), address };
+        let text = with_length(&source);
+        let arguments = [Argument(&text)];
+        let answer = self.ask(|bus| bus.call(SERVICE, PATH, ZONES, "getZoneOfSource", &arguments));
+        match answer {
+            Ok(answer) if answer.text.is_empty() => Ok(None),
+            Ok(answer) => Ok(Some(FirewalldSource { zone: answer.text, address })),
+            Err(error) if error.is_away() => Ok(None),
+            Err(error) => Err(refused(format!("failed to find the zone of the address {text}"), error)),
+        }
+    }
+
+    /// Calls a method of zones.
+    fn call(&self, method: &str, source: &FirewalldSource) -> Result<Answer, CallError> {
         let address = with_length(source);
         let arguments = [Argument(&source.zone), Argument(&address)];
         self.ask(|bus| bus.call(SERVICE, PATH, ZONES, method, &arguments))

@@ -177,7 +177,7 @@ impl Executor {
             return Ok(());
         }
         let doing = || format!("failed to remove the {kind} qdisc of {name:?}");
-        let Some(link) = self.host.link(Lookup::Name(name)).doing(doing)? else { return Ok(()) };
+        let Some(link) = self.find_again(plan, &LinkRef::host(name))? else { return Ok(()) };
         match self.host.qdisc(link.index, place_of(kind)).doing(doing)? {
             Some(found) if found.explicit && found.kind == kind => {
                 self.host.delete_qdisc(qdisc_selector(link.index, place_of(kind))).map(drop).doing(doing)

@@ -32,8 +32,8 @@ impl Operation for TuneLink {
         session.tune_link(self)
     }
 
-    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
-        if self.before.is_empty() { Ok(()) } else { executor.restore_link(&self.link, &self.before) }
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        if self.before.is_empty() { Ok(()) } else { executor.restore_link(plan, &self.link, &self.before) }
     }
 
     fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
@@ -126,10 +126,9 @@ pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Chang
 impl Executor {
     /// Restores a container link's attributes. As in the reference plugin, a refusal is ignored if the link is deleted
     /// with the container; a device without a kind is hardware, and returns to the host as it is.
-    pub(super) fn restore_link(&self, name: &str, before: &LinkAttributes) -> Result<(), NetlinkError> {
+    pub(super) fn restore_link(&self, plan: &Plan, name: &str, before: &LinkAttributes) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
-        let doing = || format!("failed to lookup {}", LinkRef::container(name));
-        let Some(found) = rtnl.link(Lookup::Name(name)).doing(doing)? else { return Ok(()) };
+        let Some(found) = self.find_again(plan, &LinkRef::container(name))? else { return Ok(()) };
         let mut first = Ok(());
         for change in changes(before, &found) {
             let outcome =

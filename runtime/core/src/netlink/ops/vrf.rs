@@ -32,8 +32,8 @@ impl Operation for JoinVrf {
         session.join_vrf(self)
     }
 
-    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
-        executor.leave_vrf(self)
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        executor.leave_vrf(plan, self)
     }
 
     fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
@@ -184,14 +184,14 @@ fn is_local(message: &RouteMessage, table: u32, address: IpAddr) -> bool {
 
 impl Executor {
     /// Takes a link out of a VRF, and deletes the VRF after its last link.
-    pub(super) fn leave_vrf(&self, op: &JoinVrf) -> Result<(), NetlinkError> {
+    pub(super) fn leave_vrf(&self, plan: &Plan, op: &JoinVrf) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
         let doing = || format!("failed to lookup VRF {}", op.vrf);
         let _lock = self.lock_container(op)?;
         let Some(vrf) = rtnl.link(Lookup::Name(&op.vrf)).doing(doing)?.filter(|vrf| vrf.kind == "vrf") else {
             return Ok(());
         };
-        let link = rtnl.link(Lookup::Name(&op.link)).doing(|| format!("failed to lookup {:?}", op.link))?;
+        let link = self.find_again(plan, &LinkRef::container(op.link.as_str()))?;
         let slave = link.filter(|link| link.master == Some(vrf.index)).map(|link| link.index);
         if let Some(index) = slave {
             let doing = || format!("resetMaster: could reset master to {}", op.link);

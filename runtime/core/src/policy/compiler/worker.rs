@@ -1,12 +1,11 @@
 //! The compiler in its own process: component on stdin, code on stdout, limits on everything.
 
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -14,13 +13,11 @@ use nix::unistd::Pid;
 use weft_host_abi::engine;
 
 use super::{Bounds, NO_MEMORY};
+use crate::exec::{Answer, Ended, GRACE, kill, talk};
 use crate::policy::Cause;
 use crate::policy::confine::{Work, confine};
 use crate::policy::error::cause;
 use crate::text;
-
-/// The interval between checks of the worker.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Maximum bytes kept of the worker's messages.
 const MESSAGE_MAX: usize = 2048;
@@ -85,59 +82,28 @@ pub fn compile_in_worker(program: &Path, component: &[u8], bounds: &Bounds) -> R
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(|error| Cause(format!("cannot run {}: {error}", program.display())))?;
-    let pipes = (worker.stdin.take(), worker.stdout.take(), worker.stderr.take());
-    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
-        return Err(Cause("the compiler has no pipes".to_owned()));
+    let mut said = Answer::default();
+    let ended = talk(&mut worker, component, (&mut said, bounds.code), Instant::now() + bounds.deadline);
+    let failed = |what: String| Err(Cause(what));
+    let status = match ended {
+        Ok(Ended::With(status)) => status,
+        unfinished => {
+            let fate = kill(worker, GRACE);
+            return failed(match unfinished {
+                Err(error) => format!("cannot talk to the compiler: {error}"),
+                Ok(Ended::TooLarge) => format!("it compiles to more than {} bytes", bounds.code),
+                Ok(_) => format!("the compiler took longer than {} s and {fate}", bounds.deadline.as_secs()),
+            });
+        }
     };
-    std::thread::scope(|scope| {
-        // A worker that has ended does not read; its status explains why.
-        scope.spawn(move || stdin.write_all(component).ok());
-        let code = scope.spawn(move || read(stdout, bounds.code));
-        let said = scope.spawn(move || read(stderr, MESSAGE_MAX));
-        let status = wait(&mut worker, bounds.deadline);
-        let (code, said) = (joined(code), joined(said));
-        let status = status.map_err(|error| Cause(format!("cannot wait for the compiler: {error}")))?;
-        let failed = |what: String| Err(Cause(what));
-        let said = text::clean(String::from_utf8_lossy(&said).trim(), MESSAGE_MAX);
-        match status {
-            None => failed(format!("the compiler took longer than {} s and was ended", bounds.deadline.as_secs())),
-            Some(status) if status.success() && code.len() < bounds.code => Ok(code),
-            Some(status) if status.success() => failed(format!("it compiles to more than {} bytes", bounds.code)),
-            Some(status) => failed(explain(status, said, bounds)),
-        }
-    })
-}
-
-/// Returns the first `max` bytes; reads and drops the rest, so that the writer does not block.
-fn read(mut from: impl Read, max: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let kept = (&mut from).take(max as u64).read_to_end(&mut bytes);
-    if kept.is_ok() {
-        std::io::copy(&mut from, &mut std::io::sink()).ok();
+    if status.success() {
+        return Ok(said.stdout);
     }
-    bytes
-}
-
-fn joined(reader: ScopedJoinHandle<'_, Vec<u8>>) -> Vec<u8> {
-    reader.join().unwrap_or_default()
-}
-
-/// Returns the worker's status, or `None` if it was killed at the deadline.
-fn wait(worker: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = worker.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            worker.kill()?;
-            worker.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(PAUSE);
-    }
+    let text = text::clean(String::from_utf8_lossy(&said.stderr).trim(), MESSAGE_MAX);
+    failed(explain(status, text, bounds))
 }
 
 /// Explains why a worker failed, from its exit status and its messages.

@@ -35,6 +35,15 @@ pub(super) enum CallError {
     },
 }
 
+/// An answer, as far as weft reads it.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// Its first argument, if it is a boolean.
+    pub(super) boolean: Option<bool>,
+    /// Its first argument, if it is a text.
+    pub(super) text: String,
+}
+
 /// A connection to the system bus.
 #[derive(Debug)]
 pub(super) struct Bus {
@@ -103,10 +112,10 @@ impl Bus {
 
     /// Returns whether a name on the bus has an owner.
     pub(super) fn has_owner(&mut self, name: &str) -> Result<bool, CallError> {
-        Ok(self.call(BUS.0, BUS.1, BUS.2, "NameHasOwner", &[Argument(name)])?.unwrap_or(false))
+        Ok(self.call(BUS.0, BUS.1, BUS.2, "NameHasOwner", &[Argument(name)])?.boolean.unwrap_or(false))
     }
 
-    /// Calls a method with strings. Returns the answer if it is a boolean.
+    /// Calls a method with strings.
     pub(super) fn call(
         &mut self,
         service: &str,
@@ -114,7 +123,7 @@ impl Bus {
         interface: &str,
         method: &str,
         arguments: &[Argument<'_>],
-    ) -> Result<Option<bool>, CallError> {
+    ) -> Result<Answer, CallError> {
         self.serial += 1;
         let bytes = method_call(self.serial, (service, path, interface, method), arguments);
         self.socket().write_all(&bytes)?;
@@ -124,7 +133,7 @@ impl Bus {
                 continue;
             }
             return match message.kind {
-                METHOD_RETURN => Ok(message.boolean()),
+                METHOD_RETURN => Ok(Answer { boolean: message.boolean(), text: message.text() }),
                 ERROR => Err(CallError::Refused { text: message.text(), name: message.error }),
                 _ => continue,
             };

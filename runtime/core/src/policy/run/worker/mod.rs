@@ -11,7 +11,7 @@
 //! Invariants: the process forks while it has a single thread, so that no other thread's lock remains locked in the
 //! copy. The worker keeps only its socket and the policy's code as descriptors, and no memory shared with this process.
 //! It never returns into the caller's code. Its messages are bounded, counted and sanitised here, because the policy
-//! may have written them. It has ended when `call` returns.
+//! may have written them. It has ended when `call` returns, unless the kernel does not let it end.
 
 mod frame;
 
@@ -22,13 +22,14 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ const FUEL_PER_SECOND: u64 = 20_000_000;
 
 /// How long to wait for other threads of this process to end.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for the end of a killed worker.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -360,11 +364,33 @@ impl Worker {
     /// Ends the worker if it is still running. Returns how it ended, if that is worth reporting.
     fn end(&self) -> String {
         kill(self.pid, Signal::SIGKILL).ok();
-        match waitpid(self.pid, None) {
-            Ok(WaitStatus::Signaled(_, signal, _)) if signal != Signal::SIGKILL => format!(" ({signal})"),
-            _ => String::new(),
+        left().retain(|pid| !has_ended(*pid));
+        let (until, mut pause) = (Instant::now() + GRACE, Duration::from_micros(20));
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) if Instant::now() < until => sleep(pause),
+                Ok(WaitStatus::Signaled(_, signal, _)) if signal != Signal::SIGKILL => return format!(" ({signal})"),
+                Ok(WaitStatus::StillAlive) => {
+                    left().push(self.pid);
+                    return " (it does not end: it waits inside the kernel)".to_owned();
+                }
+                _ => return String::new(),
+            }
+            pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
+}
+
+/// Killed workers that the kernel had not let end, for example because a granted directory does not answer.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn left() -> MutexGuard<'static, Vec<Pid>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns whether a worker has ended, and reaps it.
+fn has_ended(pid: Pid) -> bool {
+    !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }
 
 /// Makes a log from another process displayable.

@@ -239,3 +239,32 @@ fn say_nonsense() {
         unsafe { libc::write(fd, b"\x04\0\0\0nope".as_ptr().cast(), 8) };
     }
 }
+
+#[test]
+#[ignore = "needs root, for a PID namespace"]
+fn a_worker_that_cannot_end_is_left_and_reaped_later() {
+    alone(|| {
+        let sleeper = || {
+            // SAFETY: this process has one thread, and the copy makes one system call.
+            match unsafe { fork() }.unwrap() {
+                ForkResult::Child => loop {
+                    nix::unistd::pause();
+                },
+                ForkResult::Parent { child } => child,
+            }
+        };
+        // The first process of a PID namespace cannot end before its other processes are reaped.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();
+        let (pid, other) = (sleeper(), sleeper());
+        let (socket, _theirs) = UnixStream::pair().unwrap();
+        let how = Worker { pid, socket, ledger: Box::new(One) }.end();
+        assert!(how.contains("does not end"), "{how}");
+        assert_eq!(*left(), [pid]);
+        waitpid(other, None).unwrap();
+        while !left().is_empty() {
+            left().retain(|pid| !has_ended(*pid));
+            sleep(Duration::from_millis(1));
+        }
+        assert_eq!(waitpid(None, None), Err(Errno::ECHILD), "it was reaped");
+    });
+}
