@@ -28,8 +28,17 @@ pub fn netns_state(entry: &Entry) -> NetnsState {
     // A damaged plan does not identify the namespace, but the path is still known.
     let recorded =
         record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).and_then(|(_netns, plan)| plan.container);
-    let state = state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown);
-    state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
+    state_here(&entry.record.netns, recorded.as_deref())
+}
+
+/// Returns whether a recorded namespace is known to be gone.
+pub(crate) fn is_gone(netns: &str, recorded: Option<&str>) -> bool {
+    state_here(netns, recorded) == NetnsState::Gone
+}
+
+fn state_here(netns: &str, recorded: Option<&str>) -> NetnsState {
+    let state = state_of(netns, recorded).unwrap_or(NetnsState::Unknown);
+    state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(netns)), state)
 }
 
 /// Returns what is known of a namespace whose path may lead elsewhere here than for the runtime. If it leads to the
