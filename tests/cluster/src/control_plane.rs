@@ -142,6 +142,20 @@ impl ControlPlane {
         Ok(kill(Pid::from_raw(etcd.pid().try_into()?), signal)?)
     }
 
+    /// Returns the CPU times of both programs since their start.
+    ///
+    /// # Errors
+    /// One of them does not run.
+    pub fn cpu_times(&self) -> Result<Vec<(&'static str, Duration)>> {
+        [("API server", &self.api), ("etcd", &self.etcd)]
+            .into_iter()
+            .map(|(what, program)| {
+                let program = program.as_ref().with_context(|| format!("the {what} does not run"))?;
+                Ok((what, program.cpu_time()?))
+            })
+            .collect()
+    }
+
     /// Returns the end of both logs.
     #[must_use]
     pub fn log(&self) -> String {

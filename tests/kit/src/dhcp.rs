@@ -44,6 +44,19 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Returns the CPU time of all its threads so far.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        // proc_pid_stat(5): fields 14 and 15, after a name that may contain spaces.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).context("read the state of a daemon")?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).context("a CPU time");
+        let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("ticks per second")?;
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / u64::try_from(second)?))
+    }
+
     /// Returns whether it is still running.
     ///
     /// # Errors
@@ -105,7 +118,7 @@ pub fn wait(limit: Duration, what: &str, mut look: impl FnMut() -> Result<bool>)
     Ok(())
 }
 
-/// A DHCP server: 192.168.1.1 and fd00:1::1 in a namespace of its own, behind `up0` of a world's host.
+/// A DHCP server: 192.168.1.1 and fd00:1::1 in a namespace of its own, behind a link of a host.
 #[derive(Debug)]
 pub struct Server {
     netns: NetNs,
@@ -114,14 +127,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Connects the namespace; with `bridge`, `up0` is a port of that bridge, which is created.
+    /// Connects the namespace with a world's host, behind `up0`; with `bridge`, that is a port of that bridge, which is
+    /// created.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn connect(world: &World, bridge: Option<&str>) -> Result<Self> {
+        Self::behind(world.host(), "up0", bridge, &world.scratch().join("dnsmasq"))
+    }
+
+    /// The same with any host and name of the link. The server's files are in `dir`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn behind(host: &NetNs, link: &str, bridge: Option<&str>, dir: &Path) -> Result<Self> {
         let netns = NetNs::new("dhcp-server")?;
-        let host = world.host();
-        host.line(&format!("ip link add up0 type veth peer name lan0 netns {}", netns.name()))?;
+        host.line(&format!("ip link add {link} type veth peer name lan0 netns {}", netns.name()))?;
         for line in
             ["ip addr add 192.168.1.1/24 dev lan0", "ip addr add fd00:1::1/64 dev lan0 nodad", "ip link set lan0 up"]
         {
@@ -131,12 +152,11 @@ impl Server {
             // A permanent MAC, because Debian's bridge compares it in CHECK.
             host.line(&format!("ip link add {bridge} address 02:00:00:00:01:00 type bridge"))?;
             host.line(&format!("ip link set {bridge} up"))?;
-            host.line(&format!("ip link set up0 master {bridge}"))?;
+            host.line(&format!("ip link set {link} master {bridge}"))?;
         }
-        host.line("ip link set up0 up")?;
-        let dir = world.scratch().join("dnsmasq");
-        fs::create_dir_all(&dir).context("create dnsmasq")?;
-        Ok(Self { netns, dir, running: None })
+        host.line(&format!("ip link set {link} up"))?;
+        fs::create_dir_all(dir).context("create dnsmasq")?;
+        Ok(Self { netns, dir: dir.to_owned(), running: None })
     }
 
     /// Starts dnsmasq with these additional options. A running one is killed first; its leases are kept.
@@ -174,6 +194,15 @@ impl Server {
             .with_context(|| daemon.log())?;
         self.running = Some(daemon);
         Ok(())
+    }
+
+    /// Kills it and makes it forget all leases.
+    ///
+    /// # Errors
+    /// It has not started yet.
+    pub fn forget(&mut self) -> Result<()> {
+        self.stop();
+        fs::remove_file(self.lease_file()).context("remove the leases")
     }
 
     /// Kills dnsmasq; the link is kept.

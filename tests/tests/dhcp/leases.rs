@@ -171,8 +171,7 @@ pub(super) fn refused_at_renewal() -> Result<()> {
     let result = lan.add("a")?;
     {
         let mut server = lan.server.borrow_mut();
-        server.stop();
-        fs::remove_file(lan.world.borrow().scratch().join("dnsmasq/leases"))?;
+        server.forget()?;
         server.start(&["--dhcp-range=192.168.1.100,192.168.1.110,255.255.255.0,2m"])?;
     }
     let down = || Ok(!lan.inside("a", "ip -j link show eth0")?.to_string().contains("\"UP\""));

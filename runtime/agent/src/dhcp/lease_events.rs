@@ -58,12 +58,19 @@ mod tests {
     async fn a_lease_that_is_over_is_an_event_of_its_pod_or_of_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = NodeStore::open(dir.path(), "boot").unwrap();
-        let key = Key { attachment: attachment("c1"), role: Role::Pod };
         let plan = r#"{"namespace": "ns", "name": "web", "uid": "u1", "attachments": []}"#;
-        let ask = ClaimAsk { key: &key, scope: "s", identities: &[], wants: &[], release: &ReleaseRule::Free, now: 1 };
-        let record = |_: &[_]| Ok::<_, ()>(Record { plan: plan.to_owned(), ..Record::default() });
-        store.claim(&ask, record).unwrap();
+        for container in ["c0", "c1"] {
+            let key = Key { attachment: attachment(container), role: Role::Pod };
+            let ask =
+                ClaimAsk { key: &key, scope: "s", identities: &[], wants: &[], release: &ReleaseRule::Free, now: 1 };
+            let record = |_: &[_]| Ok::<_, ()>(Record { plan: plan.to_owned(), ..Record::default() });
+            store.claim(&ask, record).unwrap();
+        }
         drop(store);
+        // Entries of other containers are not read, so a damaged one hides nothing.
+        let conn = rusqlite::Connection::open(dir.path().join("weft.db")).unwrap();
+        conn.execute("UPDATE journal SET role = 9 WHERE container_id = 'c0'", []).unwrap();
+        drop(conn);
         let (events, mut sent) = Events::for_tests();
         let lease_events = LeaseEvents { events, node: "node-1".to_owned(), state: dir.path().to_owned() };
         for (container, kind, name) in [("c1", "Pod", "web"), ("c2", "Node", "node-1")] {

@@ -17,9 +17,7 @@ pub(crate) struct PodName {
 /// Returns the pod of a container in the journal. Runs on a thread.
 pub(crate) fn pod_of_container(state: &Path, container: &str) -> Option<PodName> {
     let store = NodeStore::open_read_only(state).ok()??;
-    let entries = store.entries(None).ok()?.into_iter();
-    let own = entries.filter(|entry| entry.key.attachment.container_id == container);
-    own.filter_map(|entry| pod_in(&entry)).next()
+    store.entries_of_container(container).ok()?.iter().find_map(pod_in)
 }
 
 /// Returns the pod of an entry.

@@ -29,9 +29,17 @@ pub enum NetnsState {
 pub fn netns_state(entry: &Entry) -> NetnsState {
     // A damaged plan does not identify the namespace, but the path is still known.
     let plan = record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).map(|(_netns, plan)| plan);
-    let recorded = plan.as_ref().map(Recorded::of_plan).unwrap_or_default();
-    let state = state_of(&entry.record.netns, recorded).unwrap_or(NetnsState::Unknown);
-    state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
+    state_here(&entry.record.netns, plan.as_ref().map(Recorded::of_plan).unwrap_or_default())
+}
+
+/// Returns whether a recorded namespace is known to be gone.
+pub(crate) fn is_gone(netns: &str, recorded: Recorded<'_>) -> bool {
+    state_here(netns, recorded) == NetnsState::Gone
+}
+
+fn state_here(netns: &str, recorded: Recorded<'_>) -> NetnsState {
+    let state = state_of(netns, recorded).unwrap_or(NetnsState::Unknown);
+    state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(netns)), state)
 }
 
 /// Returns what is known of a namespace whose path may lead elsewhere here than for the runtime. If it leads to the

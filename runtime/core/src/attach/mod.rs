@@ -92,7 +92,7 @@ pub use ipam_keys::{ipam_problems, select_problems};
 pub use kept::kept_file;
 pub use lint::{HostChecks, Problems, check_conf};
 pub use liveness::{NetnsState, netns_state};
-pub(crate) use liveness::{called_netns, recorded_netns};
+pub(crate) use liveness::{called_netns, is_gone, recorded_netns};
 pub use lock::Lock;
 pub use monitor::observe;
 pub use node::{Compile, Context, Node};

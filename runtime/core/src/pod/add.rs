@@ -11,6 +11,7 @@ use super::attachments::{Input, attachments};
 use super::call::PodCall;
 use super::del::{self, Scope};
 use super::device_info;
+use super::earlier;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
 use super::status::{Attached, added_event, failure_events, notice_event, status_text};
@@ -181,7 +182,10 @@ fn attach_all(node: &mut Node<'_>, pod: &Pod<'_>, list: Vec<PodAttachment>) -> R
     plugin::settle_versions(node, &sandbox, &mut record.attachments)?;
     record::insert(node, &key, &record)?;
     match run(node, pod, &sandbox, &key, &mut record) {
-        Ok(document) => Ok(document),
+        Ok(document) => {
+            earlier::remove_earlier_sandboxes(node, &key, &record);
+            Ok(document)
+        }
         Err(cause) => Err(take_back(node, pod, &sandbox, &key, record, cause)),
     }
 }

@@ -14,6 +14,7 @@ mod call;
 mod check;
 mod del;
 mod device_info;
+mod earlier;
 mod error;
 mod files;
 mod gc;

@@ -90,7 +90,7 @@ impl PodRecord {
         Ok(record)
     }
 
-    fn write(&self) -> Result<Record, CniError> {
+    fn write(&self, ifname: &str) -> Result<Record, CniError> {
         let encode =
             |error: serde_json::Error| CniError::new(code::INTERNAL, format!("cannot encode the pod: {error}"));
         let external: Vec<&str> = self
@@ -102,6 +102,7 @@ impl PodRecord {
             .collect();
         Ok(Record {
             netns: self.netns.clone(),
+            shared: tries_name(&self.uid, ifname).into_iter().collect(),
             plan: serde_json::to_string(self).map_err(encode)?,
             // Entries with external plugins survive a reboot, because the plugins' files on disk do, too.
             externals: if external.is_empty() {
@@ -131,6 +132,19 @@ pub(super) fn key(network: &str, container_id: &str, ifname: &str) -> Key {
     Key { attachment, role: Role::Pod }
 }
 
+/// Returns the shared name of the entries of a pod that is tried several times, each time with a new sandbox. `None` in
+/// entries without a uid.
+fn tries_name(uid: &str, ifname: &str) -> Option<String> {
+    (!uid.is_empty()).then(|| format!("tries of pod {uid} {ifname}"))
+}
+
+/// Returns the entries of the earlier sandboxes of a pod. Entries of earlier versions are not among them.
+pub(super) fn of_earlier_tries(node: &mut Node<'_>, key: &Key, uid: &str) -> Result<Vec<Entry>, AttachError> {
+    let Some(name) = tries_name(uid, &key.attachment.ifname) else { return Ok(Vec::new()) };
+    let entries = node.store()?.entries_sharing(&name)?;
+    Ok(entries.into_iter().filter(|entry| entry.key != *key).collect())
+}
+
 /// Returns the pod entry of a sandbox: the one with this key, otherwise the container's entry under another
 /// configuration name.
 pub(super) fn find(node: &mut Node<'_>, key: &Key) -> Result<Option<Entry>, AttachError> {
@@ -154,7 +168,7 @@ pub(super) fn all(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
 /// # Errors
 /// An entry exists already.
 pub(super) fn insert(node: &mut Node<'_>, key: &Key, record: &PodRecord) -> Result<(), CniError> {
-    let text = record.write()?;
+    let text = record.write(&key.attachment.ifname)?;
     let now = crate::facts::now().map_err(|error| AttachError::from(error).to_cni())?;
     let ask =
         ClaimAsk { key, scope: &key.attachment.network, identities: &[], wants: &[], release: &ReleaseRule::Free, now };
@@ -196,7 +210,7 @@ pub(super) fn replace(
     nonce: &str,
     record: Option<&PodRecord>,
 ) -> Result<(), Unchanged> {
-    let text = record.map(PodRecord::write).transpose().map_err(Unchanged::Failed)?;
+    let text = record.map(|record| record.write(&key.attachment.ifname)).transpose().map_err(Unchanged::Failed)?;
     let now = crate::facts::now().map_err(|error| Unchanged::Failed(AttachError::from(error).to_cni()))?;
     let store = node.store().map_err(|error| Unchanged::Failed(error.to_cni()))?;
     let amended = store.amend(key, now, |found| {

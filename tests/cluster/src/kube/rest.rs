@@ -12,12 +12,13 @@ use serde_json::Value;
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A client with all rights.
+/// A client with the rights of its `kubectl proxy`.
 pub struct Rest(PathBuf);
 
 impl Rest {
     /// Connects through this socket.
-    pub(super) fn new(socket: &Path) -> Self {
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
         Self(socket.to_owned())
     }
 

@@ -2,6 +2,7 @@
 //! agent, weft or the cluster. Observed from outside: results, the kernel's links, the keys in etcd, the rows in the
 //! store.
 
+mod among;
 mod basics;
 mod blocks;
 mod cell_requests;
@@ -139,7 +140,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("many-agents-send-one-create-each", scale::one_create_each),
-    ("one-add-costs-the-same-among-many-claims", scale::one_add_among_many),
+    ("one-add-costs-the-same-among-many-claims", among::one_add),
     ("an-agents-memory-follows-its-own-pods", scale::agent_memory),
     ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
     ("a-pool-asks-the-wire-first", conflict::of_a_pool),

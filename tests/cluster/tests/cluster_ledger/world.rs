@@ -266,6 +266,11 @@ impl Node {
         Ok((self.agent_size("RssAnon:")?, self.agent_size("RssFile:")? + self.agent_size("RssShmem:")?))
     }
 
+    /// Returns the agent's CPU time so far.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        self.agent.as_ref().context("the agent does not run")?.cpu_time()
+    }
+
     /// Forgets the agent's peak of memory. Returns its present memory in KiB.
     pub(crate) fn forget_peak(&self) -> Result<u64> {
         let agent = self.agent.as_ref().context("the agent does not run")?;

@@ -12,7 +12,7 @@ use weft_cluster::grpc;
 use weft_cluster::kube::NODE;
 use weft_cluster::pods::PodNode;
 use weft_cluster::scene::bridge;
-use weft_kit::dhcp::{PATIENCE, wait};
+use weft_kit::dhcp::{PATIENCE, Server, wait};
 use weft_kit::process::{self, LIMIT, Place};
 use weft_kit::programs::{self, Installation};
 
@@ -130,6 +130,47 @@ pub(crate) fn uid_decides(mut scene: Scene) -> Result<()> {
     wait(PATIENCE, "the sweep of the pod of another uid", || Ok(!has(&scene, "sandbox-1")?))
         .with_context(|| agent.log())?;
     scene.nothing_left()
+}
+
+/// Options of an agent that soon gives up asking a DHCP server.
+const QUICK: [&str; 6] = ["--timeout", "2s", "--resendmax", "8s", "--resendtimeout", "4s"];
+
+/// A DHCP server refuses the renewal of a pod's lease: the link goes down, and an event of the pod says why.
+pub(crate) fn lease_is_over(mut scene: Scene) -> Result<()> {
+    let mut server = Server::behind(scene.node.netns(), "lan", Some("br-lan"), &scene.node.scratch().join("dnsmasq"))?;
+    let times = ["--dhcp-option=option:T1,4", "--dhcp-option=option:T2,8"];
+    server.start(&[&["--dhcp-range=192.168.1.5,192.168.1.5,255.255.255.0,2m"], &times[..]].concat())?;
+    let state = scene.node.state().to_owned();
+    let agent = own_agent(&mut scene, &state, NODE, &QUICK)?;
+    let ipam = json!({"type": "dhcp", "daemonSocketPath": scene.conf["agentSocket"]});
+    let lan = json!({"cniVersion": "1.1.0", "name": "lan", "type": "bridge", "bridge": "br-lan", "ipam": ipam});
+    scene.conf["delegates"] = json!([lan]);
+    scene.pod("")?;
+    scene.add().with_context(|| format!("{}\n{}", server.log(), agent.log()))?;
+    ensure!(scene.addresses("eth0")? == ["192.168.1.5/24"], "{:?}", scene.addresses("eth0")?);
+    scene.api.take_events()?;
+    server.forget()?;
+    server.start(&["--dhcp-range=192.168.1.100,192.168.1.110,255.255.255.0,2m"])?;
+    let mut event = None;
+    let is_told = || {
+        let list = scene.api.rest().get(&format!("/api/v1/namespaces/{}/events", scene.namespace))?.unwrap_or_default();
+        let mut events = list["items"].as_array().into_iter().flatten();
+        event = events.find(|event| event["reason"] == "LeaseAbandoned").cloned();
+        Ok(event.is_some())
+    };
+    wait(PATIENCE, "the event", is_told).with_context(|| format!("{}\n{}", server.log(), agent.log()))?;
+    let event = event.context("the event")?;
+    let subject = &event["involvedObject"];
+    ensure!(subject["kind"] == "Pod" && subject["name"] == "pod-1" && subject["uid"] == scene.uid.as_str(), "{event}");
+    let text = event["message"].as_str().unwrap_or_default();
+    let words = ["the IPv4 lease of eth0 on network \"lan\" is over: the server refused it", "its link was taken down"];
+    ensure!(event["type"] == "Warning" && words.iter().all(|words| text.contains(words)), "{event}");
+    let link = scene.netns()?.line("ip -j link show eth0")?.text();
+    ensure!(!link.contains("\"UP\""), "{link}");
+    scene.run("DEL")?.quiet()?;
+    let left = scene.leftovers()?;
+    ensure!(left.iter().all(|left| left.contains(" lan@")), "the link to the server and {left:?}");
+    Ok(())
 }
 
 /// Where weft is installed.

@@ -133,6 +133,10 @@ fn main() -> ExitCode {
     for (name, trial) in OURS {
         suite.test(*name, &needs, || run(trial, Some(Installation::pristine()?.state())));
     }
+    let with_dhcp = [&needs[..], &[Need::Tool("dnsmasq")]].concat();
+    suite.test("a-lease-that-is-over-is-an-event-of-its-pod", &with_dhcp, || {
+        run(&(field_node::lease_is_over as fn(Scene) -> Result<()>), Some(Installation::pristine()?.state()))
+    });
     // They share the paths of the one sandbox.
     let code = suite.run_threads(Some(1));
     // Statics are not dropped.

@@ -38,6 +38,8 @@ fn main() -> ExitCode {
     suite.test("a-del-before-one-of-our-networks-wins", &failing, || with_failing(orphans::del_before_ours));
     suite.test("del-removes-what-a-killed-add-left", &ours, || with_policies(orphans::killed));
     suite.test("del-and-gc-need-no-entry-of-the-pod", &ours, || with_policies(orphans::without_entry));
+    suite.test("a-retry-removes-the-pods-earlier-sandboxes", &ours, || with_policies(orphans::retried));
+    suite.test("a-retry-calls-no-other-vendors-plugin", &ours, || with_policies(orphans::retried_with_theirs));
     suite.test("gc-reaches-the-default-network-of-a-definition", &theirs, || bare(theirs::gc_of_definition));
     suite.test("events-of-a-fallback-and-of-a-conflict", &ours, || with_policies(ours::notices));
     suite.test("refusals-of-weft-pod-are-kept", &ours, || with_policies(theirs::kept_failures));

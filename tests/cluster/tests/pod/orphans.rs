@@ -1,4 +1,5 @@
-//! A DEL comes while an ADD is at work, and the ADD is killed: what it left has no pod in the journal any more.
+//! A DEL comes while an ADD is at work, and the ADD is killed: what it left has no pod in the journal any more. Or no DEL
+//! comes, and the pod gets another sandbox.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::json;
-use weft_cluster::pods::executable;
+use weft_cluster::pods::{PodNode, Sandbox, executable};
 use weft_cluster::scene::{bridge, calls, rules, vendor};
 use weft_kit::cni::Reply;
 
@@ -88,7 +89,7 @@ pub(crate) fn without_entry(mut scene: Scene) -> Result<()> {
     scene.conf["cni.dev/valid-attachments"] = json!([]);
     let others = scene.leftovers()?;
     // A pod with an entry is not touched by the DEL of another interface of its container.
-    let mut env = weft_cluster::pods::PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
+    let mut env = PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
     env.insert("CNI_IFNAME".to_owned(), Some("other0".to_owned()));
     scene.node.call(&env, &scene.conf)?.quiet()?;
     ensure!(scene.leftovers()? == others, "{:?}", scene.leftovers()?);
@@ -103,4 +104,70 @@ pub(crate) fn without_entry(mut scene: Scene) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Replaces the sandbox and adds it. Returns the earlier one, whose namespace exists while the value does.
+fn add_another(scene: &mut Scene, container: &str) -> Result<Sandbox> {
+    let earlier = std::mem::replace(&mut scene.sandbox, scene.node.sandbox(container)?);
+    scene.add().with_context(|| container.to_owned())?;
+    Ok(earlier)
+}
+
+/// Returns the containers in the journal, each with the number of its entries.
+fn containers(scene: &Scene) -> Result<Vec<String>> {
+    let store = scene.node.state().join("weft.db").display().to_string();
+    let sql = "SELECT container_id, count(*) FROM journal GROUP BY container_id ORDER BY container_id";
+    Ok(scene.node.netns().run(&["sqlite3", &store, sql])?.text().lines().map(str::to_owned).collect())
+}
+
+/// Each try has a new sandbox, and no DEL comes for the earlier ones. When the pod has its networks, the journal has nothing
+/// of those whose namespaces are gone, and everything of those that may run.
+pub(crate) fn retried(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &bridge("wire", 20, &json!({})))?;
+    scene.pod("wire")?;
+    scene.add()?;
+    let first = containers(&scene)?;
+    ensure!(first == ["sandbox-1|3"], "the pod and two networks: {first:?}");
+    for number in 2..6 {
+        // Its namespace ends with the value, a moment before the ADD.
+        scene.sandbox.netns = None;
+        add_another(&mut scene, &format!("sandbox-{number}"))?;
+        ensure!(containers(&scene)? == [format!("sandbox-{number}|3")], "try {number}: {:?}", containers(&scene)?);
+    }
+    let living = add_another(&mut scene, "sandbox-6")?;
+    ensure!(containers(&scene)? == ["sandbox-5|3", "sandbox-6|3"], "the earlier one runs: {:?}", containers(&scene)?);
+    let links = living.netns.as_ref().context("a namespace")?.line("ip -o link show")?.text();
+    ensure!(links.contains("eth0") && links.contains("net1"), "{links}");
+    drop(living);
+
+    // Another pod of the same name is no retry.
+    scene.pod("wire")?;
+    scene.sandbox.netns = None;
+    let other = add_another(&mut scene, "sandbox-7")?;
+    ensure!(
+        containers(&scene)? == ["sandbox-5|3", "sandbox-6|3", "sandbox-7|3"],
+        "other pods: {:?}",
+        containers(&scene)?
+    );
+    for container in ["sandbox-5", "sandbox-6"] {
+        let gone = Sandbox { container_id: container.to_owned(), netns: None, path: other.path.clone() };
+        scene.node.call(&PodNode::env("DEL", &gone, ("team", "pod-1", "uid")), &scene.conf)?.quiet()?;
+    }
+    scene.run("DEL")?.quiet()?;
+    scene.nothing_left()
+}
+
+/// An ADD calls no other vendor's plugin for an earlier sandbox.
+pub(crate) fn retried_with_theirs(mut scene: Scene) -> Result<()> {
+    scene.nad("theirs", &vendor("theirs"))?;
+    scene.pod("theirs")?;
+    scene.add()?;
+    scene.sandbox.netns = None;
+    let earlier = add_another(&mut scene, "sandbox-2")?;
+    ensure!(containers(&scene)? == ["sandbox-1|1", "sandbox-2|2"], "{:?}", containers(&scene)?);
+    let expected = ["fake ADD net1", "fake ADD net1"];
+    ensure!(calls()? == expected, "{:?}", calls()?);
+    scene.node.call(&PodNode::env("DEL", &earlier, ("team", "pod-1", &scene.uid)), &scene.conf)?.quiet()?;
+    scene.run("DEL")?.quiet()?;
+    scene.nothing_left()
 }

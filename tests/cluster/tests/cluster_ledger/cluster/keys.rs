@@ -30,6 +30,13 @@ impl Cluster {
         Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
     }
 
+    /// Returns key and value of one claim in etcd, in base64.
+    pub(crate) fn one_claim(&self) -> Result<Value> {
+        let (first, end) = self.keys();
+        let answer = self.post("range", &json!({"key": first, "range_end": end, "limit": 1}))?;
+        answer["kvs"].get(0).cloned().context("a claim")
+    }
+
     /// Returns the number of claims in etcd, without reading them.
     pub(crate) fn count(&self) -> Result<usize> {
         let (first, end) = self.keys();
@@ -51,6 +58,12 @@ impl Cluster {
     /// Deletes every cell behind weft's back.
     pub(crate) fn remove_cells(&self) -> Result<()> {
         self.post("deleterange", &self.range_of_cells()).map(drop)
+    }
+
+    /// Deletes every claim behind weft's back.
+    pub(crate) fn remove_claims(&self) -> Result<()> {
+        let (first, end) = self.keys();
+        self.post("deleterange", &json!({"key": first, "range_end": end})).map(drop)
     }
 
     /// Returns the `spec` of each cell in etcd.
