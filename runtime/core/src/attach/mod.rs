@@ -32,6 +32,7 @@ mod del;
 mod entry;
 mod error;
 mod error_code;
+mod error_details;
 mod error_text;
 mod evidence;
 mod external;

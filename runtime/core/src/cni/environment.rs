@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_it_is_a_person() {
+    fn a_call_without_a_command_is_from_a_person() {
         assert_eq!(read(&[("CNI_CONTAINERID", "%")]), Ok(Invoked::About));
         assert_eq!(read(&[("CNI_COMMAND", "")]), Ok(Invoked::About));
     }

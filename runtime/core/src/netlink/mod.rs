@@ -21,6 +21,7 @@ mod conntrack;
 mod device;
 mod errno;
 mod error;
+mod error_kind;
 mod evidence;
 mod executor;
 mod fault;

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::StoreError;
+use super::connection::{configure, connect, directory_error, has_content, open_error, side};
+use super::content::{Content, survey, upgrade};
 use super::error::PATIENCE;
-use super::file::{
-    Content, UNFINISHED, configure, connect, directory_error, has_content, lock, make, open_error, side, survey,
-    upgrade,
-};
+use super::file::{UNFINISHED, lock, make};
 use super::schema::Stamp;
 use crate::private;
 
