@@ -1,23 +1,23 @@
 //! Steps as a whole: chained and in one process they do the same; rates hold, and with source based routing answers
 //! leave by the interface that was asked.
 
-use std::fs;
-use std::net::UdpSocket;
+#[path = "steps/rates.rs"]
+mod rates;
+#[path = "steps/tuning.rs"]
+mod tuning;
+
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::ok;
 use weft_kit::names::Names;
-use weft_kit::netns::NetNs;
-use weft_kit::observe;
-use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World};
+use weft_kit::{observe, sandbox};
+
+use self::rates::rates_hold_both_ways;
+use self::tuning::{attributes_come_back, only_listed_sysctls, repeated_sysctls};
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -229,98 +229,6 @@ fn gc_removes_chained_steps() -> Result<()> {
     Ok(())
 }
 
-/// The size of one UDP datagram of the flow on the wire, without the frame check sequence, which a veth does not have.
-const PAYLOAD: usize = 1_400;
-const ON_THE_WIRE: usize = PAYLOAD + 8 + 20 + 14;
-
-/// Returns the received bits per second of a flow that offers more than the limit.
-fn measured(from: &NetNs, to: &NetNs, address: &'static str, offered: f64) -> Result<f64> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let receiver = to.inside(move || receive(address, &stopped))?;
-    let sender_stop = Arc::clone(&stop);
-    let sender = from.inside(move || send(address, offered, &sender_stop))?;
-    let rate = receiver.join().map_err(|_panic| anyhow::anyhow!("the receiver panicked"))?;
-    stop.store(true, Ordering::Relaxed);
-    sender.join().map_err(|_panic| anyhow::anyhow!("the sender panicked"))??;
-    rate
-}
-
-/// Counts after the burst is used up.
-fn receive(address: &str, stop: &AtomicBool) -> Result<f64> {
-    let socket = UdpSocket::bind((address, 7000)).context("bind")?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).context("timeout")?;
-    let mut buffer = [0; 2 * PAYLOAD];
-    socket.recv(&mut buffer).context("nothing arrives")?;
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(700) {
-        socket.recv(&mut buffer).context("the flow stopped")?;
-    }
-    let (start, mut count) = (Instant::now(), 0_u32);
-    while start.elapsed() < Duration::from_secs(3) && !stop.load(Ordering::Relaxed) {
-        socket.recv(&mut buffer).context("the flow stopped")?;
-        count += 1;
-    }
-    Ok(f64::from(count) * ON_THE_WIRE as f64 * 8.0 / start.elapsed().as_secs_f64())
-}
-
-/// Sends at a rate, catching up after every delay.
-fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("bind")?;
-    socket.connect((address, 7000)).context("connect")?;
-    let (start, mut sent) = (Instant::now(), 0_f64);
-    while !stop.load(Ordering::Relaxed) {
-        // A full queue blocks the sender: it may never catch up.
-        while sent < offered * start.elapsed().as_secs_f64() && !stop.load(Ordering::Relaxed) {
-            // Nobody listens yet, or the queue is full: both are fine.
-            drop(socket.send(&[0; PAYLOAD]));
-            sent += ON_THE_WIRE as f64 * 8.0;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Received rates are within a tenth of the configured ones. A busy machine gets another attempt.
-fn rates_hold_both_ways() -> Result<()> {
-    const RATE: f64 = 20e6;
-    let (_installation, mut world) = World::installed()?;
-    let conf = whole(
-        json!({ "type": "ptp" }),
-        json!({ "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] }),
-        &[bandwidth(20_000_000, 2_000_000)],
-    );
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
-    let pod = world.containers().get("pod").context("pod")?;
-    for (way, from, to, address) in
-        [("ingress", world.host(), pod, "10.63.0.2"), ("egress", pod, world.host(), "10.63.0.1")]
-    {
-        let mut seen = Vec::new();
-        let held = (0..4).any(|_| match measured(from, to, address, 1.6 * RATE) {
-            Ok(rate) => {
-                seen.push(format!("{:.2} Mbit/s", rate / 1e6));
-                (rate / RATE - 1.0).abs() <= 0.1
-            }
-            Err(error) => {
-                seen.push(format!("{error:#}"));
-                false
-            }
-        });
-        ensure!(held, "{way} at {} Mbit/s: {}", RATE / 1e6, seen.join(", "));
-    }
-    // Without the step the same flow is not limited.
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
-    let mut free = conf.clone();
-    free["steps"] = json!([]);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &free)?, "ADD without rates")?;
-    let pod = world.containers().get("pod").context("pod")?;
-    let address =
-        if world.claims()?.iter().any(|claim| claim.starts_with("10.63.0.3")) { "10.63.0.3" } else { "10.63.0.2" };
-    let rate = measured(world.host(), pod, address, 1.6 * RATE)?;
-    ensure!(rate > 1.2 * RATE, "without rates only {:.2} Mbit/s arrive", rate / 1e6);
-    Ok(())
-}
-
 /// The default route leads to a network where nobody answers. A client that asks through the other interface gets an
 /// answer only if it leaves by that interface.
 fn sbr_answers_where_it_was_asked() -> Result<()> {
@@ -374,85 +282,6 @@ fn two_networks_with_one_range() -> Result<()> {
         ensure!(far[0]["dev"] == ifname && far[0]["gateway"] == "10.66.0.1", "from {address}: {far}");
         let rules = pod.line("ip rule")?.text();
         ensure!(rules.contains(&format!("from {address} lookup {table}")), "{rules}");
-    }
-    Ok(())
-}
-
-/// `/etc/cni/tuning/allowlist.conf`, of which this process has a private copy.
-fn only_listed_sysctls() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let list = std::path::Path::new("/etc/cni/tuning/allowlist.conf");
-    fs::create_dir_all(list.parent().context("a directory")?).context("create the directory")?;
-    fs::write(list, "^net\\.core\\.somaxconn$\n\nnet.ipv4.conf.IFNAME\n").context("write the list")?;
-    let outcome = (|| {
-        let ptp = json!({ "type": "ptp" });
-        let conf = whole(ptp.clone(), ipam(), &[tuning()]);
-        ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD with listed sysctls")?;
-        ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
-        let other = json!({ "type": "tuning", "sysctl": { "net.ipv4.ip_forward": "1" } });
-        let before = kernel(&world)?;
-        let error = world.call("ADD", &Attach::eth0("pod"), &whole(ptp, ipam(), &[other]))?.error()?;
-        let wanted = "Sysctl net.ipv4.ip_forward is not allowed. Only the following sysctls are allowed: \
-                      [^net\\.core\\.somaxconn$ net.ipv4.conf.IFNAME]";
-        ensure!(error.code == 7 && error.msg == wanted, "{}: {}", error.code, error.msg);
-        expect_same(&before, &kernel(&world)?, "after the refusal")
-    })();
-    fs::remove_file(list).context("remove the list")?;
-    outcome
-}
-
-/// A repeated key is refused, which only the text of the configuration shows.
-fn repeated_sysctls() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let texts = [
-        (
-            "tuning",
-            r#"{"cniVersion": "1.0.0", "name": "n", "type": "tuning", "prevResult": {},
-                       "sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}"#,
-        ),
-        (
-            "weft",
-            r#"{"cniVersion": "1.0.0", "name": "n", "type": "weft", "delegate": {"type": "bridge"},
-                     "steps": [{"type": "sbr"}, {"type": "tuning", "sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}]}"#,
-        ),
-    ];
-    for (kind, text) in texts {
-        let mut call = world.prepare("ADD", &Attach::eth0("pod"), &json!({}))?;
-        call.stdin = text.as_bytes().to_vec();
-        let error = world.run(&call, kind)?.error()?;
-        ensure!(
-            error.code == 7 && error.msg == "duplicated sysctl keys are not allowed",
-            "{}: {}",
-            error.code,
-            error.msg
-        );
-    }
-    Ok(())
-}
-
-/// A link that another program put into the container stays after DEL, with its earlier attributes.
-fn attributes_come_back() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    world.netns("pod")?.line("ip link add eth0 address 02:00:00:00:00:09 txqueuelen 500 type veth peer name far")?;
-    world.netns("pod")?.line("ip link set eth0 up")?;
-    let before = kernel(&world)?;
-    let path = world.netns("pod")?.path().display().to_string();
-    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "mac": "02:00:00:00:00:09", "sandbox": path }] });
-    let mut conf = part(&tuning(), &previous);
-    if let Some(conf) = conf.as_object_mut() {
-        conf.remove("sysctl");
-    }
-    let reply = world.call("ADD", &Attach::eth0("pod"), &conf)?;
-    ok(&reply, "ADD")?;
-    ensure!(reply.result()?["interfaces"][0]["mac"] == "c2:11:22:33:44:55", "{}", reply.result()?);
-    ensure!(kernel(&world)? != before, "nothing was tuned");
-    let files = fs::read_dir("/run/cni/tuning").map(Iterator::count).unwrap_or_default();
-    ensure!(files == 0, "no backup file is wanted");
-    // Whatever the configuration contains by then.
-    let bare = json!({ "cniVersion": "1.0.0", "name": "steps", "type": "tuning" });
-    for _ in 0..2 {
-        ok(&world.call("DEL", &Attach::eth0("pod"), &bare)?, "DEL")?;
-        expect_same(&before, &kernel(&world)?, "after DEL")?;
     }
     Ok(())
 }
