@@ -4,7 +4,7 @@
 //! line in `start`. `dhcp` is the service `lease`, for work that takes longer than a CNI call and outlives it.
 //!
 //! Invariants: services fail independently, so a panic or an absent API server in one does not affect another. An
-//! answer is in the store before it is sent. The end of the agent, however it comes, releases nothing. Blocking work
+//! answer is in the store before it is sent. When the agent ends, for whatever reason, nothing is released. Blocking work
 //! runs on threads of its own, never on the loop's, and only these threads enter namespaces.
 
 pub mod artifact;

@@ -103,7 +103,7 @@ mod tests {
 
     /// Helpers that end at once, most of them before they can be moved.
     #[test]
-    fn the_maker_stays_where_it_may_be() {
+    fn the_creator_keeps_its_processors() {
         let all = own();
         for _ in 0..5_000 {
             start("helper", || ()).unwrap();

@@ -131,7 +131,7 @@ pub enum ExecError {
         verb: String,
         /// Its time limit.
         seconds: f32,
-        /// What became of it.
+        /// What happened to it.
         fate: Fate,
     },
     /// Its output is far larger than any result.
@@ -141,7 +141,7 @@ pub enum ExecError {
         plugin: String,
         /// The limit in bytes.
         limit: usize,
-        /// What became of it.
+        /// What happened to it.
         fate: Fate,
     },
     /// It would run in a container, where it finds other files than on the node.

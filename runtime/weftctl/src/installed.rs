@@ -1,4 +1,4 @@
-//! Where `weftctl install` put weft on this node: written down in the state directory, so that later commands need not be told.
+//! Where `weftctl install` put weft on this node: recorded in the state directory, so that later commands know it.
 
 use std::path::{Path, PathBuf};
 

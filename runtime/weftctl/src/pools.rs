@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_subnet_on_the_same_bridge_is_told() {
+    fn the_same_subnet_on_the_same_bridge_is_reported() {
         let weft = json!({"name": "b", "plugins": [{"type": "weft", "delegate": {"type": "bridge", "bridge": "br0"},
                           "ipam": {"type": "by-label", "ranges": [{"name": "x", "ranges": [{"subnet": "10.1.2.0/24"}]}]}}]});
         let found = clashes(&[bridge("a", "br0", "10.1.0.0/16"), weft]);

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn both_prints_name_what_is_missed() {
+    fn both_outputs_name_the_missed_budgets() {
         let mut table = Table::default();
         table.extend(vec![ratio(1.0, 0.35), ratio(8.0, 0.35)]);
         assert_eq!(table.missed(1.3), ["x: 8.00 ms, ratio 0.80, budget <= 0.35"]);

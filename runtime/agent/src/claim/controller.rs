@@ -173,8 +173,8 @@ struct Times {
     unreadable: BTreeSet<String>,
 }
 
-/// Does one round. Each part is tried even if an earlier one failed, so that one object which the API server does not let
-/// go keeps nothing else.
+/// Does one round. Each part is tried even if an earlier one failed, so that one object that the API server does not
+/// delete does not hold up the others.
 async fn look(
     backend: &Kubernetes,
     deleted_grace: Duration,

@@ -118,7 +118,7 @@ impl Memory {
 }
 
 #[tokio::test]
-async fn a_cell_costs_one_write_and_what_lies_inside_none() {
+async fn a_cell_costs_one_write_and_its_addresses_cost_none() {
     let server = Memory::default();
     let machine = Machine::new("a", "m-a", &server);
     assert!(machine.allocate(&WEB, &ReleaseRule::Free).is_err());

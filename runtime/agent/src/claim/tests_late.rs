@@ -16,7 +16,7 @@ use super::{GrantError, Granted, reassert};
 const OVER: u64 = NOW + 120;
 
 #[tokio::test]
-async fn a_create_that_a_granted_one_overtook_is_waited_for() {
+async fn a_create_overtaken_by_a_granted_one_is_awaited() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     server.fail_next(&[Some(Fault::Hold)]);
@@ -31,7 +31,7 @@ async fn a_create_that_a_granted_one_overtook_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_create_whose_effect_was_found_is_not_waited_for() {
+async fn a_create_whose_effect_was_found_is_not_awaited() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     server.fail_next(&[Some(Fault::DropAnswer)]);

@@ -68,7 +68,7 @@ async fn a_refused_tombstone_keeps_no_other_one() {
 }
 
 #[tokio::test]
-async fn a_refused_holder_keeps_no_other_one_from_the_sweep() {
+async fn a_refused_holder_does_not_prevent_the_sweep_of_others() {
     let server = Memory::default();
     Machine::new("a", "m-a", &server).add_three().await;
     server.refuse_the_first();
@@ -78,7 +78,7 @@ async fn a_refused_holder_keeps_no_other_one_from_the_sweep() {
 }
 
 #[tokio::test]
-async fn a_refused_entry_keeps_no_other_one_from_coming_back() {
+async fn a_refused_entry_does_not_prevent_others_from_coming_back() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     a.add_three().await;

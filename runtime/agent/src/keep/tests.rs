@@ -116,7 +116,7 @@ fn nothing_is_put_back_under_an_installer_or_after_it() {
 }
 
 #[test]
-fn after_five_times_in_a_minute_it_is_left_and_said() {
+fn a_file_that_is_changed_five_times_in_a_minute_is_left_alone_and_reported() {
     let mut place = place();
     for _ in 0..MOST {
         assert!(place.look().is_empty());

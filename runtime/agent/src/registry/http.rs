@@ -1,10 +1,10 @@
 //! Requests to a registry over HTTP, with the registries' way to log in
 //! (<https://distribution.github.io/distribution/spec/auth/token/>).
 //!
-//! Invariants: no body is kept beyond the maximum that the caller names, and no answer is waited for without end. Only
+//! Invariants: no body is kept beyond the maximum that the caller names, and every wait for an answer is limited. Only
 //! servers that `servers` admits are asked, and only the registry and its token server see credentials. What a server
-//! says in an error is kept only where it has the form of a registry's error. The agent asks a registry that any author
-//! of a network names, before it can trust anything of it.
+//! says in an error is kept only where it has the form of a registry's error. The agent asks any registry that
+//! the author of a network names, before it can trust that registry.
 
 mod servers;
 mod write;

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_goes_back_only_where_that_is_said() {
+    fn a_tag_goes_back_only_on_request() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock.json");
         let image = Image::parse("registry.example/net/rack:stable").unwrap();

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_which_everything_is_huge_fits_too() {
+    fn a_record_whose_parts_are_all_huge_fits_too() {
         let mut trace = large(200 << 10, 250);
         let long = "y".repeat(100 << 10);
         let net = "10.0.0.1/8".parse().expect("a prefix");

@@ -46,7 +46,7 @@ pub(super) fn by_policy(
     })
 }
 
-/// Decides, and records what a monitored policy is to be asked afterwards.
+/// Decides, and records the request that a monitored policy gets afterwards.
 pub(super) fn watching(
     node: &mut Node<'_>,
     decide: impl FnOnce(&mut Node<'_>, &mut Option<Watched>) -> Result<Planned, AttachError>,
@@ -131,8 +131,8 @@ pub(super) fn claim(
     }
 }
 
-/// Returns a decision, or why it was denied. Only weft knows what else has an address that was requested by name: somebody
-/// of whom the agent told, or a sandbox of this node.
+/// Returns a decision, or why it was denied. If an address that was requested by name is taken, only weft knows by whom:
+/// by a holder that the agent reported, or by a sandbox of this node.
 fn explained(
     decision: Result<Decided, AttachError>,
     refused: Option<AttachError>,

@@ -31,8 +31,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Returns the reason to wait if a sandbox of this node has one of the addresses. After its DEL, that is until the agent
-    /// has told the cluster.
+    /// Returns the reason to wait if a sandbox of this node has one of the addresses. A sandbox has them after its DEL too,
+    /// until the agent has reported the DEL to the cluster.
     pub(super) fn held_here(&self, own: &[IpAddr]) -> Option<AttachError> {
         let ip = self.ips.iter().find(|ip| own.contains(&ip.addr()))?;
         let holder = format!("another sandbox with IPAMClaim {:?} on this node", self.claim);

@@ -170,7 +170,7 @@ pub(super) fn decide_with_cluster_view(
     })
 }
 
-/// Returns the usable part of a policy's answer. Adds to the rules what the store knows of its gateways.
+/// Returns the usable part of a policy's answer. Adds to the rules what the store knows about its gateways.
 fn judge(
     rules: &mut Rules,
     policy: &str,

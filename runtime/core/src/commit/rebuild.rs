@@ -23,7 +23,7 @@ pub struct Running {
     pub record: Record,
 }
 
-/// Returns whether an attachment in the journal is gone although the store knows no DEL of it.
+/// Returns whether an attachment in the journal is gone, although the store has no record of its DEL.
 type IsDead<'a> = &'a dyn Fn(&Entry) -> bool;
 
 /// The result of a rebuild.

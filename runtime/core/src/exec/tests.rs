@@ -85,7 +85,7 @@ fn errors_are_those_of_the_plugin() {
 }
 
 #[test]
-fn a_plugin_that_says_without_end_is_killed() {
+fn a_plugin_with_endless_output_is_killed() {
     let error = run("yes", "{}", LONG).unwrap_err();
     assert!(matches!(error, ExecError::TooLarge { .. }), "{error}");
     assert_eq!(error.code(), 6);

@@ -25,7 +25,7 @@ fn logger(level: Level) -> (tempfile::TempDir, std::path::PathBuf, Logger) {
 }
 
 #[test]
-fn a_line_says_what_it_is_about_and_is_there_at_once() {
+fn a_line_names_its_subject_and_is_written_at_once() {
     let (_dir, path, logger) = logger(Level::Info);
     logger.about(subject());
     logger.info("ADD begins\n\u{1b}[2J");

@@ -6,9 +6,9 @@
 //! the namespaces to which it can have been moved is gone. Only then may its address be given to another attachment.
 //!
 //! The plan has the parent's name, and the host may have renamed the parent since, given its name to another link, or
-//! moved it to another namespace. A child of a link outside the container is none that the container made, so under
-//! the chosen index it is the one, whatever its parent is called now. Elsewhere, the name only tells what is certain
-//! from what is not.
+//! moved it to another namespace. The container cannot make a child of a link outside it. So a child of such a link
+//! that has the chosen index is the link, whatever the name of its parent is now. For other links, the parent's name
+//! decides only whether the result is certain.
 //!
 //! Limitation: only one move is followed. A container that can create namespaces can move a link from the second one to
 //! a third and then end the second.

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_is_called_with_what_it_speaks() {
+    fn a_plugin_is_called_with_a_version_that_it_supports() {
         let old = [Version::V0_3_1, Version::V1_0_0];
         assert_eq!(agreed(Some(&old), Version::V1_1_0), Version::V1_0_0);
         assert_eq!(agreed(Some(&old), Version::V0_3_1), Version::V0_3_1);

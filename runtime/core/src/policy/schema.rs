@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_with_its_place() {
+    fn every_problem_is_reported_with_its_place() {
         let wrong = json!({"ranges": [{"subnet": "10.0.0.0"}, {"subnet": 7}], "release": "fre", "labels": {"a": 1}});
         assert_eq!(
             problems(&wrong),

@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_the_cluster_ledger_needs_matters_with_one_only() {
+    fn keys_of_the_cluster_ledger_matter_only_with_one() {
         let denied =
             || Ok(vec!["get addressclaims.ipam.weft.dev".to_owned(), "get ipamclaims.k8s.cni.cncf.io".to_owned()]);
         assert_eq!(rights(denied(), false).state, State::Ok);

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn common_failures_are_told_in_words() {
+    fn common_failures_have_readable_texts() {
         let words = |error: anyhow::Error| in_words(&error).unwrap_or_default();
         let full = io::Error::from(ErrorKind::StorageFull);
         assert!(words(anyhow::Error::from(full).context("write")).starts_with("the disk is full"));

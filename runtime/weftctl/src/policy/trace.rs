@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_and_what_policies_decide_by_stays() {
+    fn names_are_replaced_and_what_policies_decide_by_stays() {
         let mut names = Names::default();
         for (kind, name) in [("pod", "web-2"), ("namespace", "shop"), ("owner", "pod:shop/web-2"), ("uid", "ab")] {
             names.learn(kind, name);

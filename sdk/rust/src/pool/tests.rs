@@ -97,7 +97,7 @@ fn candidates_are_free_in_order_and_share_a_gateway() {
 }
 
 #[test]
-fn the_ledger_is_asked_little_however_full_it_is() {
+fn the_ledger_gets_few_queries_however_full_it_is() {
     let request = request("{}", vec![set(&["10.0.0.0/16"]), set(&["2001:db8::/64"])]);
     let mut ledger = ModelLedger::default();
     for number in 2..60_000_u32 {
@@ -136,7 +136,7 @@ fn requested_addresses_go_to_the_set_that_has_them() {
 }
 
 #[test]
-fn requested_addresses_that_cannot_be_had() {
+fn requested_addresses_that_are_not_available() {
     let deny = |wishes: &[&str], ledger: &ModelLedger| {
         let mut request = request("{}", vec![set(&["10.1.0.0/24"])]);
         request.requested = wishes.iter().map(|text| wish(text, RequestSource::Args)).collect();

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_may_say_what_weft_has() {
+    fn an_entry_may_contain_the_value_of_weft() {
         let found = differences(&json!({"a": 1}), &json!({"a": 2}));
         let with = |value: Value| [Differs { weft: Some(value), ..entry("/a", false) }];
         assert_eq!(judge(&found, NOW, &with(json!(2)), &[]), Vec::<String>::new());

@@ -61,14 +61,14 @@ fn a_difference_is_reported() {
 }
 
 #[test]
-fn what_is_left_behind_is_told() {
+fn leftovers_are_reported() {
     let left = transcript(Subject::Weft, "vethdeadbeef", 7, &["lo", "vethdeadbeef"]);
     let error = format!("{:#}", judge(&case(), &left).unwrap_err());
     assert!(error.contains("vethdeadbeef is left on the host"), "{error}");
 }
 
 #[test]
-fn failures_and_their_absence_are_told() {
+fn failures_and_their_absence_are_reported() {
     let mut failed = transcript(Subject::Weft, "vethdeadbeef", 7, &[]);
     failed.steps[0].code = Some(1);
     assert!(judge(&case(), &failed).is_err());
@@ -82,7 +82,7 @@ fn failures_and_their_absence_are_told() {
 }
 
 #[test]
-fn a_stopped_run_is_told() {
+fn a_stopped_run_is_reported() {
     let mut stopped = transcript(Subject::Weft, "vethdeadbeef", 7, &[]);
     stopped.trouble = Some("out of memory".to_owned());
     assert!(format!("{:#}", judge(&case(), &stopped).unwrap_err()).contains("out of memory"));

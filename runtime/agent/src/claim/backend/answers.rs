@@ -86,7 +86,7 @@ mod tests {
 
     /// The messages of kube-apiserver 1.37.
     #[test]
-    fn what_an_api_server_says_while_it_starts_is_no_refusal() {
+    fn an_answer_of_a_starting_api_server_is_no_refusal() {
         let denied = "addressclaims.ipam.weft.dev is forbidden: ValidatingAdmissionPolicy 'freeze.ipam.weft.dev'";
         for start in [
             "denied request: failed to configure policy: failed to find resource referenced by paramKind",

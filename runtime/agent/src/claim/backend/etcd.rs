@@ -1,9 +1,10 @@
 //! A cluster ledger in etcd, for clusters without Kubernetes.
 //!
 //! The contents are the same, under `<prefix>/claims/<name>`. A claim's uid is its key's `create_revision`, its version
-//! the `mod_revision` and the content, and every write is one transaction that compares them. After a restore revisions
-//! come again, so a late write could find its numbers in the key of another owner; not so the content with its nonces. Leases are not used: an address must not
-//! become free because a node was disconnected for a while.
+//! the `mod_revision` and the content, and every write is one transaction that compares them. After a restore
+//! revisions are used again, so a late write could find its revision in the key of another owner. The content differs
+//! then, because it has the owner's nonces. Leases are not used: an address must not become free because a node was
+//! disconnected for a while.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -163,8 +163,8 @@ impl Claims {
         let mut store = NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?;
         let identity =
             Identity { node: node.to_owned(), machine: machine.to_owned(), store_id: store.store_id()?, boot_id };
-        // Before serving requests: what an earlier boot had is to be given back. If a namespace of it is there, the
-        // boot id changed, but not the kernel.
+        // Before serving requests: give back what an earlier boot had. If one of its namespaces still exists, only the
+        // boot id has changed, and the kernel is the same.
         let released = store.release_older_boots(&|entry| netns_state(entry) == NetnsState::There, now())?;
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));

@@ -1,6 +1,7 @@
 //! Objects that a ledger refuses to write, a fence of this machine while it runs, and a node that was cut off.
 //!
-//! Invariant: a refusal keeps no other object. It is logged once, and tried again from time to time.
+//! Invariant: a refusal of one object does not affect the others. It is logged once, and the write is repeated from time
+//! to time.
 
 use tokio::time::Instant;
 

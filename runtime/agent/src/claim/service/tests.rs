@@ -74,7 +74,7 @@ async fn a_node_that_was_cut_off_compares_everything_again() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     let fails = || Err(DrainError::Read(ReadError("cut".into())));
-    // A short trouble is none.
+    // A short failure is not reported.
     claims.report(TWO, &ledger, fails());
     claims.report(TWO, &ledger, Ok(Round::Answered));
     assert!(ledger.progress.borrow().started);
@@ -136,7 +136,7 @@ async fn a_ledger_that_this_node_does_not_use_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_keeps_a_node_from_confirming_is_looked_at_from_time_to_time() {
+async fn obstacles_to_a_confirmation_are_checked_from_time_to_time() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     let is_settled = |frozen: bool| {

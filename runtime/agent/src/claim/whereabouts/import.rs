@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_leaves_what_is_whereabouts() {
+    async fn a_sweep_leaves_the_claims_of_whereabouts() {
         let server = Memory::default();
         let machine = Machine::new("node-1", "m1", &server);
         run(&server, vec![given("", "10.0.0.7/24", "a", "s1")], &options()).await;

@@ -313,7 +313,7 @@ impl Session {
         }
     }
 
-    /// Sets the final state of a task that was told to end.
+    /// Sets the final state of a task that got a command to end.
     fn ended(&self, is_v4: bool, command: Command) {
         if command == Command::Release {
             self.forget(is_v4);

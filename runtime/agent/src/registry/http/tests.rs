@@ -1,6 +1,6 @@
-//! Registries that send too much, everywhere they can, that lead elsewhere, and that say what they should not. A body
-//! here never ends, so a client that keeps all of it fails by the memory of the machine; and one that logs in as
-//! registries want it.
+//! Registries that send too much in every part of an answer, that redirect to other servers, and whose errors repeat
+//! secrets. A body here never ends, so a client that keeps all of it runs out of memory. And a registry that asks for a
+//! login as real ones do.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -233,7 +233,7 @@ fn a_token_without_end_is_too_large() {
 }
 
 #[test]
-fn what_is_no_token_is_not_repeated() {
+fn a_text_that_is_not_a_token_is_not_repeated() {
     let host = registry_at(|own, path, _authorization| match path.split('?').next() {
         Some("/v2/") => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
         _ => says("200 OK", "", "\"the secret\""),

@@ -64,7 +64,7 @@ fn an_operators_release_gives_an_address_back_to_the_cluster() {
 }
 
 #[test]
-fn a_release_on_the_nodes_ledger_is_none_in_the_cluster() {
+fn a_release_in_the_nodes_ledger_releases_nothing_in_the_cluster() {
     let mut disk = OnDisk::new();
     assert!(claim_next(&mut disk, &key("a"), &range("10.0.0.2", "10.0.0.4")).is_some());
     assert!(!disk.store.release_address("s", ip("10.0.0.2"), (true, NOW)).unwrap());

@@ -193,7 +193,7 @@ fn requested_addresses_keep_their_order_and_source() {
 }
 
 #[test]
-fn single_addresses_are_declared_or_asked_for() {
+fn single_addresses_are_declared_or_requested() {
     let read = ipam(json!({"type": "static", "addresses": [{"address": "10.0.0.9/24", "gateway": "10.0.0.1"}],
         "ranges": "ignored by the stock plugin"}));
     assert_eq!(read.declared, ["10.0.0.9/24".parse().unwrap()]);

@@ -14,7 +14,7 @@ fn own_ipam(network: &Network) -> &IpamConf {
 }
 
 #[test]
-fn the_monitored_policy_has_what_it_would_have_in_charge() {
+fn the_monitored_policy_gets_the_inputs_of_a_deciding_one() {
     let network = monitored(json!({"policy": OWN, "ipam": {"subnet": "10.9.0.0/24", "restSeconds": 5}})).unwrap();
     let own = own_ipam(&network);
     let text = json!({"subnet": "10.9.0.0/24", "restSeconds": 5, "type": "wasm", "policy": OWN}).to_string();
@@ -85,7 +85,7 @@ fn selected(select: Value) -> Result<Network, ConfError> {
 }
 
 #[test]
-fn a_delegate_policy_is_monitored_with_what_it_would_have_in_charge() {
+fn a_monitored_delegate_policy_gets_the_inputs_of_a_deciding_one() {
     let own = json!({"rules": [5], "files": {"f": "/etc/f"}});
     let select = |more: Value| {
         let mut monitor = json!({"policy": OWN, "select": own});

@@ -179,7 +179,7 @@ fn rendered(more: Value, settings: &[(&str, Value)]) -> Value {
 }
 
 #[test]
-fn flannel_hands_over_what_the_plugin_does() {
+fn flannel_passes_on_what_the_plugin_does() {
     let set = [("ipMasq", json!(false)), ("mtu", json!(1472)), ("ipam.ranges", json!([[{"subnet": "10.1.17.0/24"}]]))];
     assert_eq!(
         rendered(json!({}), &set),

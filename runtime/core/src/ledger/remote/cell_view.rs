@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sets_without_room_are_those_where_it_was_looked_for_in_vain() {
+    fn the_sets_without_room_are_those_in_which_a_search_found_nothing() {
         let looks = Looks::default();
         let sets = [set("10.0.0.0", "10.0.0.9"), set("10.0.0.10", "10.0.0.19"), set("10.0.0.20", "10.0.0.29")];
         assert_eq!(looks.lacking(&sets).len(), 3);

@@ -46,7 +46,7 @@ impl LastGood {
         format!("{} {manifest}", self.component)
     }
 
-    /// Returns those of all networks, by file name. A file that does not say one is none of a network's.
+    /// Returns those of all networks, by file name; `None` for a file without a readable digest.
     pub(super) fn all(state_dir: &Path) -> Vec<(String, Option<Self>)> {
         let files = fs::read_dir(dir(state_dir)).into_iter().flatten().flatten();
         let read = |file: fs::DirEntry| Self::parse(&fs::read_to_string(file.path()).ok()?);

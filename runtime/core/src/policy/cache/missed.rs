@@ -46,7 +46,7 @@ mod tests {
     use crate::policy::{Digest, add_pinned};
 
     #[test]
-    fn the_reason_is_said_until_the_policy_is_here() {
+    fn the_reason_is_reported_until_the_policy_is_here() {
         let state = tempfile::tempdir().unwrap();
         let store = PolicyStore::new(state.path()).unwrap();
         let (one, two) = (Digest::new(b"one"), Digest::new(b"two"));

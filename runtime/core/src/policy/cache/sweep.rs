@@ -51,7 +51,7 @@ pub struct Needed<'a> {
     pub policies: &'a [PolicyRef],
     /// The names of the networks that are defined.
     pub networks: &'a BTreeSet<String>,
-    /// Returns the names of the networks that have attachments; `None` if they cannot be told.
+    /// Returns the names of the networks that have attachments; `None` if they cannot be determined.
     pub attached: &'a dyn Fn() -> Option<BTreeSet<String>>,
 }
 

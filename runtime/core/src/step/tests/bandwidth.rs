@@ -66,7 +66,7 @@ fn the_configuration_wins_over_the_runtime() {
 }
 
 #[test]
-fn numbers_that_cannot_be() {
+fn impossible_rates_and_bursts_are_refused() {
     let invalid = |rate: u64, burst: u64| {
         let texts = ["ingress", "egress"]
             .map(|way| bandwidth(json!({ format!("{way}Rate"): rate, format!("{way}Burst"): burst })).invalid());

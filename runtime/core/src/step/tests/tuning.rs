@@ -83,7 +83,7 @@ fn every_attribute_and_what_it_was() {
 }
 
 #[test]
-fn only_what_is_asked_for_is_set_and_remembered() {
+fn only_requested_attributes_are_set_and_remembered() {
     let call = tuning(json!({"allmulti": false, "promisc": false, "mtu": 0, "mac": ""}));
     assert_eq!(
         call.ops(),

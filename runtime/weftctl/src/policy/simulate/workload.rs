@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_run_as_were_asked_for_and_no_name_runs_twice() {
+    fn the_requested_number_runs_and_no_name_runs_twice() {
         let workload = Workload::new(&terms());
         assert_eq!(workload.lives.len(), 2_000);
         let runs = |at: Time| {
