@@ -27,7 +27,7 @@ pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     before.check_version(call.network.version)?;
     let Some(steps::Planned { executor, plan, changes }) = planned else { return Ok(before) };
     let mine = Chained { by: call.persona.name().to_owned(), netns: call.env.netns.clone(), plan };
-    let fresh = chain::note(call, node.store()?, &mine)?;
+    let fresh = chain::record_call(call, node.store()?, &mine)?;
     let plan = mine.plan.clone();
     let written = if fresh { Written::Chained(Box::new(mine)) } else { Written::Nothing };
     finish::finish(node, call, Work::new(Some(executor), written), |_node, work| {

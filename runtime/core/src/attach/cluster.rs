@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use weft_host_abi::types::{Denial, Request};
 
-use super::beside::Beside;
 use super::call::Call;
 use super::claim::{Planned, plan_within};
 use super::cluster_agent::{Cluster, Kept, Taken};
+use super::cluster_view::ClusterView;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -88,7 +88,7 @@ pub(super) fn claim(
         let mut taken = others.clone();
         let own = store.remote_addresses(&conf.domain)?;
         taken.extend(own.iter().copied());
-        let beside = Beside { taken, cells };
+        let beside = ClusterView { taken, cells };
         let named: Vec<IpAddr> = request.requested.iter().filter_map(|requested| requested.address).collect();
         *watched = monitor::prepare(context, call, &request, &beside);
         let decision = policy.decide(call, (Some(store), beside), request, log);
@@ -100,7 +100,7 @@ pub(super) fn claim(
             continue;
         }
         let mut decided = explained(decision, refused.take(), (&kept, &own))?;
-        if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
+        if cluster.keeps_addresses(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
             // The policy decides again, for the kept addresses.
             request = kept.request(context, call, store)?;
             continue;

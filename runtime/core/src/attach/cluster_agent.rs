@@ -153,7 +153,7 @@ impl<'a> Cluster<'a> {
 
     /// If the policy keeps addresses, their owner is an IPAMClaim, and this node keeps nothing. Returns whether the
     /// IPAMClaim already has addresses for which the policy was not asked.
-    pub(super) fn keeps(
+    pub(super) fn keeps_addresses(
         &self,
         call: &Call,
         policy: &str,
@@ -213,7 +213,7 @@ impl<'a> Cluster<'a> {
 /// may last for a moment only.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(()) };
-    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(call.left(agent::STATUS_LIMIT))) {
+    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(call.time_left(agent::STATUS_LIMIT))) {
         // A refusal is an answer, too: an older agent does not know the request.
         Ok(_) | Err(AgentError::Refused { .. }) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),

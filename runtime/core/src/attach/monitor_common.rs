@@ -4,7 +4,7 @@
 //! Invariant: a monitored policy cannot end this process, whose exit code the runtime still reads.
 
 use super::call::Call;
-use super::compared::{MonitorTrace, Outcome, differences};
+use super::comparison::{MonitorTrace, Outcome, differences};
 use super::node::Node;
 use super::trace::Traces;
 use crate::agent::counters::Counts;

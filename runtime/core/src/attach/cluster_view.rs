@@ -8,7 +8,7 @@ use crate::ledger::remote::{CellView, Looks, RemoteView, Runs, Span};
 
 /// The additional part of the view; see the module.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Beside {
+pub(super) struct ClusterView {
     /// Addresses that are known to be taken.
     pub(super) taken: Runs,
     /// The cells, in block mode. `None`: addresses may come from anywhere.
@@ -23,7 +23,7 @@ pub(super) struct Cells {
     pub(super) looks: Looks,
 }
 
-impl Beside {
+impl ClusterView {
     /// Forgets where a policy looked whose answer is not used.
     pub(super) fn forget_looks(&self) {
         if let Some(cells) = &self.cells {
@@ -32,7 +32,7 @@ impl Beside {
     }
 
     /// Returns the view of the node's own claims, extended by this.
-    pub(super) fn over(self, own: View) -> Box<dyn LedgerView + Send> {
+    pub(super) fn extend_view(self, own: View) -> Box<dyn LedgerView + Send> {
         match self.cells {
             Some(Cells { spans, looks }) => Box::new(CellView::new(RemoteView::new(own, self.taken), spans, looks)),
             None if self.taken == Runs::default() => Box::new(own),

@@ -23,7 +23,7 @@ pub(super) fn of_host(node: &mut Node<'_>, call: &Call) -> Result<(), AttachErro
     let Some(conf) = call.network.delegate() else { return Ok(()) };
     let Some(delegate) = delegate::find(&conf.kind) else { return Ok(()) };
     let needs = delegate.needs(&conf.conf, None)?;
-    let on_host: Vec<Need> = needs.iter().filter(|need| side(need) == Side::Host).cloned().collect();
+    let on_host: Vec<Need> = needs.iter().filter(|need| side_of(need) == Side::Host).cloned().collect();
     if on_host.is_empty() {
         return Ok(());
     }
@@ -78,7 +78,7 @@ pub(super) fn reachable_gateways(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-fn side(need: &Need) -> Side {
+fn side_of(need: &Need) -> Side {
     match need {
         Need::DefaultRouteLink(side) => *side,
         Need::Link(link) | Need::Parent(link) => link.side,

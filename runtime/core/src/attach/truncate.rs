@@ -5,7 +5,7 @@
 
 use weft_host_abi::types::Pod;
 
-use super::compared::MonitorTrace;
+use super::comparison::MonitorTrace;
 use super::trace::{Asked, Attempt, Traces};
 use crate::policy::Exchanges;
 
@@ -80,15 +80,15 @@ impl Traces {
         if self.choice.is_none() && self.decision.is_none() {
             return Ok(String::new());
         }
-        let mut text = self.text()?;
+        let mut text = self.to_json()?;
         for (part, cut) in OF_TRACES {
             if text.len() <= RECORD_MAX {
                 break;
             }
             let before = self.clone();
             cut(&mut self);
-            note(self != before, &mut self.truncated, part);
-            text = self.text()?;
+            note_truncated(self != before, &mut self.truncated, part);
+            text = self.to_json()?;
         }
         Ok(text)
     }
@@ -98,19 +98,19 @@ impl Traces {
 
 impl Attempt {
     /// Leaves parts out while the record is too large.
-    pub(super) fn fit(&mut self, fits: impl Fn(&Self) -> bool) {
+    pub(super) fn truncate_to_fit(&mut self, fits: impl Fn(&Self) -> bool) {
         for (part, cut) in OF_ATTEMPT {
             if fits(self) {
                 return;
             }
             let before = self.clone();
             cut(self);
-            note(*self != before, &mut self.truncated, part);
+            note_truncated(*self != before, &mut self.truncated, part);
         }
     }
 }
 
-fn note(lost: bool, truncated: &mut Vec<String>, part: &str) {
+fn note_truncated(lost: bool, truncated: &mut Vec<String>, part: &str) {
     if lost && !truncated.iter().any(|known| known == part) {
         truncated.push(part.to_owned());
     }
@@ -149,7 +149,7 @@ mod tests {
     use crate::policy::{Evidence, Exchange, LogLevel, LogLine};
 
     /// A trace with a pod whose annotations and ledger answers have these sizes.
-    fn large(annotation: usize, questions: usize) -> Trace {
+    fn large_trace(annotation: usize, questions: usize) -> Trace {
         let mut trace = decision();
         let annotations = vec![("note".to_owned(), "x".repeat(annotation))];
         trace.request.pod = Some(Pod { name: "web-0".into(), annotations, ..Pod::default() });
@@ -167,17 +167,17 @@ mod tests {
         };
         let of =
             |decision: Trace| kept(Traces { decision: Some(decision), choice: Some(choice()), ..Traces::default() });
-        let whole = of(large(1000, 20));
+        let whole = of(large_trace(1000, 20));
         assert_eq!((whole.decision, whole.truncated), (Some(large(1000, 20)), Vec::<String>::new()));
-        let found = of(large(200 << 10, 20));
+        let found = of(large_trace(200 << 10, 20));
         assert_eq!(found.truncated, ["annotations"]);
         assert_eq!(found.decision, Some(large(0, 20)), "nothing else is lost");
-        let found = of(large(200 << 10, 200));
+        let found = of(large_trace(200 << 10, 200));
         assert_eq!(found.truncated, ["annotations", "ledger"]);
         assert_eq!(found.decision.as_ref().expect("a decision").ledger.dropped, 200);
         // A monitor that adds to it later loses its own part, and what is lost stays known.
         let mut later = found;
-        later.monitor = Some(MonitorTrace { ledger: large(0, 200).ledger, ..MonitorTrace::of_policy("m") });
+        later.monitor = Some(MonitorTrace { ledger: large_trace(0, 200).ledger, ..MonitorTrace::of_policy("m") });
         let later = kept(later);
         assert_eq!(later.truncated, ["annotations", "ledger"]);
         assert_eq!(later.monitor.expect("a monitor").ledger.dropped, 200);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_record_whose_parts_are_all_huge_fits_too() {
-        let mut trace = large(200 << 10, 250);
+        let mut trace = large_trace(200 << 10, 250);
         let long = "y".repeat(100 << 10);
         let net = "10.0.0.1/8".parse().expect("a prefix");
         (trace.candidates, trace.routes) = (vec![vec![net; 10_000]], vec![Route::new(net, None); 2000]);
@@ -206,16 +206,17 @@ mod tests {
 
     #[test]
     fn a_failed_call_is_kept_without_what_makes_it_large() {
-        let asked = |annotation| Asked::Addresses(large(annotation, 0).request);
+        let asked = |annotation| Asked::Addresses(large_trace(annotation, 0).request);
         let attempt = |annotation| {
-            Attempt::new("p".into(), "d".into(), None, Evidence::default(), asked(annotation)).under(Rules::default())
+            Attempt::new("p".into(), "d".into(), None, Evidence::default(), asked(annotation))
+                .with_rules(Rules::default())
         };
         let fits = |attempt: &Attempt| serde_json::to_string(attempt).is_ok_and(|text| text.len() < 10_000);
         let mut kept = attempt(200 << 10);
-        kept.fit(fits);
+        kept.truncate_to_fit(fits);
         assert_eq!((&kept.truncated[..], &kept.asked), (&["annotations".to_owned()][..], &asked(0)));
         let mut small = attempt(10);
-        small.fit(fits);
+        small.truncate_to_fit(fits);
         assert_eq!(small, attempt(10));
     }
 }

@@ -123,7 +123,7 @@ impl Outcome {
         }
     }
 
-    fn text(&self) -> String {
+    fn describe(&self) -> String {
         match self {
             Self::Decided { candidates, .. } => {
                 let first: Vec<_> = candidates.iter().filter_map(|list| list.first()).map(IpNet::to_string).collect();
@@ -158,7 +158,7 @@ pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference
         Outcome::Chosen { delegate: other, settings: other_settings, .. },
     ) = (active, monitor)
     {
-        let delegates = (delegate != other).then(|| part("delegate", active.text(), monitor.text()));
+        let delegates = (delegate != other).then(|| part("delegate", active.describe(), monitor.describe()));
         let sets = (set(settings) != set(other_settings))
             .then(|| part("settings", format!("sets {}", set(settings)), format!("sets {}", set(other_settings))));
         return delegates.into_iter().chain(sets).collect();
@@ -178,7 +178,7 @@ pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference
     // Candidates after the first only matter if that is lost to another ADD.
     let firsts = |lists: &[Vec<IpNet>]| lists.iter().map(|list| list.first().copied()).collect::<Vec<_>>();
     if firsts(candidates) != firsts(others) {
-        found.push(part("addresses", active.text(), monitor.text()));
+        found.push(part("addresses", active.describe(), monitor.describe()));
     }
     let json = |value: serde_json::Result<String>| value.unwrap_or_default();
     if routes != other_routes {
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    fn gives(first: &str, reason: &str) -> Outcome {
+    fn decided(first: &str, reason: &str) -> Outcome {
         let candidates = vec![vec![first.parse().unwrap(), "10.0.0.99/24".parse().unwrap()]];
         let (routes, release) = (Vec::new(), ReleaseRule::Free);
         Outcome::Decided { candidates, routes, dns: None, release, reason: reason.to_owned() }
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn what_the_pod_would_see_is_compared() {
         assert_eq!(differences(&gives("10.0.0.1/24", "a"), &gives("10.0.0.1/24", "b")), []);
-        let found = differences(&gives("10.0.0.1/24", "a"), &gives("10.0.0.2/24", "a"));
+        let found = differences(&decided("10.0.0.1/24", "a"), &decided("10.0.0.2/24", "a"));
         assert_eq!((found.len(), found[0].part.as_str()), (1, "addresses"));
         assert_eq!((found[0].active.as_str(), found[0].monitor.as_str()), ("gives 10.0.0.1/24", "gives 10.0.0.2/24"));
         let denied = |text: &str| Outcome::Denied(Denial::Denied(text.to_owned()));
@@ -235,13 +235,13 @@ mod tests {
         assert_eq!(differences(&gives("10.0.0.1/24", "a"), &denied("no"))[0].monitor, "refuses (no)");
         let exhausted = Outcome::Denied(Denial::Exhausted("no".to_owned()));
         assert_eq!(differences(&denied("no"), &exhausted)[0].part, "answer");
-        let mut rests = gives("10.0.0.1/24", "a");
+        let mut rests = decided("10.0.0.1/24", "a");
         if let Outcome::Decided { release, routes, .. } = &mut rests {
             *release = ReleaseRule::Cooldown(60);
             routes.push(Route::new("10.9.0.0/16".parse().unwrap(), None));
         }
         let parts: Vec<_> =
-            differences(&gives("10.0.0.1/24", "a"), &rests).into_iter().map(|found| found.part).collect();
+            differences(&decided("10.0.0.1/24", "a"), &rests).into_iter().map(|found| found.part).collect();
         assert_eq!(parts, ["routes", "release"]);
     }
 }
