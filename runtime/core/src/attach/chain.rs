@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::AttachError;
 use super::record::{self, Chained};
 use crate::journal::{AmendError, Entry, Record};
-use crate::netlink::Since;
+use crate::netlink::LaterChanges;
 use crate::plan::Plan;
 use crate::store::{Key, NodeStore, Role};
 
@@ -80,8 +80,8 @@ pub(super) fn drop_calls(
 }
 
 /// Returns what the chained steps of an attachment changed.
-pub(super) fn changes_by_steps(store: &NodeStore, attachment: &Attachment) -> Result<Since, AttachError> {
+pub(super) fn changes_by_steps(store: &NodeStore, attachment: &Attachment) -> Result<LaterChanges, AttachError> {
     let key = Key { attachment: attachment.clone(), role: Role::Steps };
     let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
-    Ok(Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
+    Ok(LaterChanges::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
 }

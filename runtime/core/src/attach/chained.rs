@@ -14,7 +14,7 @@ use super::record::Chained;
 use super::{chain, steps, teardown};
 use crate::cni::CniResult;
 use crate::journal::Entry;
-use crate::netlink::Since;
+use crate::netlink::LaterChanges;
 
 // === ADD ===
 
@@ -73,7 +73,7 @@ pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     steps::validate(call)?;
     let name = call.persona.name();
     let listed = node.store()?.entry(&call.key())?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
-    let since = Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
+    let since = LaterChanges::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
     let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
     if mine.is_empty() {
         return match steps::plan_on(node.context, call, before.as_ref()) {

@@ -199,7 +199,7 @@ impl Flow {
         Some(flow)
     }
 
-    fn note(&mut self, part: &Tuple) {
+    fn read_tuple(&mut self, part: &Tuple) {
         match part {
             Tuple::Ip(addresses) => {
                 self.destination = addresses.iter().find_map(|address| match address {

@@ -154,7 +154,7 @@ impl Executor {
         }
         for (at, op, it) in places() {
             if let Op::FirewalldSource(source) = it
-                && !self.firewalld.has(source)?
+                && !self.firewalld.has_source(source)?
             {
                 note(at, op);
             }

@@ -101,7 +101,7 @@ fn jumps<'a>(rules: &'a [FoundRule], to: &'a str) -> impl Iterator<Item = &'a Fo
 
 impl Gate {
     /// Returns the gate that the rules of an accepted address need.
-    pub(super) fn around(accept: &Accept) -> Self {
+    pub(super) fn for_accept(accept: &Accept) -> Self {
         Self {
             table: Table::filter(Family::from_ip(accept.address)),
             admin: accept.admin_chain.clone(),
@@ -218,7 +218,7 @@ impl Built {
     }
 
     /// Returns whether the piece of a gate is among those made.
-    fn has(&self, gate: &Gate, piece: Piece) -> bool {
+    fn has_piece(&self, gate: &Gate, piece: Piece) -> bool {
         let same = self.gate.table == gate.table
             && match piece {
                 Piece::Admin | Piece::AdminJump => self.gate.admin == gate.admin,

@@ -185,7 +185,7 @@ impl Message {
     }
 
     /// Returns the first argument, if it is a text.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn first_text(&self) -> String {
         let mut cursor = Cursor { bytes: &self.body, at: 0, big: false };
         let text = if self.signature.starts_with('s') { cursor.string() } else { None };
         text.unwrap_or_default()

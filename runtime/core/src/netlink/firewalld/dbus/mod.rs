@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Instant {
+    fn short_deadline() -> Instant {
         Instant::now() + Duration::from_millis(300)
     }
 
@@ -206,11 +206,11 @@ mod tests {
     fn a_silent_bus_is_not_an_absent_one() {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("unix:path={}", dir.path().join("bus").display());
-        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        let error = Bus::connect_to(&address, short_deadline()).unwrap_err();
         assert!(error.is_away() && !error.is_silence(), "{error:?}");
 
         let listener = UnixListener::bind(dir.path().join("bus")).unwrap();
-        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        let error = Bus::connect_to(&address, short_deadline()).unwrap_err();
         assert!(error.is_silence() && !error.is_away(), "{error:?}");
         assert!(matches!(error, CallError::Io(_)), "nothing was asked: {error:?}");
         drop(listener);
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_call_without_an_answer_is_an_uncertain_one() {
         let (stream, mut theirs) = UnixStream::pair().unwrap();
-        let deadline = soon();
+        let deadline = short_deadline();
         let mut bus = Bus { stream, deadline, serial: 0 };
         let trickle = std::thread::spawn(move || {
             // The head of an answer that never ends, one byte at a time.

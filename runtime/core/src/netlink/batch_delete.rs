@@ -19,7 +19,7 @@ use rtnetlink::packet_route::link::LinkAttribute;
 use super::fault::Fault;
 use super::lock::NetnsLock;
 use super::netns::OWN;
-use super::rtnl::{How, Lookup, Rtnl, change};
+use super::rtnl::{ChangeMode, Lookup, Rtnl, change};
 
 /// `IFLA_GROUP` of links that are being deleted: "weft". An operator's own groups are small numbers.
 const GROUP: u32 = 0x7765_6674;
@@ -82,7 +82,7 @@ impl Rtnl {
         let group = self.links(None)?.into_iter().filter(|link| link.group == GROUP);
         if group.into_iter().all(|link| link.alias.as_deref() == Some(MARK)) {
             let group = LinkUnspec::new_with_index(0).append_extra_attribute(LinkAttribute::Group(GROUP)).build();
-            self.change(RouteNetlinkMessage::DelLink(group), How::Set).ok();
+            self.change(RouteNetlinkMessage::DelLink(group), ChangeMode::Set).ok();
         }
         self.delete_link(index).map(|_left_over| true)
     }

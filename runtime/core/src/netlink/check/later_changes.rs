@@ -7,7 +7,7 @@ use crate::plan::{Family, LinkRef, Mac, Op, Side};
 
 /// Known later changes; see the module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Since {
+pub struct LaterChanges {
     /// MAC addresses given to container links.
     macs: BTreeMap<String, Mac>,
     /// Container links whose routes were moved to other tables.
@@ -18,10 +18,10 @@ pub struct Since {
     dropped: Vec<(LinkRef, Family)>,
 }
 
-impl Since {
+impl LaterChanges {
     /// Adds the changes of these ops.
     #[must_use]
-    pub fn and<'a>(mut self, ops: impl IntoIterator<Item = &'a Op>) -> Self {
+    pub fn with_ops<'a>(mut self, ops: impl IntoIterator<Item = &'a Op>) -> Self {
         for op in ops {
             match op {
                 Op::TuneLink(tune) => self.macs.extend(tune.set.mac.map(|mac| (tune.link.clone(), mac))),
@@ -72,7 +72,7 @@ mod tests {
         let set = LinkAttributes { mac: Some(mac), ..LinkAttributes::default() };
         let tune = TuneLink { link: "eth0".to_owned(), set, before: LinkAttributes::default() };
         let join = JoinVrf { link: "net1".to_owned(), vrf: "red".to_owned(), table: None };
-        let since = Since::default().and(&[Op::TuneLink(tune), Op::JoinVrf(join)]);
+        let since = LaterChanges::default().and(&[Op::TuneLink(tune), Op::JoinVrf(join)]);
         let old = Some(Mac([2, 0, 0, 0, 0, 9]));
         assert_eq!((since.mac("eth0", old), since.mac("net1", old), since.mac("net1", None)), (Some(mac), old, None));
         assert_eq!(since.table(&LinkRef::container("net1"), DEFAULT_TABLE), None);
