@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use weft_core::agent::policy::PolicyState;
 use weft_core::policy::compiler::{CompileAsk, compile_waiting};
 use weft_core::policy::{
-    PolicyError, PolicyRef, PolicyStore, Standing, add_pinned, is_added, locked_to, resolve_tag, settle_lock,
+    PolicyError, PolicyRef, PolicyStore, Readiness, add_pinned, is_added, locked_to, resolve_tag, settle_lock,
 };
 
 use super::Policies;
@@ -30,12 +30,12 @@ const FETCH: Duration = Duration::from_secs(15 * 60);
 const HELPER: Duration = Duration::from_secs(30);
 
 /// Returns what an ADD would find if it used the version that the lock file has.
-pub(super) fn standing(state: &Path, store: Option<&PolicyStore>, policy: &PolicyRef) -> Standing {
-    let Ok(policy) = locked_to(state, policy) else { return Standing::Absent };
+pub(super) fn standing(state: &Path, store: Option<&PolicyStore>, policy: &PolicyRef) -> Readiness {
+    let Ok(policy) = locked_to(state, policy) else { return Readiness::Absent };
     match store {
         Some(store) => store.standing(&policy),
-        None if is_added(state, &policy) => Standing::Ready,
-        None => Standing::Absent,
+        None if is_added(state, &policy) => Readiness::Ready,
+        None => Readiness::Absent,
     }
 }
 
@@ -76,7 +76,7 @@ impl Policies {
             let wanted = self.wanted_of(&named)?;
             let used = resolve_tag(&self.state, &named).map_err(|error| error.to_string())?.into_owned();
             if used != wanted
-                && let Standing::NotCompiled(path) = self.standing(&used).await?
+                && let Readiness::NotCompiled(path) = self.standing(&used).await?
             {
                 // Networks use it until the wanted one is here, which may take long.
                 if let Err(reason) = self.compile(reference, tries, &used, path).await {
@@ -84,9 +84,9 @@ impl Policies {
                 }
             }
             match self.standing(&wanted).await? {
-                Standing::Ready => {}
-                Standing::NotCompiled(path) => self.compile(reference, tries, &wanted, path).await?,
-                Standing::Absent => {
+                Readiness::Ready => {}
+                Readiness::NotCompiled(path) => self.compile(reference, tries, &wanted, path).await?,
+                Readiness::Absent => {
                     let _turn = self.fetches.take(reference, tries).await?;
                     self.fetch(reference, &wanted).await?;
                 }
@@ -103,7 +103,7 @@ impl Policies {
         Ok(locked_to(&self.state, named).map_err(|error| error.to_string())?.into_owned())
     }
 
-    async fn standing(&self, policy: &PolicyRef) -> Result<Standing, String> {
+    async fn standing(&self, policy: &PolicyRef) -> Result<Readiness, String> {
         let (state, store, policy) = (self.state.clone(), self.store.clone(), policy.clone());
         let found = spawn_blocking(move || standing(&state, store.as_ref().map(Arc::as_ref), &policy));
         found.await.map_err(|error| error.to_string())

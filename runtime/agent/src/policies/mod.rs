@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
 use weft_core::facts;
-use weft_core::policy::{LockFile, Needed, PolicyRef, PolicyStore, Standing, note_missed, settle_lock, sweep_pinned};
+use weft_core::policy::{LockFile, Needed, PolicyRef, PolicyStore, Readiness, note_missed, settle_lock, sweep_pinned};
 use weft_core::store::NodeStore;
 
 use self::bring::standing;
@@ -222,7 +222,7 @@ impl Policies {
         let checked = spawn_blocking(move || {
             let is_ready = |reference: &String| {
                 let Ok(policy) = PolicyRef::parse(reference) else { return false };
-                let is_ready = standing(&state, store.as_deref(), &policy) == Standing::Ready;
+                let is_ready = standing(&state, store.as_deref(), &policy) == Readiness::Ready;
                 if is_ready {
                     // The next check tries again.
                     settle_lock(&state, &policy).ok();

@@ -118,7 +118,7 @@ impl Check<'_> {
         if !self.has_type(rules, value, at) {
             return;
         }
-        self.plain(rules, value, at);
+        self.check_scalar(rules, value, at);
         match value {
             Value::Array(items) => self.list(rules, items, at, depth),
             Value::Object(map) => self.object(rules, map, at, depth),
@@ -176,7 +176,7 @@ impl Check<'_> {
         false
     }
 
-    fn plain(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) {
+    fn check_scalar(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) {
         if let Some(allowed) = rules.get("enum").and_then(Value::as_array)
             && !allowed.contains(value)
         {
@@ -278,7 +278,7 @@ fn name(at: &str) -> &str {
 }
 
 /// Renders a value and truncates it if it is long.
-fn shown(value: &Value) -> String {
+fn excerpt(value: &Value) -> String {
     const EXCERPT: usize = 64;
     let text = value.to_string();
     if text.chars().count() <= EXCERPT { text } else { text.chars().take(EXCERPT).chain("...".chars()).collect() }

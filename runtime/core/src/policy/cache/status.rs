@@ -58,7 +58,7 @@ impl Status {
     }
 
     /// Reads all status files.
-    pub(super) fn all(dir: &SecureDir) -> Result<Vec<Self>, PolicyError> {
+    pub(super) fn read_all(dir: &SecureDir) -> Result<Vec<Self>, PolicyError> {
         let names = dir.list()?;
         Ok(names.iter().filter_map(|(name, _size)| Self::read(dir, name.strip_suffix(SUFFIX)?)).collect())
     }

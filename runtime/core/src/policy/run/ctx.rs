@@ -44,7 +44,7 @@ impl Asked {
     }
 
     /// Creates empty inputs, for calls that only concern a configuration.
-    pub(super) fn nothing() -> Self {
+    pub(super) fn empty() -> Self {
         Self { ledger: Box::new(NoLedger), pod: None }
     }
 }

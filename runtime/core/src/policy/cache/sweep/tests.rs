@@ -102,7 +102,7 @@ fn policies_that_the_node_needs_stay() {
 }
 
 fn is_here(state: &Path, policy: &PolicyRef) -> bool {
-    crate::policy::places::is_here(state, policy)
+    crate::policy::pinned_paths::is_here(state, policy)
 }
 
 #[test]

@@ -136,7 +136,7 @@ pub(super) fn kept_by(state_dir: &Path, name: &str) -> Option<Vec<String>> {
 }
 
 /// Returns the file with the reason why a pinned policy is not on this node yet.
-pub(super) fn miss(state_dir: &Path, policy: &PolicyRef) -> Option<PathBuf> {
+pub(super) fn missing_reason_file(state_dir: &Path, policy: &PolicyRef) -> Option<PathBuf> {
     Some(pinned_dir(state_dir).join(miss_name(policy)?))
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::PolicyStore;
 use super::pinned::replace;
-use crate::policy::places::miss;
+use crate::policy::pinned_paths::missing_reason_file;
 use crate::policy::{PolicyError, PolicyRef, locked};
 use crate::text::clean;
 
@@ -23,7 +23,7 @@ const REASON_MAX: usize = 2048;
 ///
 /// [`PolicyError::Store`] if the disk refuses.
 pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Result<(), PolicyError> {
-    match miss(state_dir, &*locked::locked_to(state_dir, reference)?) {
+    match missing_reason_file(state_dir, &*locked::locked_to(state_dir, reference)?) {
         Some(file) => replace(&file, clean(reason, REASON_MAX).as_bytes()),
         None => Ok(()),
     }
@@ -33,8 +33,8 @@ pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Res
 
 impl PolicyStore {
     /// Returns why the component of a pinned reference is not here yet.
-    pub(super) fn missed(&self, policy: &PolicyRef) -> Option<String> {
-        fs::read_to_string(miss(&self.state_dir, policy)?).ok().filter(|reason| !reason.is_empty())
+    pub(super) fn missing_reason(&self, policy: &PolicyRef) -> Option<String> {
+        fs::read_to_string(missing_reason_file(&self.state_dir, policy)?).ok().filter(|reason| !reason.is_empty())
     }
 }
 

@@ -50,7 +50,7 @@ impl Note {
     }
 
     /// Returns whether this state of the cache entry was checked.
-    pub(super) fn knows(&self, entry: &Stamp) -> bool {
+    pub(super) fn is_checked(&self, entry: &Stamp) -> bool {
         self.entry.as_deref() == Some(entry.to_string().as_str())
     }
 

@@ -14,7 +14,7 @@ use super::PolicyStore;
 use super::digest::Digest;
 use super::last_good::LastGood;
 use super::pinned::replace;
-use crate::policy::places::{
+use crate::policy::pinned_paths::{
     Pin, component_digest, component_file, component_of, is_kept, kept_file, manifest_file, manifest_record,
     manifest_refusal, pinned_dir,
 };
@@ -78,7 +78,7 @@ fn is_needed(state_dir: &Path, component: &Digest) -> bool {
     let decided = |good: &LastGood| good.manifest.is_none() && good.component == *component;
     named_components(state_dir).contains(component)
         || is_kept(state_dir, component)
-        || LastGood::all(state_dir).iter().any(|(_file, good)| good.as_ref().is_some_and(decided))
+        || LastGood::read_all(state_dir).iter().any(|(_file, good)| good.as_ref().is_some_and(decided))
 }
 
 /// Removes what was added under a reference. Returns whether there was anything.
