@@ -98,7 +98,7 @@ impl Counts {
     }
 }
 
-fn short(network: &str) -> String {
+fn short_name(network: &str) -> String {
     network.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 

@@ -26,7 +26,7 @@ pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Resul
 
 /// Returns the names that the entry shares with others: those that its plan needs, and those of its pod.
 pub(super) fn shared_names(call: &Call, plan: &Plan) -> Vec<String> {
-    plan.shared().into_iter().chain(call.names()).collect()
+    plan.shared_names().into_iter().chain(call.names()).collect()
 }
 
 /// Writes an entry that claims no address.

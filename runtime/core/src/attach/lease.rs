@@ -23,7 +23,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks that an agent is reachable.
 pub(super) fn check_agent(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
-    agent::reach::<Lease>(&lease.socket).map_err(|error| failed(call, error))
+    agent::check_reachable::<Lease>(&lease.socket).map_err(|error| failed(call, error))
 }
 
 /// Asks for a lease.

@@ -51,7 +51,7 @@ pub(super) fn add(
             plan.result.dns = addressing.dns;
         }
         node.store()?.update_record(&call.key(), &entry::record(call, &plan, None)?)?;
-        work.apply(&plan.beyond(&links))?;
+        work.apply(&plan.remaining_after(&links))?;
         result::of_plan(call, &plan, work.applied())
     })
 }

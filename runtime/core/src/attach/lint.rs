@@ -63,7 +63,7 @@ fn environment(verb: Verb, checks: &HostChecks) -> Environment {
 fn split_error(error: AttachError) -> Problems {
     let problem = |message| Problem { at: String::new(), message };
     match error {
-        AttachError::Conf(error) => error.each().iter().map(|error| problem(error.to_string())).collect(),
+        AttachError::Conf(error) => error.into_errors().iter().map(|error| problem(error.to_string())).collect(),
         other => vec![problem(other.chain())],
     }
 }
@@ -101,7 +101,7 @@ fn select_conf(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Prob
         Ok(problems) => problems,
         Err(error) => return Ok(split_error(error.into())),
     };
-    Ok(problems.into_iter().map(|problem| with_path("select", select.place(), problem)).collect())
+    Ok(problems.into_iter().map(|problem| with_path("select", select.path(), problem)).collect())
 }
 
 /// Returns a problem with its place in the configuration. Places are relative to `usual`, except those in an object of

@@ -63,5 +63,5 @@ impl Shared {
 pub(super) fn exhausted_spans(call: &Call, looks: &Looks) -> Vec<Vec<Span>> {
     let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
     let spans = |set: &RangeSet| set.ranges.iter().map(|range| (range.first, range.last)).collect();
-    looks.lacking(sets).into_iter().map(spans).collect()
+    looks.exhausted_sets(sets).into_iter().map(spans).collect()
 }

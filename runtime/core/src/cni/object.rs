@@ -52,11 +52,11 @@ impl Object {
     /// # Errors
     /// The value is not an object (`null` is an empty one).
     pub fn from_value(value: Value) -> Result<Self, Mistyped> {
-        Self::at(value, "")
+        Self::from_value_at(value, "")
     }
 
     /// Like `from_value`, for an object whose path in error texts is `path`.
-    pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
+    pub(crate) fn from_value_at(value: Value, path: &str) -> Result<Self, Mistyped> {
         match value {
             Value::Object(_) => Ok(Self { value, path: path.to_owned(), repeated: Vec::new() }),
             Value::Null => Ok(Self { path: path.to_owned(), ..Self::default() }),
@@ -171,8 +171,8 @@ impl Object {
     /// The value has another type.
     pub fn object(&self, key: &str) -> Result<Option<Object>, Mistyped> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let inner = Self::at(value.clone(), &self.path_of(key))?;
-        Ok(Some(Self { repeated: below(&self.repeated, key), ..inner }))
+        let inner = Self::from_value_at(value.clone(), &self.path_of(key))?;
+        Ok(Some(Self { repeated: paths_below(&self.repeated, key), ..inner }))
     }
 
     /// Returns an object inside this one, or an empty one.
@@ -215,10 +215,10 @@ impl Object {
     /// The value, or an item of it, has another type.
     pub fn objects(&self, key: &str) -> Result<Option<Vec<Object>>, Mistyped> {
         let Some(items) = self.list(key)? else { return Ok(None) };
-        let repeated = below(&self.repeated, key);
+        let repeated = paths_below(&self.repeated, key);
         let object = |(index, item): (usize, &Value)| {
-            let inner = Self::at(item.clone(), &format!("{}[{index}]", self.path_of(key)))?;
-            Ok(Self { repeated: below(&repeated, &index.to_string()), ..inner })
+            let inner = Self::from_value_at(item.clone(), &format!("{}[{index}]", self.path_of(key)))?;
+            Ok(Self { repeated: paths_below(&repeated, &index.to_string()), ..inner })
         };
         items.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
     }
@@ -316,13 +316,13 @@ impl Object {
 
     /// Returns the place of a key of this object, for error texts.
     #[must_use]
-    pub fn place(&self, key: &str) -> String {
+    pub fn path_text(&self, key: &str) -> String {
         self.path_of(key)
     }
 }
 
 /// Returns those paths that lead through a key, from there on.
-fn below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
+fn paths_below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
     let through = paths.iter().filter_map(|path| path.split_first());
     through.filter(|(first, _)| first.eq_ignore_ascii_case(key)).map(|(_, rest)| rest.to_vec()).collect()
 }

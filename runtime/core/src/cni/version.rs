@@ -140,7 +140,7 @@ pub fn version_document(oldest: Version) -> String {
 
 /// Returns the message on stderr for a call without `CNI_COMMAND`, which succeeds.
 #[must_use]
-pub fn about(program: &str, oldest: Version) -> String {
+pub fn about_message(program: &str, oldest: Version) -> String {
     let versions: Vec<String> =
         Version::ALL.iter().filter(|version| **version >= oldest).map(ToString::to_string).collect();
     format!("{program}\nCNI protocol versions supported: {}\n", versions.join(", "))

@@ -90,7 +90,7 @@ fn answer<'c>(
         Invoked::Cni(environment) => environment,
         // A person started the program: like the stock plugins, it introduces itself on stderr.
         Invoked::About => {
-            log.push_str(&cni::about(
+            log.push_str(&cni::about_message(
                 &format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION")),
                 persona.oldest(),
             ));
@@ -103,7 +103,7 @@ fn answer<'c>(
     let verb = environment.verb;
     let began = Instant::now();
     let mut node = Node::new(context);
-    node.logger().about(subject(persona, &environment));
+    node.logger().set_subject(log_subject(persona, &environment));
     if let Persona::Pod(program) = persona
         && env(exec::INSIDE).is_some()
     {
@@ -114,7 +114,7 @@ fn answer<'c>(
     }
     // Some runtimes ask for the status every few seconds.
     let level = if verb == Verb::Status { Level::Debug } else { Level::Info };
-    node.logger().first(level, &format!("{} begins", verb.name()));
+    node.logger().first_line(level, &format!("{} begins", verb.name()));
     let (network, answer) = read_and_carry_out(stdin, persona, environment, &mut node, made);
     let code = answer.as_ref().err().map_or(0, |error| error.code);
     conclude(node.logger(), verb, &answer, began.elapsed());
@@ -174,7 +174,7 @@ fn read_call(context: &Context, persona: Persona, environment: &Environment, std
 }
 
 /// Returns the subject of the log lines, as far as it is known before the configuration is read.
-fn subject(persona: Persona, environment: &Environment) -> Subject {
+fn log_subject(persona: Persona, environment: &Environment) -> Subject {
     let argument = |key: &str| {
         let pairs = environment.args.split(';').filter_map(|pair| pair.split_once('='));
         pairs.rev().find(|(name, _value)| *name == key).map(|(_name, value)| value).unwrap_or_default()

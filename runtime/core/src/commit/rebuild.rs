@@ -105,7 +105,7 @@ fn take_over(
                 continue;
             }
         }
-        ledger::put(conn, scope, *address, (id, slot, now))?;
+        ledger::write_claim(conn, scope, *address, (id, slot, now))?;
         slot += 1;
         report.claims += 1;
     }

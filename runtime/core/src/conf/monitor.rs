@@ -64,7 +64,7 @@ impl MonitorConf {
     }
 
     /// Swaps it with the network's own policy.
-    pub(super) fn promote(&mut self, network: &mut IpamConf) {
+    pub(super) fn swap_with_own(&mut self, network: &mut IpamConf) {
         match &mut self.ipam {
             // Each keeps its configuration.
             Some(own) => {

@@ -115,7 +115,7 @@ impl FallbackConf {
             Some(name) if !name.is_empty() && !name.contains([':', '/']) => Self::Shipped(name.to_owned()),
             Some(other) => {
                 let want = "\"fail\", \"last-good\" or the name of a shipped policy";
-                return Err(ConfError::BadValue { key: object.place("fallback"), value: other.to_owned(), want });
+                return Err(ConfError::BadValue { key: object.path_text("fallback"), value: other.to_owned(), want });
             }
         })
     }

@@ -41,7 +41,7 @@ impl Delegate for Dummy {
         Ok(Vec::new())
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::CreateDummy(CreateDummy { name: ifname.to_owned() })
     }
 

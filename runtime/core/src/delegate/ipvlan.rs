@@ -95,7 +95,7 @@ impl Delegate for Ipvlan {
         Ok(vec![parent.need()])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         let parent = LinkRef { side: Side::Host, name: String::new() };
         Op::CreateIpvlan(CreateIpvlan { name: ifname.to_owned(), parent, mode: IpvlanMode::L2, mtu: None })
     }

@@ -107,7 +107,7 @@ impl Executor {
     /// Removes a firewalld source that no other attachment needs.
     pub(super) fn remove_source(&self, source: &FirewalldSource, decide: Decide<'_>) -> Result<(), NetlinkError> {
         let _lock = self.lock_firewalld()?;
-        let name = source.shared();
+        let name = source.shared_name();
         let kept = decide(std::slice::from_ref(&name)).map_err(|text| NetlinkError::Undecided { text })?;
         if kept.contains(&name) { Ok(()) } else { self.firewalld.remove(source) }
     }
@@ -198,7 +198,7 @@ impl Executor {
 }
 
 fn ask<'p>(ops: impl Iterator<Item = &'p Op>, decide: Decide<'_>) -> Result<BTreeSet<String>, NetlinkError> {
-    let names: Vec<String> = ops.filter_map(Op::shared).collect();
+    let names: Vec<String> = ops.filter_map(Op::shared_name).collect();
     if names.is_empty() {
         return Ok(BTreeSet::new());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::attachment::Progress;
 use super::call::PodCall;
 use super::device_info;
-use super::kept;
+use super::multus_del;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
 use crate::attach::{self, Node, called_netns, recorded_netns};
@@ -22,7 +22,7 @@ use crate::store::Key;
 pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else {
         remove_left(node, call)?;
-        return kept::del(node, call);
+        return multus_del::del(node, call);
     };
     let record = PodRecord::read(&entry)?;
     let netns = called_netns(&call.env.netns, record.recorded()).to_owned();

@@ -17,7 +17,7 @@ mod device_info;
 mod error;
 mod files;
 mod gc;
-mod kept;
+mod multus_del;
 mod network;
 mod plugin;
 mod ready;

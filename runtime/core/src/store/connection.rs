@@ -101,10 +101,10 @@ pub(super) fn directory_error(path: &Path, source: io::Error) -> StoreError {
 
 /// Returns the path of SQLite's log beside the store file.
 pub(crate) fn log_path(path: &Path) -> PathBuf {
-    side(path, "-wal")
+    with_suffix(path, "-wal")
 }
 
-pub(super) fn side(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

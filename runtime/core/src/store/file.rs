@@ -15,7 +15,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::connection::{configure, connect, directory_error, has_content, log_path, open_error, retrying, side};
+use super::connection::{
+    configure, connect, directory_error, has_content, log_path, open_error, retrying, with_suffix,
+};
 use super::content::upgrade;
 use super::error::PATIENCE;
 use super::loss::{MayCreate, evidence_of_loss, refuse_if_lost};
@@ -109,9 +111,12 @@ pub(super) fn lock(state_dir: &Path, patience: Duration) -> Result<Flock<File>, 
 pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), StoreError> {
     let failed = |source| directory_error(unfinished, source);
     let sql = |source| open_error(unfinished, source);
-    for leftover in
-        [unfinished.to_owned(), log_path(unfinished), side(unfinished, "-shm"), side(unfinished, "-journal")]
-    {
+    for leftover in [
+        unfinished.to_owned(),
+        log_path(unfinished),
+        with_suffix(unfinished, "-shm"),
+        with_suffix(unfinished, "-journal"),
+    ] {
         match fs::remove_file(&leftover) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             Ok(()) | Err(_) => {}

@@ -173,7 +173,7 @@ impl NodeStore {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn share(&self) -> Arc<Mutex<Db>> {
+    pub(crate) fn shared_db(&self) -> Arc<Mutex<Db>> {
         Arc::clone(&self.db)
     }
 
@@ -280,7 +280,7 @@ impl Db {
 
     /// Keeps the log short. The commit is already done, so a failure here does not concern the caller: the next process
     /// tries again, and `maintain` reports it.
-    fn settle(&mut self) {
+    fn truncate_log(&mut self) {
         let log = log_path(&self.path);
         let Ok(meta) = fs::metadata(&log) else { return };
         let size = meta.len();

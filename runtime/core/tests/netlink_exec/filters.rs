@@ -167,7 +167,7 @@ fn shared_address() {
     let plan = plan(vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")]);
     with(&host, &pod, |executor| {
         applied(executor, &plan);
-        let keep: BTreeSet<String> = plan.shared().into_iter().collect();
+        let keep: BTreeSet<String> = plan.shared_names().into_iter().collect();
         assert_eq!(keep.len(), 1);
         assert!(executor.teardown(&plan, &keep).is_empty());
     });

@@ -75,7 +75,7 @@ fn agents(entries: &[Entry]) -> Vec<Finding> {
     for lease in plans.filter_map(|(_netns, plan)| plan.lease) {
         *leases.entry(lease.socket).or_default() += 1;
     }
-    let finding = |(socket, count): (PathBuf, usize)| match agent::reach::<agent::Lease>(&socket) {
+    let finding = |(socket, count): (PathBuf, usize)| match agent::check_reachable::<agent::Lease>(&socket) {
         Ok(()) => Finding::ok("agent", format!("at {}, for {count} attachments with DHCP", socket.display())),
         Err(error) => {
             let detail = format!("away, and {count} attachments have their addresses by DHCP: {error}");

@@ -293,7 +293,7 @@ fn the_real_plugin_and_the_ledger_understand_each_other() {
 fn a_large_directory_is_imported_in_one_go() {
     let from = scratch();
     let pool = range("10.1.0.0", "10.1.255.255");
-    let files: Vec<(String, String)> = super::size::every(&pool, 5000, 2)
+    let files: Vec<(String, String)> = super::size::every_nth_address(&pool, 5000, 2)
         .into_iter()
         .enumerate()
         .map(|(n, address)| (address.to_string(), format!("{n:064}\r\neth0")))

@@ -93,11 +93,11 @@ fn an_address_without_a_journal_entry_is_reported_and_given_back() {
     assert_sound(disk.dir.path());
 }
 
-fn at(now: u64, uptime: u64) -> Clock {
+fn clock(now: u64, uptime: u64) -> Clock {
     Clock { now, uptime: Duration::from_secs(uptime) }
 }
 
-fn since(disk: &OnDisk, nonce: &str) -> u64 {
+fn claimed_since(disk: &OnDisk, nonce: &str) -> u64 {
     disk.store.remote_row(nonce).unwrap().unwrap().addresses[0].since
 }
 
@@ -111,14 +111,14 @@ fn ages_follow_a_clock_that_is_set() {
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
     assert_eq!(disk.store.follow_clock(None, at(NOW, 500)).unwrap(), 0);
     // An hour ahead: 5 seconds have passed.
-    let last = Some(at(NOW, 500));
+    let last = Some(clock(NOW, 500));
     assert_eq!(disk.store.follow_clock(last, at(NOW + 3605, 505)).unwrap(), 3600);
     assert_eq!((since(&disk, &nonce), created(&disk, &nonce)), (NOW + 3600, NOW + 3600));
     // Two hours back, which another process finds out.
     assert_eq!(disk.store.follow_clock(None, at(NOW + 3610 - 7200, 510)).unwrap(), -7200);
     assert_eq!(since(&disk, &nonce), NOW - 3600);
     // Only the clock's own pace.
-    let last = Some(at(NOW - 3590, 510));
+    let last = Some(clock(NOW - 3590, 510));
     assert_eq!(disk.store.follow_clock(last, at(NOW - 3489, 610)).unwrap(), 0);
     assert_eq!(since(&disk, &nonce), NOW - 3600);
     assert_sound(disk.dir.path());
@@ -127,7 +127,7 @@ fn ages_follow_a_clock_that_is_set() {
 #[test]
 fn no_age_becomes_larger_than_the_time_that_has_passed() {
     let mut disk = OnDisk::new();
-    disk.store.follow_clock(None, at(NOW + 3600, 500)).unwrap();
+    disk.store.follow_clock(None, clock(NOW + 3600, 500)).unwrap();
     // The clock is set back an hour, the row is written by the new clock, and only then somebody looks.
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
     assert_eq!(disk.store.follow_clock(Some(at(NOW + 3600, 500)), at(NOW + 1, 501)).unwrap(), -3600);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rusqlite::Connection;
 
-use super::size::{every, fill};
+use super::size::{every_nth_address, fill};
 use super::*;
 use crate::ledger;
 use crate::ledger::ClaimFilter;
@@ -28,7 +28,7 @@ fn directory_and_files_are_root_only() {
     assert!(NodeStore::open_read_only(&dir).unwrap().is_none(), "nothing is made by reading");
     assert!(!dir.exists());
     let mut store = NodeStore::open(&dir, "boot-1").unwrap();
-    fill(&mut store, "s", &every(&pool(), 3, 1));
+    fill(&mut store, "s", &every_nth_address(&pool(), 3, 1));
     assert_eq!(mode(&dir), 0o700);
     for name in fs::read_dir(&dir).unwrap() {
         let path = name.unwrap().path();
@@ -196,7 +196,7 @@ fn claims_can_be_listed_by_anything() {
 fn a_scope_forgets_the_range_that_was_not_declared_for_longest() {
     let mut disk = OnDisk::new();
     let nth = |n: usize| {
-        let first = every(&range("10.0.0.0", "10.255.255.255"), n + 1, 16)[n];
+        let first = every_nth_address(&range("10.0.0.0", "10.255.255.255"), n + 1, 16)[n];
         Range { subnet: host(first), first, last: first, gateway: None }
     };
     let count = ledger::MOST + 10;
@@ -245,7 +245,7 @@ fn the_log_stays_small_over_many_short_processes() {
     let mut largest = 0;
     for round in 0..300 {
         let mut store = NodeStore::open(dir.path(), "boot-1").unwrap();
-        let wants = [want(&every(&pool(), 300, 1)[round..], &pool())];
+        let wants = [want(&every_nth_address(&pool(), 300, 1)[round..], &pool())];
         let record = Record { plan: "x".repeat(3000), ..Record::default() };
         store.claim(&ask(&key(&round.to_string()), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record)).unwrap();
         drop(store);
@@ -265,7 +265,7 @@ fn a_reader_that_stays_delays_the_log_but_not_the_writers() {
     let view = reader.view("s", 1000).unwrap();
     assert_eq!(view.usage(&pool()).unwrap().taken, 1);
     for round in 0..100 {
-        let wants = [want(&every(&pool(), 200, 1)[round..], &pool())];
+        let wants = [want(&every_nth_address(&pool(), 200, 1)[round..], &pool())];
         let record = Record { plan: "x".repeat(3000), ..Record::default() };
         store.claim(&ask(&key(&round.to_string()), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record)).unwrap();
     }
@@ -289,7 +289,7 @@ fn the_documentation_has_the_version_of_the_format() {
 #[ignore = "needs the sqlite3 command"]
 fn the_sqlite3_command_reads_it() {
     let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(&pool(), 100, 2));
+    fill(&mut disk.store, "s", &every_nth_address(&pool(), 100, 2));
     let sqlite3 = |query: &str| {
         let path = disk.store.path();
         let output = std::process::Command::new("sqlite3").arg("-readonly").arg(path).arg(query).output().unwrap();

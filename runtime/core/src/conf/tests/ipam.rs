@@ -13,7 +13,7 @@ fn ipam_error(ipam: Value) -> String {
 }
 
 /// `first-last gateway` of each range of each set.
-fn shown(ipam: &IpamConf) -> Vec<Vec<String>> {
+fn describe_ranges(ipam: &IpamConf) -> Vec<Vec<String>> {
     let range = |range: &weft_host_abi::types::Range| {
         format!("{}-{} {}", range.first, range.last, range.gateway.map(|gw| gw.to_string()).unwrap_or_default())
     };

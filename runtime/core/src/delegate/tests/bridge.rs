@@ -8,7 +8,7 @@ use super::*;
 const HOST: &str = "veth01020304";
 
 fn v4() -> Call {
-    Call::new("bridge", json!({})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("bridge", json!({})).with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 fn v4_with(conf: Value) -> Call {
@@ -70,7 +70,7 @@ fn layer_2() {
 #[test]
 fn both_families_with_a_vlan_gateway() {
     let call = Call::new("bridge", json!({"isGateway": true, "vlan": 100}))
-        .with(&[("fd00::2/64", None), ("10.0.0.2/24", None), ("10.0.0.3/24", None)], &[]);
+        .with_addresses(&[("fd00::2/64", None), ("10.0.0.2/24", None), ("10.0.0.3/24", None)], &[]);
     let lines = call.lines();
     assert_eq!(
         lines[lines.iter().position(|line| line.starts_with("ensure gateway")).unwrap()..],
@@ -92,7 +92,7 @@ fn both_families_with_a_vlan_gateway() {
     assert_eq!(result.interfaces[3], LinkRef::host("cni0.100"));
     let gateways: Vec<_> = result.ips.iter().map(|ip| ip.gateway.unwrap().to_string()).collect();
     assert_eq!(gateways, ["fd00::1", "10.0.0.1", "10.0.0.1"]);
-    let op = &call.only("ensure-vlan-gateway")[0];
+    let op = &call.ops_of_kind("ensure-vlan-gateway")[0];
     let peer = op["peer"].as_str().unwrap();
     assert!(peer.len() == 12 && peer.starts_with("veth"), "{peer}");
     assert_eq!(op, &call.only("ensure-vlan-gateway")[0], "the same each time");
@@ -100,7 +100,7 @@ fn both_families_with_a_vlan_gateway() {
 
 #[test]
 fn without_the_gateway_role_nothing_is_computed() {
-    let call = Call::new("bridge", json!({})).with(&[("10.0.0.2/24", None)], &[]);
+    let call = Call::new("bridge", json!({})).with_addresses(&[("10.0.0.2/24", None)], &[]);
     assert_eq!(call.plan().unwrap().result.ips[0].gateway, None);
     assert!(call.only("ensure-address").is_empty() && call.only("forwarding").is_empty());
 }
@@ -109,7 +109,7 @@ fn without_the_gateway_role_nothing_is_computed() {
 fn a_default_route_is_added_per_family_unless_there_is_one() {
     let routes = |routes: &[(&str, Option<&str>)]| {
         let call = Call::new("bridge", json!({"isDefaultGateway": true}))
-            .with(&[("10.0.0.2/24", None), ("10.0.1.2/24", None), ("fd00::2/64", None)], routes);
+            .with_addresses(&[("10.0.0.2/24", None), ("10.0.1.2/24", None), ("fd00::2/64", None)], routes);
         let shown = |route: &Route| format!("{} {:?}", route.dst, route.gw.map(|gw| gw.to_string()));
         call.plan().unwrap().result.routes.iter().map(shown).collect::<Vec<_>>()
     };
@@ -170,10 +170,10 @@ fn access_vlan() {
 #[test]
 fn trunk_vlans() {
     let call = layer2(json!({"vlanTrunk": [{"id": 101}, {"minID": 200, "maxID": 203}, {"id": 201}]}));
-    let op = &call.only("bridge-vlans")[0];
+    let op = &call.ops_of_kind("bridge-vlans")[0];
     assert_eq!((&op["pvid"], &op["tagged"]), (&json!(1), &json!([101, 200, 201, 202, 203])));
     let both = layer2(json!({"vlan": 7, "vlanTrunk": [{"minID": 6, "maxID": 8}]}));
-    let op = &both.only("bridge-vlans")[0];
+    let op = &both.ops_of_kind("bridge-vlans")[0];
     assert_eq!((&op["pvid"], &op["tagged"]), (&json!(7), &json!([6, 8])));
     let empty = layer2(json!({"vlanTrunk": []}));
     assert_eq!(empty.only("ensure-bridge")[0]["vlan_filtering"], true);
@@ -211,9 +211,9 @@ fn spoof_check_knows_the_mac_before_the_link_is_made() {
 
 #[test]
 fn the_mac_comes_from_the_runtime_then_args_then_cni_args() {
-    let mac = |call: Call| call.only("create-veth")[0]["mac"].clone();
+    let mac = |call: Call| call.ops_of_kind("create-veth")[0]["mac"].clone();
     let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-    let runtime = and(args.clone(), "runtimeConfig", json!({"mac": "02:00:00:00:00:03"}));
+    let runtime = with_key(args.clone(), "runtimeConfig", json!({"mac": "02:00:00:00:00:03"}));
     assert_eq!(mac(layer2(json!({})).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:01");
     assert_eq!(mac(layer2(args).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:02");
     assert_eq!(mac(layer2(runtime).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:03");
@@ -223,8 +223,8 @@ fn the_mac_comes_from_the_runtime_then_args_then_cni_args() {
 
 #[test]
 fn enabled_detection_is_waited_for() {
-    let call = Call::new("bridge", json!({"enabledad": true})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    let keys: Vec<_> = call.only("sysctl").iter().map(|op| format!("{} {}", op["key"], op["value"])).collect();
+    let call = Call::new("bridge", json!({"enabledad": true})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    let keys: Vec<_> = call.ops_of_kind("sysctl").iter().map(|op| format!("{} {}", op["key"], op["value"])).collect();
     assert_eq!(
         keys,
         [
@@ -234,7 +234,7 @@ fn enabled_detection_is_waited_for() {
         ]
     );
     assert_eq!(call.only("wait-addresses").len(), 1);
-    let off = Call::new("bridge", json!({})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    let off = Call::new("bridge", json!({})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
     assert!(off.only("wait-addresses").is_empty());
 }
 
@@ -250,7 +250,8 @@ fn a_container_link_may_stay_down() {
 
 #[test]
 fn masquerade_per_address() {
-    let call = Call::new("bridge", json!({"ipMasq": true})).with(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
+    let call = Call::new("bridge", json!({"ipMasq": true}))
+        .with_addresses(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
     assert_eq!(call.only("masquerade").len(), 2);
     assert_eq!(v4_with(json!({"ipMasqBackend": "pf"})).error(), "unknown ipmasq backend \"pf\"");
 }
@@ -268,7 +269,7 @@ fn what_is_there_under_the_bridges_name_must_be_a_bridge() {
     let needs = find("bridge").unwrap().needs(&Object::default(), None).unwrap();
     assert_eq!(needs, [Need::Link(LinkRef::host("cni0"))]);
     assert!(layer2(json!({})).sees(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
-    let other = layer2(json!({})).sees(LinkRef::host("cni0"), "veth", 1500);
+    let other = layer2(json!({})).with_link(LinkRef::host("cni0"), "veth", 1500);
     assert_eq!(other.error(), "failed to create bridge \"cni0\": \"cni0\" already exists but is not a bridge");
 }
 

@@ -6,7 +6,9 @@ use super::*;
 use crate::cni::{Interface, Ip};
 
 fn call(conf: Value) -> Call {
-    Call::new("ipvlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("ipvlan", conf)
+        .with_link(LinkRef::host("eth1"), "", 1500)
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 /// The result of a previous plugin: one link, one address.
@@ -20,7 +22,7 @@ fn previous() -> CniResult {
 }
 
 fn chained(conf: Value, previous: CniResult) -> Call {
-    let mut call = Call::new("ipvlan", conf).sees(LinkRef::host("up0"), "", 1500);
+    let mut call = Call::new("ipvlan", conf).with_link(LinkRef::host("up0"), "", 1500);
     call.previous = Some(previous);
     call
 }
@@ -28,7 +30,7 @@ fn chained(conf: Value, previous: CniResult) -> Call {
 #[test]
 fn layer_3() {
     let call = call(json!({"master": "eth1", "mode": "l3", "mtu": 1400, "ipam": {"type": "x"}}))
-        .with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.only("create-ipvlan"),
         [
@@ -119,7 +121,7 @@ fn without_ipam_the_previous_addresses_are_taken_over() {
 
 #[test]
 fn ipam_goes_before_the_previous_addresses() {
-    let call = chained(json!({"ipam": {"type": "x"}}), previous()).with(&[("10.0.0.2/24", None)], &[]);
+    let call = chained(json!({"ipam": {"type": "x"}}), previous()).with_addresses(&[("10.0.0.2/24", None)], &[]);
     assert_eq!(call.only("add-address").len(), 1);
     assert_eq!(call.only("add-address")[0]["address"], "10.0.0.2/24");
     assert!(call.only("add-route").is_empty());

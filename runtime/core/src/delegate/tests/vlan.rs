@@ -5,13 +5,15 @@ use serde_json::json;
 use super::*;
 
 fn call(conf: Value) -> Call {
-    Call::new("vlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("vlan", conf)
+        .with_link(LinkRef::host("eth1"), "", 1500)
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 #[test]
 fn plan() {
     let conf = json!({"master": "eth1", "vlanId": 33, "mtu": 1400, "ipam": {"type": "x"}, "dns": {"search": ["a"]}});
-    let call = call(conf).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+    let call = call(conf).with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.only("create-vlan"),
         [
@@ -44,7 +46,7 @@ fn the_parent_must_be_named() {
     assert_eq!(needs(json!({"master": "m"})), [Need::Parent(LinkRef::host("m"))]);
     let inside = json!({"master": "m", "linkInContainer": true});
     assert_eq!(needs(inside.clone()), [Need::Parent(LinkRef::container("m"))]);
-    let inside = call(inside).sees(LinkRef::container("m"), "", 1500);
+    let inside = call(inside).with_link(LinkRef::container("m"), "", 1500);
     assert_eq!(inside.only("create-vlan")[0]["parent"], json!({"side": "container", "name": "m"}));
 }
 
@@ -78,7 +80,7 @@ fn it_cannot_do_without_ipam() {
 
 #[test]
 fn detection_is_waited_for_only_where_addresses_may_clash() {
-    let mut call = call(json!({"master": "eth1"})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    let mut call = call(json!({"master": "eth1"})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
     assert!(call.only("wait-addresses").is_empty());
     assert_eq!(call.only("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
     call.addressing.as_mut().unwrap().unique = false;

@@ -19,7 +19,7 @@ fn error_of(keys: &str) -> String {
     error(&format!("[{{\"name\": \"a\", {keys}}}]"))
 }
 
-fn one(keys: &str) -> Selection {
+fn one_selection(keys: &str) -> Selection {
     read(&format!("[{{\"name\": \"a\", {keys}}}]")).remove(0)
 }
 
@@ -73,7 +73,7 @@ fn r7_json_must_be_a_list_of_objects() {
 
 #[test]
 fn r8_unknown_keys_are_ignored_and_case_does_not_matter() {
-    let read = one(r#""Interface": "x0", "example.com/mine": 1, "later": {}"#);
+    let read = one_selection(r#""Interface": "x0", "example.com/mine": 1, "later": {}"#);
     assert_eq!(read, Selection { interface: Some("x0".to_owned()), ..named("a") });
 }
 
@@ -112,16 +112,17 @@ fn r13_an_interface_name_fits_the_kernel_and_is_used_once() {
 
 #[test]
 fn r14_cni_args_are_an_object() {
-    let read = one(r#""cni-args": {"vrf": "blue", "deep": {"x": [1]}}"#).cni_args.unwrap();
+    let read = one_selection(r#""cni-args": {"vrf": "blue", "deep": {"x": [1]}}"#).cni_args.unwrap();
     assert_eq!(json!(read), json!({"vrf": "blue", "deep": {"x": [1]}}));
     assert!(error_of(r#""cni-args": [1]"#).contains("of type object"));
 }
 
 #[test]
 fn r15_port_mappings_have_ports_and_a_protocol() {
-    let read =
-        one(r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
-                                       {"hostPort": 53, "containerPort": 53}]"#);
+    let read = one_selection(
+        r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
+                                       {"hostPort": 53, "containerPort": 53}]"#,
+    );
     assert_eq!(
         json!(read.port_mappings),
         json!([{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
@@ -140,7 +141,7 @@ fn r15_port_mappings_have_ports_and_a_protocol() {
 
 #[test]
 fn r16_bandwidth_has_a_rate_and_missing_numbers_are_zero() {
-    let read = one(r#""bandwidth": {"ingressRate": 1000}"#).bandwidth.unwrap();
+    let read = one_selection(r#""bandwidth": {"ingressRate": 1000}"#).bandwidth.unwrap();
     assert_eq!(read, json!({"ingressRate": 1000, "ingressBurst": 0, "egressRate": 0, "egressBurst": 0}));
     for bad in ["{}", r#"{"ingressBurst": 1}"#, r#"{"egressRate": -1}"#, r#"{"ingressRate": 0}"#] {
         assert!(error_of(&format!("\"bandwidth\": {bad}")).contains("bandwidth"), "{bad}");

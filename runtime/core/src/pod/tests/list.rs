@@ -114,7 +114,7 @@ fn names(list: &[PodAttachment]) -> Vec<(&str, &str)> {
     list.iter().map(|attachment| (attachment.label.as_str(), attachment.ifname.as_str())).collect()
 }
 
-fn plain(name: &str) -> Value {
+fn bridge_conf(name: &str) -> Value {
     json!({"cniVersion": "1.0.0", "name": name, "type": "bridge"})
 }
 
@@ -132,7 +132,7 @@ fn r1_spec_config_must_be_json_of_a_plugin_or_a_list() {
 #[test]
 fn r4_spec_config_wins_over_a_file_of_that_name() {
     let case = Case::new("a")
-        .nad("default/a", plain("a"))
+        .nad("default/a", bridge_conf("a"))
         .file("10-a.conf", r#"{"cniVersion": "1.0.0", "name": "a", "type": "macvlan"}"#);
     assert_eq!(case.list()[1].plugins[0].kind, "bridge");
 }
@@ -196,15 +196,15 @@ fn r5_the_definition_gives_the_name_where_there_is_none() {
 
 #[test]
 fn r6_the_cni_name_may_differ_and_the_label_stays() {
-    let list = Case::new("a").nad("default/a", plain("wire-7")).list();
+    let list = Case::new("a").nad("default/a", bridge_conf("wire-7")).list();
     assert_eq!((list[1].label.as_str(), list[1].network.as_str()), ("default/a", "wire-7"));
 }
 
 #[test]
 fn r10_a_namespace_is_looked_up_there() {
-    let case = Case::new("infra/x").nad("infra/x", plain("x"));
+    let case = Case::new("infra/x").nad("infra/x", bridge_conf("x"));
     assert_eq!(names(&case.list()), [("default-net", "eth0"), ("infra/x", "net1")]);
-    let missing = Case::new("x").nad("infra/x", plain("x"));
+    let missing = Case::new("x").nad("infra/x", bridge_conf("x"));
     let error = missing.build().unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -224,7 +224,7 @@ fn r11_r12_r15_r16_r18_a_request_needs_a_plugin_that_declares_it() {
         (r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#, "infinibandGUID"),
     ] {
         let annotation = format!("[{{\"name\": \"a\", {keys}}}]");
-        let refused = Case::new(&annotation).nad("default/a", plain("a"));
+        let refused = Case::new(&annotation).nad("default/a", bridge_conf("a"));
         assert!(matches!(refused.build(), Err(PodError::Incapable { .. })), "{capability}");
         let off = json!({"name": "a", "type": "bridge", "capabilities": {capability: false}});
         assert!(refused.nad("default/a", off).error().contains("no plugin of the network declares"));
@@ -247,7 +247,7 @@ fn r11_r12_addresses_are_in_cni_args_too() {
 
 #[test]
 fn r13_names_that_clash_are_refused_before_anything_is_called() {
-    let nads = |annotation| Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
+    let nads = |annotation| Case::new(annotation).nad("default/a", bridge_conf("a")).nad("default/b", bridge_conf("b"));
     assert!(nads("a@eth0").error().contains("interface \"eth0\" is already used by network default-net"));
     // The second one would be net2 by its position.
     assert!(
@@ -269,14 +269,14 @@ fn r14_cni_args_reach_every_plugin_and_win_over_the_definition() {
 
 #[test]
 fn r19_a_claim_is_handed_on() {
-    let case = Case::new(r#"[{"name": "a", "ipam-claim-reference": "claim-1"}]"#).nad("default/a", plain("a"));
+    let case = Case::new(r#"[{"name": "a", "ipam-claim-reference": "claim-1"}]"#).nad("default/a", bridge_conf("a"));
     assert_eq!(case.second()[0]["args"]["cni"], json!({"ipam-claim-reference": "claim-1"}));
 }
 
 #[test]
 fn r21_r22_numbers_count_positions_over_all() {
     let case = Case::new("a, a@x1, a, a")
-        .nad("default/a", plain("a"))
+        .nad("default/a", bridge_conf("a"))
         .conf("delegates", json!([{"name": "d", "type": "bridge"}]));
     let list = case.list();
     let ifnames: Vec<&str> = list.iter().map(|attachment| attachment.ifname.as_str()).collect();
@@ -308,6 +308,6 @@ fn r35_every_plugin_gets_name_and_version_and_keeps_its_keys() {
 
 #[test]
 fn plugins_of_a_name_of_ours_can_be_kept_external() {
-    let case = Case::new("a").nad("default/a", plain("a")).conf("externalPlugins", json!(["bridge"]));
+    let case = Case::new("a").nad("default/a", bridge_conf("a")).conf("externalPlugins", json!(["bridge"]));
     assert!(case.list()[1].plugins[0].external);
 }

@@ -290,7 +290,7 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn shown(text: &str) -> Result<String, String> {
+    fn rewritten(text: &str) -> Result<String, String> {
         let family = if text.contains(':') || text.contains("ip6") { Family::V6 } else { Family::V4 };
         let conditions = read(&words(text), family)?;
         Ok(conditions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
@@ -342,7 +342,7 @@ mod tests {
             ("th sport 70000", "is not a port"),
             ("mark 0xfffffffff", "is not a 32-bit number"),
         ] {
-            let error = shown(text).unwrap_err();
+            let error = rewritten(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
     }

@@ -58,9 +58,10 @@ fn the_dots_of_an_interface_name_are_its_own() {
 
 #[test]
 fn a_key_may_be_written_once() {
-    let call = tuning(json!({})).text(r#"{"sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}"#);
+    let call = tuning(json!({})).with_text(r#"{"sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}"#);
     assert_eq!(call.invalid(), "duplicated sysctl keys are not allowed");
-    let call = tuning(json!({})).text(r#"{"sysctl": {"net.a": "1"}, "args": {"cni": {"sysctl": {"net.a": "2"}}}}"#);
+    let call =
+        tuning(json!({})).with_text(r#"{"sysctl": {"net.a": "1"}, "args": {"cni": {"sysctl": {"net.a": "2"}}}}"#);
     assert_eq!(call.ops()[0]["value"], "2");
 }
 
@@ -95,7 +96,7 @@ fn only_requested_attributes_are_set_and_remembered() {
 #[test]
 fn what_the_plan_makes_needs_no_restoring() {
     for made in [veth(), macvlan()] {
-        let call = tuning(json!({"mtu": 1400})).after(made);
+        let call = tuning(json!({"mtu": 1400})).after_op(made);
         assert_eq!(call.ops(), json!([{"op": "tune-link", "link": "eth0", "set": {"mtu": 1400}, "before": {}}]));
     }
     // Later steps of a chained call also have earlier ops, but their link exists.

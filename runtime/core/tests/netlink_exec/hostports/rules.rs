@@ -96,7 +96,8 @@ pub(super) fn torn_down() {
     gone("half of it gone");
     with(&host, &pod, |executor| {
         applied(executor, &plan);
-        let keep: BTreeSet<String> = plan.shared().into_iter().filter(|name| name.starts_with("ingress")).collect();
+        let keep: BTreeSet<String> =
+            plan.shared_names().into_iter().filter(|name| name.starts_with("ingress")).collect();
         assert_eq!(keep.len(), 1);
         assert!(executor.teardown(&plan, &keep).is_empty());
     });

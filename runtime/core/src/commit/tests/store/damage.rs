@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::super::size::{every, fill};
+use super::super::size::{every_nth_address, fill};
 use super::super::*;
 use super::pool;
 use crate::ledger::ClaimFilter;
@@ -17,7 +17,7 @@ use crate::store::{FILE, log_path};
 /// The file contents of a store with some rows of every kind.
 fn sample() -> (Vec<u8>, Vec<u8>) {
     let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(&pool(), 200, 2));
+    fill(&mut disk.store, "s", &every_nth_address(&pool(), 200, 2));
     let keep = ReleaseRule::Keep("pod:ns/x".into());
     for (owner, rule) in [("kept", &keep), ("resting", &ReleaseRule::Cooldown(9)), ("active", &ReleaseRule::Free)] {
         let free = disk.store.view("s", 1).unwrap().next_free(&pool(), pool().first).unwrap().unwrap();

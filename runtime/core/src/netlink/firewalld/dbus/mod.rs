@@ -12,7 +12,7 @@ use std::time::Instant;
 pub(super) use message::Argument;
 use message::{ERROR, METHOD_RETURN, Message, lengths, method_call, nonsense};
 
-use crate::deadline::{self, Until, is_timeout};
+use crate::deadline::{self, DeadlineStream, is_timeout};
 
 /// The system bus, unless `DBUS_SYSTEM_BUS_ADDRESS` names another.
 const DEFAULT: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -106,8 +106,8 @@ impl Bus {
         Err(last.into())
     }
 
-    fn socket(&self) -> Until<'_> {
-        Until { socket: &self.stream, deadline: self.deadline }
+    fn socket(&self) -> DeadlineStream<'_> {
+        DeadlineStream { socket: &self.stream, deadline: self.deadline }
     }
 
     /// Returns whether a name on the bus has an owner.
@@ -165,7 +165,7 @@ fn open(address: &str, deadline: Instant) -> io::Result<UnixStream> {
 
 /// Authenticates: the bus knows the peer of its socket, so the user id only has to be claimed.
 fn authenticate(stream: UnixStream, deadline: Instant) -> io::Result<UnixStream> {
-    let mut socket = Until { socket: &stream, deadline };
+    let mut socket = DeadlineStream { socket: &stream, deadline };
     let user = nix::unistd::geteuid().to_string();
     let hex: String = user.bytes().map(|byte| format!("{byte:02x}")).collect();
     socket.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;

@@ -2,26 +2,26 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, confs, names, plain};
+use super::{Case, bridge_conf, confs, names};
 use crate::pod::{DEFAULT_NETWORK, NETWORKS, PodAttachment, PodError};
 
 #[test]
 fn r28_the_default_network_comes_first_from_wherever_it_is() {
     let named = |cluster: &str| {
-        let mut case = Case::new("a").nad("default/a", plain("a"));
+        let mut case = Case::new("a").nad("default/a", bridge_conf("a"));
         case.conf.as_object_mut().unwrap().remove("delegates");
         case.conf("clusterNetwork", json!(cluster)).conf("defaultNetworks", json!(["more"]))
     };
-    let case = named("main").nad("kube-system/main", plain("main")).nad("kube-system/more", plain("more"));
+    let case = named("main").nad("kube-system/main", bridge_conf("main")).nad("kube-system/more", bridge_conf("more"));
     assert_eq!(
         names(&case.list()),
         [("kube-system/main", "eth0"), ("kube-system/more", "net1"), ("default/a", "net2")]
     );
     let system = Case { namespace: "kube-system", ..case };
-    let system = system.nad("kube-system/a", plain("a"));
+    let system = system.nad("kube-system/a", bridge_conf("a"));
     assert_eq!(names(&system.list()), [("kube-system/main", "eth0"), ("kube-system/a", "net1")]);
 
-    let by_file = named("main").conf("defaultNetworks", json!([])).file("10-m.conf", &plain("main").to_string());
+    let by_file = named("main").conf("defaultNetworks", json!([])).file("10-m.conf", &bridge_conf("main").to_string());
     assert_eq!(names(&by_file.list())[0], ("main", "eth0"));
 
     let file = |name: &str| {
@@ -46,7 +46,7 @@ fn r28_the_default_network_comes_first_from_wherever_it_is() {
 
 #[test]
 fn r28_a_missing_default_network_is_never_replaced() {
-    let mut case = Case::new("").file("10-other.conf", &plain("other").to_string());
+    let mut case = Case::new("").file("10-other.conf", &bridge_conf("other").to_string());
     case.conf.as_object_mut().unwrap().remove("delegates");
     for cluster in ["main", "/nowhere/10-a.conflist"] {
         case.conf["clusterNetwork"] = json!(cluster);
@@ -59,7 +59,7 @@ fn r28_a_missing_default_network_is_never_replaced() {
 #[test]
 fn r28_a_pod_may_name_another_default_network() {
     let with = |annotation: &str| {
-        let mut case = Case::new("a").nad("default/a", plain("a")).nad("kube-system/alt", plain("alt"));
+        let mut case = Case::new("a").nad("default/a", bridge_conf("a")).nad("kube-system/alt", bridge_conf("alt"));
         case.annotate(DEFAULT_NETWORK, annotation);
         case
     };
@@ -76,7 +76,7 @@ fn r28_a_pod_may_name_another_default_network() {
 fn r33_isolation_closes_other_namespaces() {
     let with = |conf: Value| {
         Case::new("infra/x")
-            .nad("infra/x", plain("x"))
+            .nad("infra/x", bridge_conf("x"))
             .conf("namespaceIsolation", json!(true))
             .conf("globalNamespaces", conf)
     };
@@ -107,7 +107,7 @@ fn r34_what_the_runtime_asks_goes_to_the_default_network_only() {
 #[test]
 fn r17_the_default_route_is_chained_to_all_attachments() {
     let steps = |annotation: &str| -> Vec<Option<Value>> {
-        let case = Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
+        let case = Case::new(annotation).nad("default/a", bridge_conf("a")).nad("default/b", bridge_conf("b"));
         let step = |attachment: &PodAttachment| confs(attachment).get(1).map(|conf| conf["steps"][0].clone());
         case.list().iter().map(step).collect()
     };
@@ -128,8 +128,8 @@ fn r17_the_default_route_is_chained_to_all_attachments() {
 #[test]
 fn r17_the_two_annotations_have_one_default_route_together() {
     let mut case = Case::new(r#"[{"name": "a", "default-route": ["10.0.0.1"]}]"#)
-        .nad("default/a", plain("a"))
-        .nad("kube-system/other", plain("other"));
+        .nad("default/a", bridge_conf("a"))
+        .nad("kube-system/other", bridge_conf("other"));
     case.annotate(DEFAULT_NETWORK, r#"[{"name": "other", "default-route": ["10.1.0.1"]}]"#);
     let why = "network default/a: network kube-system/other already requests default-route";
     assert!(case.error().contains(why), "{}", case.error());

@@ -39,7 +39,7 @@ use self::frame::{read_frame, write_frame};
 use super::ctx::Asked;
 use super::ended::Ending;
 use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
-use crate::deadline::Until;
+use crate::deadline::DeadlineStream;
 use crate::policy::confine::{Work, confine};
 use crate::text::clean;
 
@@ -347,7 +347,7 @@ impl Worker {
             _ => format!("its answer is malformed ({})", clean(&error.to_string(), limits.text_bytes)),
         };
         for asked in 0_u32.. {
-            let mut socket = Until { socket: &self.socket, deadline };
+            let mut socket = DeadlineStream { socket: &self.socket, deadline };
             let question = match read_frame(&mut socket, most).map_err(describe)? {
                 WorkerMessage::Ask(question) if asked < limits.calls => question,
                 last => return Ok(last),

@@ -51,7 +51,7 @@ static OWN: RwLock<Option<HostView>> = RwLock::new(None);
 
 /// Where plugins run.
 #[derive(Debug)]
-pub enum Place {
+pub enum PluginLocation {
     /// Where this process is.
     Here,
     /// In the mount namespace of the node.
@@ -76,9 +76,9 @@ pub fn set_host_view(view: HostView) {
 ///
 /// # Errors
 /// They cannot run from here; the text says what to do.
-pub fn place() -> Result<Place, String> {
+pub fn current_place() -> Result<PluginLocation, String> {
     let own = OWN.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some(own) = own.filter(is_in_container) else { return Ok(Place::Here) };
+    let Some(own) = own.filter(is_in_container) else { return Ok(PluginLocation::Here) };
     place_of(&own)
 }
 
@@ -89,7 +89,7 @@ fn is_in_container(own: &HostView) -> bool {
 }
 
 /// Returns where plugins run for a process in a container.
-fn place_of(own: &HostView) -> Result<Place, String> {
+fn place_of(own: &HostView) -> Result<PluginLocation, String> {
     let here = identity(Path::new("/proc/self/ns/mnt")).map_err(|error| format!("/proc cannot be read: {error}"))?;
     let runtimes = runtimes(own.runtime.as_deref());
     let is_runtime = |process: u32| runtimes.contains(&process);
@@ -98,14 +98,14 @@ fn place_of(own: &HostView) -> Result<Place, String> {
         let Ok(namespace) = File::open(&path) else { continue };
         if identity(&path).is_ok_and(|theirs| theirs == here) {
             if is_runtime(process) {
-                return Ok(Place::Here);
+                return Ok(PluginLocation::Here);
             }
             // The container's own first process.
             continue;
         }
         let files = NodeMounts { namespace, process, prefix: own.prefix.clone() };
         if files.have(own) {
-            return Ok(Place::Node(files));
+            return Ok(PluginLocation::Node(files));
         }
     }
     Err("this process runs in a container and sees no process of the node with the same state directory, so the \
@@ -174,14 +174,14 @@ mod tests {
 
     use super::*;
 
-    fn own(state: &Path) -> HostView {
+    fn host_view(state: &Path) -> HostView {
         HostView { state_dir: state.to_owned(), prefix: None, runtime: Some("/nowhere.sock".into()) }
     }
 
     /// The first process of this machine, or of the tests' container, does not have this state directory.
     #[test]
     fn a_container_that_sees_no_process_of_its_node_runs_no_plugin() {
-        let missing = place_of(&own(Path::new("/a-state-directory-that-nobody-has"))).unwrap_err();
+        let missing = place_of(&host_view(Path::new("/a-state-directory-that-nobody-has"))).unwrap_err();
         assert!(missing.contains("hostPID"), "{missing}");
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let socket = dir.path().join("cri.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         // This process plays the runtime, so it is in the runtime's mount namespace.
-        let own = HostView { runtime: Some(socket.clone()), ..own(dir.path()) };
+        let own = HostView { runtime: Some(socket.clone()), ..host_view(dir.path()) };
         assert_eq!(runtimes(Some(&socket)), [std::process::id()]);
         assert!(matches!(place_of(&own), Ok(Place::Here)));
     }
