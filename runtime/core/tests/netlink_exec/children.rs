@@ -6,7 +6,7 @@ use crate::plans::*;
 use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
-    let lacks = |kind: &str, why: &'static str| if has(kind) { None } else { Some(why) };
+    let lacks = |kind: &str, why: &'static str| if has_kind(kind) { None } else { Some(why) };
     let (ipvlan, vlan) = (lacks("ipvlan", "no ipvlan in this kernel"), lacks("vlan", "no vlan in this kernel"));
     let dummy = lacks("dummy", "no dummy in this kernel");
     vec![
@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 /// Returns whether the kernel can make links of a kind.
-pub(crate) fn has(kind: &str) -> bool {
+pub(crate) fn has_kind(kind: &str) -> bool {
     if !nix::unistd::geteuid().is_root() {
         return false;
     }

@@ -11,7 +11,7 @@ use weft_core::netlink::Executor;
 use weft_core::plan::{Condition, Family, HostPort, Op, Plan, RouteLocalnet, Subject};
 
 use self::rules::{localnet_is_put_back, older_table, torn_down, undone};
-use self::servers::{ask, ask_udp, client, seen, serve_tcp, serve_udp};
+use self::servers::{ask, ask_udp, client, expect_answer, serve_tcp, serve_udp};
 use crate::plans::*;
 use crate::support::*;
 
@@ -60,7 +60,7 @@ fn localnet(address: &str) -> Op {
     Op::RouteLocalnet(RouteLocalnet { address: address.parse().expect("address") })
 }
 
-fn everywhere() {
+fn host_port_from_everywhere() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let world = crate::traffic::outside(&host);
     attach(&host, &pod, "weft0", "vetha", 88, 2);
@@ -71,23 +71,23 @@ fn everywhere() {
     apply(&host, &pod, vec![four(8080, "10.88.0.2:80"), six(8080, "[fd00:88::2]:80"), localnet("10.88.0.2")]);
     apply(&host, &other, vec![four(8081, "10.88.0.3:80"), six(8081, "[fd00:88::3]:80"), localnet("10.88.0.3")]);
     for port in [8080, 8081] {
-        seen(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
-        seen(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
-        seen(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
+        expect_answer(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
+        expect_answer(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
+        expect_answer(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
         // From the host's own address, which the route to the container selects.
-        seen(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
+        expect_answer(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
         for from in [&pod, &other] {
-            seen(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
-            seen(from, &format!("[2001:db8::1]:{port}"), "fd00:88::1");
+            expect_answer(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
+            expect_answer(from, &format!("[2001:db8::1]:{port}"), "fd00:88::1");
         }
     }
     assert_eq!(ask(&world, "203.0.113.1:80"), None, "the container's own port is not the host's");
     // Direct connections are not masqueraded, including those to the mapped port.
-    seen(&other, "10.88.0.2:80", "10.88.0.3");
+    expect_answer(&other, "10.88.0.2:80", "10.88.0.3");
 }
 
 /// The kernel keeps each key once, whatever the journal says.
-fn taken() {
+fn taken_host_port() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])]);
     apply(&host, &pod, vec![host_port("udp", Some("192.0.2.1"), 53, "10.88.0.2:5353", &[])]);
@@ -158,10 +158,10 @@ fn conditions() {
     let plans = [plan(vec![first]), plan(vec![second])];
     // A repetition changes nothing, and teardown of one leaves the other.
     for plan in [&plans[0], &plans[1], &plans[0]] {
-        with(&host, &pod, |executor| drop(applied(executor, plan)));
+        with_executor(&host, &pod, |executor| drop(applied(executor, plan)));
     }
     assert_eq!(host.sh("nft list chain inet weft hostport_tcp_8080").matches("comment").count(), 3);
-    let differences = |plan: &Plan| with(&host, &pod, |executor| executor.check(plan).expect("check").len());
+    let differences = |plan: &Plan| with_executor(&host, &pod, |executor| executor.check(plan).expect("check").len());
     assert_eq!((differences(&plans[0]), differences(&plans[1])), (0, 0));
     assert!(host.run(|| Executor::open(None).expect("open").teardown(&plans[0], &BTreeSet::new())).is_empty());
     assert_eq!((differences(&plans[0]), differences(&plans[1])), (1, 0));
@@ -194,7 +194,7 @@ fn udp_flows() {
     apply(&host, &pod, vec![host_port("udp", None, 1, "10.88.0.9:1", &[])]);
     assert_eq!(ask_udp(&socket, to), None);
     let plan = plan(vec![host_port("udp", None, 5353, "10.88.0.2:53", &[])]);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     assert_eq!(ask_udp(&socket, to).as_deref(), Some("203.0.113.2"));
     drop(first);
     assert_eq!(ask_udp(&socket, to), None);
@@ -229,14 +229,14 @@ fn localhost_stays_local() {
     host.set_sysctl("ipv4/conf/weft0/route_localnet", "1");
     assert!(reaches(), "the switch alone opens 127.0.0.1 to containers");
     let plan = plan(vec![localnet("10.88.0.2")]);
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
     assert!(!reaches(), "a container reaches what listens on 127.0.0.1 only");
     // One ADD makes the chain, another finds it, and then the first one fails.
     host.sh("nft delete table inet weft");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &plan);
         applied(executor, &plan);
         assert!(executor.undo(first).is_empty());
@@ -255,13 +255,13 @@ fn forwarded_traffic_passes() {
     host.sh("ip route add 203.0.113.77/32 dev out0");
     let _server = (serve_tcp(&pod, 80), serve_tcp(&world, 8080));
     apply(&host, &pod, vec![host_port("tcp", Some("203.0.113.77"), 8080, "10.88.0.2:80", &[])]);
-    seen(&other, "203.0.113.77:8080", "10.88.0.3");
+    expect_answer(&other, "203.0.113.77:8080", "10.88.0.3");
     apply(&host, &pod, vec![host_port("tcp", None, 8081, "10.88.0.2:80", &[])]);
     assert_eq!(ask(&other, "203.0.113.77:8081"), None, "nobody listens there, and it is not the host's");
     // Once the host has the address, the mapping affects it.
     world.sh("ip addr del 203.0.113.77/32 dev world0");
     host.sh("ip route del 203.0.113.77/32 dev out0; ip addr add 203.0.113.77/32 dev out0");
-    seen(&world, "203.0.113.77:8080", "203.0.113.2");
+    expect_answer(&world, "203.0.113.77:8080", "203.0.113.2");
 }
 
 /// Ports that the stock plugin mapped, with either of its backends.

@@ -48,7 +48,7 @@ fn open_errors() {
     assert_eq!(error, r#"failed to open netns "/proc/self/ns/uts": cannot enter it: invalid argument"#);
 }
 
-fn same() {
+fn same_namespace() {
     let (host, pod) = (Ns::new(), Ns::new());
     assert!(with(&host, &host, |executor| executor.same_netns().expect("look")));
     assert!(!with(&host, &pod, |executor| executor.same_netns().expect("look")));
@@ -97,7 +97,7 @@ fn observe() {
         Need::DefaultRouteLink(Side::Host),
         Need::DefaultRouteLink(Side::Container),
     ];
-    let seen = with(&host, &pod, |executor| executor.observe(&needs).expect("observe"));
+    let seen = with_executor(&host, &pod, |executor| executor.observe(&needs).expect("observe"));
     assert!(seen.default_route_links.is_empty());
     assert_eq!(seen.links.keys().cloned().collect::<Vec<_>>(), [LinkRef::host("weft0"), LinkRef::container("lo")]);
     let bridge = &seen.links[&LinkRef::host("weft0")];
@@ -113,7 +113,7 @@ fn observe_default_route() {
     let (host, pod) = (Ns::new(), Ns::new());
     let look = || {
         let need = [Need::DefaultRouteLink(Side::Host)];
-        with(&host, &pod, |executor| executor.observe(&need).expect("observe"))
+        with_executor(&host, &pod, |executor| executor.observe(&need).expect("observe"))
     };
     host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
     // Routes in another table and non-default routes do not count; IPv6 counts if IPv4 has no default route.

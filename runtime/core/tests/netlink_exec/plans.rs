@@ -34,7 +34,7 @@ pub(crate) fn address(link: LinkRef, address: &str) -> Op {
     Op::AddAddress { link, address: net(address) }
 }
 
-pub(crate) fn up(link: LinkRef) -> Op {
+pub(crate) fn link_up(link: LinkRef) -> Op {
     Op::LinkUp { link }
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn host_port(protocol: &str, host: Option<&str>, port: u16, to: &str,
 
 /// Returns an op that always fails.
 pub(crate) fn impossible() -> Op {
-    up(LinkRef::host("no-such-link"))
+    link_up(LinkRef::host("no-such-link"))
 }
 
 pub(crate) fn eth0() -> LinkRef {
@@ -93,7 +93,7 @@ pub(crate) fn bridge_l3() -> Plan {
         Op::EnableIpv6 { link: "eth0".into() },
         address(eth0(), "10.88.0.2/24"),
         address(eth0(), "fd00:88::2/64"),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some("10.88.0.1")),
         route(eth0(), "::/0", Some("fd00:88::1")),

@@ -64,7 +64,7 @@ fn seen_source(from: &Ns, to: &Ns, target: &str) -> IpAddr {
 fn masquerade() {
     let (host, pod) = (Ns::new(), Ns::new());
     let world = outside(&host);
-    with(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
     assert_eq!(seen_source(&pod, &world, "203.0.113.2"), "203.0.113.1".parse::<IpAddr>().expect("address"));
     assert_eq!(seen_source(&pod, &world, "2001:db8::2"), "2001:db8::1".parse::<IpAddr>().expect("address"));
     // To the host itself, and multicast, unchanged.
@@ -79,15 +79,15 @@ fn masquerade() {
 fn no_masquerade_inside() {
     let (host, first, second) = (Ns::new(), Ns::new(), Ns::new());
     let world = outside(&host);
-    with(&host, &first, |executor| drop(applied(executor, &ptp("vetha", "10.77.0.2"))));
-    with(&host, &second, |executor| drop(applied(executor, &ptp("vethb", "10.77.0.3"))));
+    with_executor(&host, &first, |executor| drop(applied(executor, &ptp("vetha", "10.77.0.2"))));
+    with_executor(&host, &second, |executor| drop(applied(executor, &ptp("vethb", "10.77.0.3"))));
     assert_eq!(seen_source(&first, &second, "10.77.0.3"), "10.77.0.2".parse::<IpAddr>().expect("address"));
     assert_eq!(seen_source(&first, &world, "203.0.113.2"), "203.0.113.1".parse::<IpAddr>().expect("address"));
 }
 
 fn spoofed_mac() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    with(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
     apply(
         &host,
         &other,
@@ -138,7 +138,7 @@ fn announcements() {
     let mut plan = bridge_l3();
     // Only the op itself makes the kernel announce.
     plan.ops.retain(|op| !matches!(op, Op::Sysctl { key, .. } if key.ends_with("_notify")));
-    let seen = frames(&other, "eth0", || with(&host, &pod, |executor| drop(applied(executor, &plan))));
+    let seen = frames(&other, "eth0", || with_executor(&host, &pod, |executor| drop(applied(executor, &plan))));
     let mac = [2, 0, 0, 0, 0, 1];
     // ARP: Ethernet type 0806, sender and target both the address.
     let arp = |frame: &&Vec<u8>| {

@@ -16,7 +16,7 @@ fn decide(policy: &Loaded, request: &Request, ledger: &Ledger) -> Result<Verifie
     answer.outcome.map(|decision| verify(policy.name(), &decision, request, &singles).expect("sound"))
 }
 
-fn first(verified: &Verified) -> Vec<String> {
+fn first_candidates(verified: &Verified) -> Vec<String> {
     verified.wants.iter().map(|want| want.candidates[0].0.to_string()).collect()
 }
 

@@ -88,13 +88,13 @@ pub(super) fn torn_down() {
         assert!(!rules.contains("elements") && !rules.contains("10.88.0.2"), "{what}: {rules}");
     };
     gone("never added");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     gone("added");
     gone("again");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh("nft flush chain ip filter CNI-FORWARD; nft delete element inet weft hostport4 '{ tcp . 8080 }'");
     gone("half of it gone");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
         let keep: BTreeSet<String> =
             plan.shared_names().into_iter().filter(|name| name.starts_with("ingress")).collect();
@@ -121,7 +121,7 @@ pub(super) fn localnet_is_put_back() {
     // An address without a route: nothing to do.
     there_and_back(&host, &other, vec![localnet("192.0.2.77")], || {});
     let plan = plan(vec![localnet("10.88.0.2")]);
-    with(&host, &other, |executor| {
+    with_executor(&host, &other, |executor| {
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);
         sh("echo 0 > /proc/sys/net/ipv4/conf/weft0/route_localnet");

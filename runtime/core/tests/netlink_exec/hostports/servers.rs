@@ -84,6 +84,6 @@ pub(super) fn ask_udp(socket: &UdpSocket, to: &str) -> Option<String> {
     None
 }
 
-pub(super) fn seen(from: &Ns, to: &str, want: &str) {
+pub(super) fn expect_answer(from: &Ns, to: &str, want: &str) {
     eventually(&format!("{to} answers with {want}"), || ask(from, to).as_deref() == Some(want));
 }
