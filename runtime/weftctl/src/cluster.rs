@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 use weft_agent::claim::{
-    CheckOptions, Checked, Finding, Operation, PoolReach, PoolView, Reach, check, describe, look_at_pools, operate,
-    who_has,
+    CheckOptions, Checked, Finding, Operation, PoolReach, PoolView, Reach, check, describe, look_at_pools,
+    run_operation, who_has,
 };
 
 use crate::output::Output;
@@ -110,7 +110,7 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let lines = operate(&ledger.reach(), &operation)?;
+    let lines = run_operation(&ledger.reach(), &operation)?;
     output.lines(&lines, &lines)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -125,7 +125,7 @@ async fn elect(mut election: Election, done: &RefCell<Done>) {
     let mut tick = interval(election.duration / 3);
     loop {
         tick.tick().await;
-        let leads = election.leads().await;
+        let leads = election.try_to_lead().await;
         done.borrow_mut().leads = leads;
     }
 }
@@ -243,7 +243,7 @@ impl Election {
     }
 
     /// Takes or renews the Lease. Returns whether this replica has it.
-    async fn leads(&mut self) -> bool {
+    async fn try_to_lead(&mut self) -> bool {
         let (leases, duration) = (self.leases.clone(), self.duration);
         let leads = match timeout(duration / 3, self.claim(&leases)).await {
             Ok(Ok(leads)) => leads,

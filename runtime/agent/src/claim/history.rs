@@ -116,7 +116,7 @@ impl History {
     }
 
     /// Records that the ledger is being checked.
-    pub fn mend(&self) {
+    pub fn mark_checked(&self) {
         self.0.borrow_mut().broken = false;
     }
 
@@ -137,7 +137,7 @@ impl History {
     }
 
     /// Records an epoch, and returns everything seen.
-    pub fn seen(&self, epoch: u64) -> Seen {
+    pub fn observe_epoch(&self, epoch: u64) -> Seen {
         let mut inner = self.0.borrow_mut();
         let unknown = || Known { seen: Seen::default(), away: Duration::ZERO, since: Instant::now() };
         let known = inner.known.get_or_insert_with(unknown);

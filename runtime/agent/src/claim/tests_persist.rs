@@ -13,7 +13,7 @@ use super::backend::Backend;
 use super::backend::memory::Memory;
 use super::block::{BlockHolder, BlockSpec};
 use super::object::{ClaimOwner, ClaimState, Sharing};
-use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
+use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one_want, wants};
 use super::{
     Claimed, GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert,
     remark,
@@ -90,9 +90,9 @@ async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let rest = ReleaseRule::Cooldown(300);
-    let nonce = a.intend_for(&WEB, &owner(&WEB), &one(), &rest);
+    let nonce = a.intend_for(&WEB, &owner(&WEB), &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.del(&WEB);
     // Its owner keeps it meanwhile, so that another user gets it at once.
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
@@ -152,7 +152,7 @@ async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let exclusive = |pod| Owner { exclusive: true, ..owner(pod) };
     assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one()).await.unwrap(), Granted::All);
-    let wanted = one();
+    let wanted = one_want();
     let rival = || add_for(&b, &OTHER, exclusive(&OTHER), &wanted);
     assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
     // Not after a restore either: the claim is written again for the machine with the link.
@@ -171,15 +171,15 @@ async fn several_holders_at_once_and_each_leaves_alone() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    add(&a, &WEB, &one()).await.unwrap();
-    add(&b, &OTHER, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
+    add(&b, &OTHER, &one_want()).await.unwrap();
     assert_eq!(server.users().unwrap().1, ["ns/web", "ns/other"]);
     a.del(&WEB);
     a.drain(NOW).await;
     assert_eq!(server.users().unwrap(), (ClaimState::Active, vec!["ns/other".to_owned()]));
     // A retried pod replaces its own older sandbox.
-    add(&a, &WEB, &one()).await.unwrap();
-    add(&a, &WEB_AGAIN, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
+    add(&a, &WEB_AGAIN, &one_want()).await.unwrap();
     assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
     // The older sandbox's tombstone does not affect it.
     a.del(&WEB);
@@ -192,7 +192,7 @@ async fn status_cas_lets_one_of_two_first_users_win() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     let other = wants(&[&["10.0.0.2/24"]]);
     assert!(matches!(add(&b, &OTHER, &other).await, Err(GrantError::OtherAddresses(name)) if name == KEY));
     b.drain(LATER).await;
@@ -219,10 +219,10 @@ async fn another_ipam_claim_of_the_same_name_does_not_get_the_address() {
     let server = Memory::default();
     server.make("uid-1");
     let a = Machine::new("a", "m-a", &server);
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     server.make("uid-2");
     let owner = Owner::ipam_claim("ns", "vm", "uid-2", THIRD.uid);
-    let nonce = a.intend_for(&THIRD, &owner, &one(), &ReleaseRule::Free);
+    let nonce = a.intend_for(&THIRD, &owner, &one_want(), &ReleaseRule::Free);
     assert!(matches!(a.grant(&nonce).await, Ok(Granted::Lost { .. })));
     assert_eq!(server.users().unwrap().1, ["ns/web"]);
 }
@@ -232,7 +232,7 @@ async fn status_again_after_a_restore() {
     let server = Memory::default();
     server.make("uid-1");
     let a = Machine::new("a", "m-a", &server);
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     server.0.borrow_mut().claims.clear();
     server.make("uid-1");
     let frozen = LedgerState { epoch: 1, frozen: true };
@@ -244,9 +244,9 @@ async fn status_again_after_a_restore() {
 }
 
 /// Makes an IPAMClaim with an address that no pod uses.
-async fn kept(server: &Memory, machine: &Machine) {
+async fn make_unused_claim(server: &Memory, machine: &Machine) {
     server.make("uid-1");
-    add(machine, &WEB, &one()).await.unwrap();
+    add(machine, &WEB, &one_want()).await.unwrap();
     machine.del(&WEB);
     assert_eq!((machine.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
 }
@@ -255,13 +255,13 @@ async fn kept(server: &Memory, machine: &Machine) {
 async fn r41_an_address_that_is_kept_is_claimed_again() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     assert_eq!(remark(&server, 0).await.unwrap().written, 0);
     let before = server.0.borrow_mut().claims.pop_first().unwrap().1;
     // Behind a freeze too.
     let frozen = LedgerState { epoch: 1, frozen: true };
     server.set_state(LedgerState::default(), frozen).await.unwrap();
-    let done = remark(&server, 1).await.unwrap();
+    let done = rewrite_claims(&server, 1).await.unwrap();
     assert_eq!((done.written, done.lost.len()), (1, 0));
     assert_eq!(server.0.borrow().claims.values().next().unwrap().spec, before.spec);
     server.set_state(frozen, LedgerState { frozen: false, ..frozen }).await.unwrap();
@@ -277,19 +277,19 @@ async fn r41_an_address_that_is_kept_is_claimed_again() {
 async fn r41_what_somebody_else_has_by_now_is_reported_once_and_left_alone() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     server.0.borrow_mut().claims.clear();
     let nonce = b.add(&OTHER).await.unwrap();
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.lost.len(), server.holder()), (0, 1, Some(nonce)));
     let faulty = server.0.borrow().persistent[KEY].clone();
     assert!(faulty.has_fault && faulty.claimed.is_some() && faulty.ips == ["10.0.0.1/24"], "{faulty:?}");
-    remark(&server, 0).await.unwrap();
+    rewrite_claims(&server, 0).await.unwrap();
     assert_eq!(server.0.borrow().persistent[KEY], faulty);
     // It is free again: the owner's next user has it, and the fault is over.
     b.del(&OTHER);
     b.drain(NOW).await;
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     assert!(!server.0.borrow().persistent[KEY].has_fault);
 }
 
@@ -297,7 +297,7 @@ async fn r41_what_somebody_else_has_by_now_is_reported_once_and_left_alone() {
 async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     let listed = server.remembered().await.unwrap().unwrap();
     assert_eq!(listed.len(), 1);
     // Another program's status names no claims of weft.
@@ -313,7 +313,7 @@ async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
 async fn r41_holderless_yields_to_a_link() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     let remembered = server.0.borrow().persistent.clone();
     server.0.borrow_mut().persistent.clear();
     assert_eq!(collected(&server).await.unwrap(), 1);
@@ -347,6 +347,6 @@ async fn r41_makes_the_shared_cell_again() {
     server.0.borrow_mut().claims.clear();
     let of_machine = BlockSpec { shared: false, holder: Some(BlockHolder::default()), ..cell };
     server.0.borrow_mut().blocks.values_mut().for_each(|block| block.spec = of_machine.clone());
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.lost.len(), server.users()), (0, 1, None), "{:?}", done.lost);
 }

@@ -41,7 +41,7 @@ impl Memory {
     }
 }
 
-fn first() -> String {
+fn first_claim_name() -> String {
     claim_name("default", PODS[0].1.parse().unwrap())
 }
 
@@ -129,7 +129,7 @@ async fn a_refused_kept_address_keeps_no_other_one() {
         server.0.borrow_mut().persistent.insert(format!("ns/{name}"), kept);
     }
     server.refuse_the_first();
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.refused.len(), server.names().len()), (2, 1, 2));
 }
 

@@ -109,10 +109,10 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
 
 /// Returns the message of the condition `Exhausted`, if it has just become true.
 fn newly_exhausted<'a>(before: &PoolStatus, after: &'a PoolStatus) -> Option<&'a str> {
-    fn full(status: &PoolStatus) -> Option<&Condition> {
+    fn exhausted_condition(status: &PoolStatus) -> Option<&Condition> {
         status.conditions.iter().find(|condition| condition.type_ == "Exhausted" && condition.status == "True")
     }
-    full(after).filter(|_full| full(before).is_none()).map(|full| full.message.as_str())
+    exhausted_condition(after).filter(|_full| exhausted_condition(before).is_none()).map(|full| full.message.as_str())
 }
 
 /// Returns the status of a pool.
@@ -200,7 +200,7 @@ mod tests {
         Pool { name: name.to_owned(), generation: 3, spec, ..Pool::default() }
     }
 
-    fn said(status: &PoolStatus, kind: &str) -> (String, String) {
+    fn condition_of(status: &PoolStatus, kind: &str) -> (String, String) {
         let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
         (found.status.clone(), found.reason.clone())
     }

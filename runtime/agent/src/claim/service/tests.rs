@@ -22,7 +22,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 use super::{CUT_OFF, Claims, Ledger, Reports, Round};
 use crate::Log;
 use crate::claim::backend::ReadError;
-use crate::claim::record::Spoken;
+use crate::claim::record::WrittenRecord;
 use crate::claim::{DrainError, GrantError, LedgerState};
 
 const TWO: &str = r#"{"endpoints":["http://192.0.2.1:2379","http://192.0.2.2:2379"],"type":"etcd"}"#;
@@ -90,7 +90,7 @@ async fn a_machine_that_is_fenced_while_it_runs_grants_nothing() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     assert!(ledger.progress.borrow().may_grant().is_ok());
-    let spoken = |is_fenced| Spoken { outlives_taint: false, is_fenced };
+    let spoken = |is_fenced| WrittenRecord { outlives_taint: false, is_fenced };
     claims.note_spoken(TWO, &ledger, spoken(true));
     assert!(matches!(ledger.progress.borrow().may_grant(), Err(GrantError::Fenced)));
     assert!(!ledger.progress.borrow().started, "what it has is compared with the ledger");
