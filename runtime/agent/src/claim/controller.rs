@@ -27,7 +27,7 @@ use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
 use super::{DrainError, Missing, Rests, collect_conflicts, collect_orphans, reclaim, reclaim_deleted};
-use crate::gauges::{large, number};
+use crate::gauges::{number, to_sample};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
 
@@ -73,7 +73,7 @@ impl Done {
         for PoolCount { name, used, free } in &self.pools {
             for (state, count) in [("used", used), ("free", free)] {
                 let labels = [("pool", name.as_str()), ("state", state)];
-                let count = large(u64::try_from(*count).unwrap_or_default());
+                let count = to_sample(u64::try_from(*count).unwrap_or_default());
                 metrics.add("weft_pool_addresses", Kind::Gauge, "Addresses of a pool.", &labels, count);
             }
         }

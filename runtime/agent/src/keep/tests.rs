@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use weft_core::private::write_whole;
 
-use super::look::{History, MOST, REST, Verdict, WINDOW, look_at};
+use super::restore::{History, MOST, REST, Verdict, WINDOW, look_at};
 use super::*;
 
 struct Place {

@@ -70,7 +70,7 @@ pub fn lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Cha
     LockFile::change(path, |file| {
         let change = check(file, path, entry, allow_downgrade)?;
         if change != Change::Same {
-            entry.put(file);
+            entry.insert_into(file);
         } else if let Some(locked) = file.policies.get_mut(&entry.image.without_digest().to_string()) {
             locked.before = None;
         }
@@ -98,7 +98,7 @@ pub fn lock_ahead(state_dir: &Path, entry: &Entry<'_>, allow_downgrade: bool) ->
 
 impl Entry<'_> {
     /// Puts it into a lock file.
-    pub(super) fn put(&self, file: &mut LockFile) {
+    pub(super) fn insert_into(&self, file: &mut LockFile) {
         file.policies.insert(self.image.without_digest().to_string(), self.locked());
     }
 

@@ -74,7 +74,7 @@ struct AnyOfConf {
     minimum: usize,
 }
 
-fn one() -> usize {
+fn default_threshold() -> usize {
     1
 }
 

@@ -37,11 +37,11 @@ struct Place {
 impl Place {
     /// Starts the agent on a thread that runs until the test program ends.
     fn new() -> Self {
-        Self::with(PolicyOptions::default())
+        Self::with_policies(PolicyOptions::default())
     }
 
     /// The same with options for policies.
-    fn with(policies: PolicyOptions) -> Self {
+    fn with_policies(policies: PolicyOptions) -> Self {
         let place = Self::not_started();
         place.start(policies);
         place
@@ -50,15 +50,15 @@ impl Place {
     fn not_started() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Api::start();
-        api.put("nodes", json!({"metadata": {"name": NODE, "labels": {"zone": "a"}}}));
-        api.put("nodes", json!({"metadata": {"name": "n2", "labels": {"zone": "b"}}}));
-        api.put("namespaces", json!({"metadata": {"name": "team", "labels": {"tier": "gold"}}}));
+        api.put_object("nodes", json!({"metadata": {"name": NODE, "labels": {"zone": "a"}}}));
+        api.put_object("nodes", json!({"metadata": {"name": "n2", "labels": {"zone": "b"}}}));
+        api.put_object("namespaces", json!({"metadata": {"name": "team", "labels": {"tier": "gold"}}}));
         Self { socket: dir.path().join("agent.sock"), dir, api }
     }
 
     fn start(&self, policies: PolicyOptions) {
         self.start_as(NODE, policies);
-        until("the agent is ready", || self.faults().is_some_and(|faults| faults.is_empty()));
+        wait_until("the agent is ready", || self.faults().is_some_and(|faults| faults.is_empty()));
     }
 
     /// Returns why the node is not ready; `None` if the agent does not answer yet.
@@ -98,14 +98,14 @@ impl Place {
     }
 
     fn pod(&self, name: &str, uid: &str, annotations: Value) {
-        self.api.put("pods", json!({
+        self.api.put_object("pods", json!({
             "metadata": {"namespace": "team", "name": name, "uid": uid, "labels": {"app": name}, "annotations": annotations},
             "spec": {"nodeName": NODE},
         }));
     }
 
     fn nad(&self, name: &str, config: &str, annotations: Value) {
-        self.api.put(
+        self.api.put_object(
             "network-attachment-definitions",
             json!({
                 "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
@@ -165,7 +165,7 @@ impl Place {
 }
 
 /// Waits for a condition, for as long as a busy machine may take.
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
@@ -178,7 +178,7 @@ fn a_hanging_api_server_affects_neither_known_pods_nor_other_services() {
     let place = Place::new();
     place.nad("main", "{}", json!({}));
     place.pod("web", "u1", json!({}));
-    until("the copy has the pod", || {
+    wait_until("the copy has the pod", || {
         place.api.state().asked.clear();
         place.info("web", "u1");
         place.api.state().asked.is_empty()
@@ -212,7 +212,7 @@ fn a_rotated_token_is_used_and_an_empty_file_does_no_harm() {
     place.api.change(|state| state.token = "two".to_owned());
     std::fs::write(&token, "two").unwrap();
     place.pod("two", "u2", json!({}));
-    until("the new token is used", || place.query("two", "u2", LONG).is_ok());
+    wait_until("the new token is used", || place.query("two", "u2", LONG).is_ok());
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn only_the_listed_rights_are_used_and_pods_of_other_nodes_are_never_listed() {
     place.pod("web", "u1", json!({"k8s.v1.cni.cncf.io/networks": "missing"}));
     place.info("web", "u1");
     place.report("u1", "[]", Duration::from_secs(20));
-    until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
+    wait_until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
     // The API server grants exactly the rights of deploy/kubernetes/rbac.yaml: everything above worked with them.
     let asked = place.api.state().asked.clone();
     for (verb, resource) in

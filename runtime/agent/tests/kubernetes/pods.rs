@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use weft_core::agent::pod::{Definition, PodReply};
 
-use super::{LONG, NODE, Place, api, until};
+use super::{LONG, NODE, Place, api, wait_until};
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -51,7 +51,7 @@ fn devices_of_resource_claims_are_those_that_their_driver_marked() {
     let slice = |name: &str, generation: i64, id: &str| {
         let marks =
             json!({"k8s.cni.cncf.io/deviceID": {"string": id}, "k8s.cni.cncf.io/resourceName": {"string": "v/nic"}});
-        place.api.put(
+        place.api.put_object(
             "resourceslices",
             json!({
                 "metadata": {"name": name},
@@ -67,7 +67,7 @@ fn devices_of_resource_claims_are_those_that_their_driver_marked() {
     let claim = |name: &str, devices: &[&str]| {
         let result = |device: &&str| json!({"request": "r", "driver": "d", "pool": "p", "device": device});
         let results: Vec<Value> = devices.iter().map(result).collect();
-        place.api.put(
+        place.api.put_object(
             "resourceclaims",
             json!({
                 "metadata": {"namespace": "team", "name": name}, "spec": {},
@@ -80,7 +80,7 @@ fn devices_of_resource_claims_are_those_that_their_driver_marked() {
         spec["nodeName"] = json!(NODE);
         spec["containers"] = json!([]);
         let annotations = json!({"k8s.v1.cni.cncf.io/networks": "a"});
-        place.api.put(
+        place.api.put_object(
             "pods",
             json!({
                 "metadata": {"namespace": "team", "name": "web", "uid": "u1", "annotations": annotations},
@@ -135,7 +135,7 @@ fn a_pod_without_a_uid_is_read_live() {
     let place = Place::new();
     place.nad("main", "{}", json!({}));
     place.pod("web", "u1", json!({}));
-    until("the copy has the pod", || {
+    wait_until("the copy has the pod", || {
         place.api.state().asked.clear();
         place.info("web", "u1");
         place.api.state().asked.is_empty()

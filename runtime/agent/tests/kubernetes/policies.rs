@@ -10,7 +10,7 @@ use weft_core::agent::ask;
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::policy::{Policy, PolicyRequest, PolicyState};
 
-use super::{LONG, Place, api, http, until};
+use super::{LONG, Place, api, http, wait_until};
 
 #[test]
 fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
@@ -24,13 +24,13 @@ fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
     let reason = |part: &str| {
         state().is_some_and(|row| matches!(&row.state, PolicyState::Failed { reason } if reason.contains(part)))
     };
-    until("the ConfigMap is missed", || reason("there is no ConfigMap team/policies"));
+    wait_until("the ConfigMap is missed", || reason("there is no ConfigMap team/policies"));
     assert_eq!(state().unwrap().networks, ["team/racks"]);
-    place.api.put(
+    place.api.put_object(
         "configmaps",
         json!({"metadata": {"namespace": "team", "name": "policies"}, "data": {"rack": "tampered"}}),
     );
-    until("the digest is found to be wrong", || reason("sha256:"));
+    wait_until("the digest is found to be wrong", || reason("sha256:"));
     let pinned = place.dir.path().join("state/policies/pinned");
     // Only the reason, for the next ADD that needs it.
     let names: Vec<_> = std::fs::read_dir(pinned).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -40,7 +40,7 @@ fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
     // An error of one policy is not a fault of the node.
     assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
     place.api.delete("network-attachment-definitions", "team/racks");
-    until("the policy is not named any more", || state().is_none());
+    wait_until("the policy is not named any more", || state().is_none());
 }
 
 /// Everybody who may write a definition names registries. One on the node itself is asked only where the operator names
@@ -60,7 +60,7 @@ fn a_definition_does_not_make_the_agent_ask_servers_of_the_node() {
     };
     let refused = |place: &Place, part: &str| {
         place.nad("racks", &conf, json!({}));
-        until(part, || reason(place).is_some_and(|reason| reason.contains(part)));
+        wait_until(part, || reason(place).is_some_and(|reason| reason.contains(part)));
         assert!(!is_asked(), "{part}: the registry was asked");
     };
     let place = Place::new();
@@ -70,11 +70,11 @@ fn a_definition_does_not_make_the_agent_ask_servers_of_the_node() {
     std::fs::write(&trust, rules.to_string()).unwrap();
     let named = |trust: Option<&Path>| {
         let access = Access { plain_http: vec![registry.clone()], ..Access::default() };
-        Place::with(PolicyOptions { access, trust: trust.map(Path::to_owned), conf_dir: None })
+        Place::with_policies(PolicyOptions { access, trust: trust.map(Path::to_owned), conf_dir: None })
     };
     refused(&named(Some(&trust)), "no rule in");
     // The operator has named it: it is asked.
     let place = named(None);
     place.nad("racks", &conf, json!({}));
-    until("the registry is asked", is_asked);
+    wait_until("the registry is asked", is_asked);
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use weft_core::agent::pod::Definition;
 use weft_core::agent::status::StatusReply;
 
-use super::{Place, api, until};
+use super::{Place, api, wait_until};
 
 #[test]
 fn a_status_is_one_write_and_is_retried_until_it_is_there() {
@@ -15,7 +15,7 @@ fn a_status_is_one_write_and_is_retried_until_it_is_there() {
     place.pod("web", "u1", json!({}));
     assert_eq!(place.report("u1", "[1]", Duration::from_secs(20)), StatusReply::Written);
     assert_eq!(place.annotations(), [("u1".to_owned(), "[1]".to_owned())]);
-    until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
+    wait_until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
     place.api.change(|state| state.hangs = true);
     let late = place.report("u1", "[2]", Duration::from_millis(600));
     assert!(matches!(late, StatusReply::Later { .. }), "{late:?}");
@@ -25,8 +25,8 @@ fn a_status_is_one_write_and_is_retried_until_it_is_there() {
     let newer = place.report("u1", "[3]", Duration::from_millis(600));
     assert!(matches!(newer, StatusReply::Later { .. }), "{newer:?}");
     place.api.change(|state| state.hangs = false);
-    until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
-    until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
+    wait_until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
+    wait_until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
 }
 
 /// The caller of an older status gives up only after a newer one of the pod was written, and leaves nothing behind that
@@ -66,9 +66,9 @@ fn an_old_status_is_not_written_after_two_newer_ones() {
     let newest = place.report("u1", "[3]", Duration::from_millis(600));
     assert!(matches!(newest, StatusReply::Later { .. }), "{newest:?}");
     accepts("one");
-    until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
+    wait_until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
     let kept = place.dir.path().join("state/agent/status");
-    until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
+    wait_until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
     assert!(place.annotations().iter().all(|(_, text)| text != "[1]"), "{:?}", place.annotations());
 }
 
@@ -87,7 +87,7 @@ fn another_pod_of_that_name_is_never_changed_and_a_missing_right_is_reported() {
     }
     place.api.change(|state| state.forbidden = vec![("get".to_owned(), "network-attachment-definitions".to_owned())]);
     place.pod("web", "u2", json!({"k8s.v1.cni.cncf.io/networks": "a"}));
-    until("the definition cannot be read", || {
+    wait_until("the definition cannot be read", || {
         matches!(place.info("web", "u2").networks.get("team/a"), Some(Definition::Failed { .. }))
     });
 }

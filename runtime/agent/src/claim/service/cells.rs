@@ -96,7 +96,7 @@ impl Claims {
         deadline: Deadline,
     ) -> Result<ClaimReply, Refusal> {
         let ledger = self.ledger(&want.ledger)?;
-        let deadline = Instant::now() + deadline.left(LONGEST);
+        let deadline = Instant::now() + deadline.remaining(LONGEST);
         self.begin(&want.ledger, &ledger, deadline).await?;
         let got = self.cell_of(want, &ledger, (known, deadline)).await.map_err(|error| refuse(&error.into()))?;
         // A connection that broke meanwhile may lead to another history.

@@ -211,7 +211,7 @@ impl Claims {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
-        let deadline = Instant::now() + deadline.left(LONGEST);
+        let deadline = Instant::now() + deadline.remaining(LONGEST);
         self.begin(&row.ledger, &ledger, deadline).await?;
         ledger.progress.borrow().may_grant().map_err(|error| refuse(&error))?;
         match self.run(&row, &ledger, (cell_size, deadline), pool).await {

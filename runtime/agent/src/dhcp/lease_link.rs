@@ -15,7 +15,7 @@ const VISITORS: usize = 32;
 
 /// A link in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct LeaseLink {
     /// The namespace's path, from the agent's point of view.
     pub(super) netns: PathBuf,
     /// The identity of the namespace at the time of the request: a path may lead to another one later.
@@ -76,7 +76,7 @@ impl Visits {
     }
 }
 
-impl Place {
+impl LeaseLink {
     /// Finds the link, and brings it up if it is down and `bring_up` is set. Blocks.
     pub(super) fn look(&self, bring_up: bool) -> Result<Link, PlaceError> {
         let (executor, found) = self.find()?;
@@ -158,7 +158,7 @@ mod tests {
         assert!(matches!(require(&file, &identity), Err(PlaceError::Failed(_))));
         // The kernel does not say whether it exists.
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
-        let place = Place { netns: dir.path().join("loop"), identity, ifname: "eth0".to_owned() };
+        let place = LeaseLink { netns: dir.path().join("loop"), identity, ifname: "eth0".to_owned() };
         let looked = place.look(false);
         assert!(matches!(looked, Err(PlaceError::Failed(_))), "{looked:?}");
     }

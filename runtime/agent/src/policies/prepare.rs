@@ -15,7 +15,7 @@ use weft_core::policy::{
 };
 
 use super::Policies;
-use super::limits::within;
+use super::limits::with_timeout;
 use super::references::Place;
 use crate::artifact::Image;
 use crate::pause::Pause;
@@ -30,7 +30,7 @@ const FETCH: Duration = Duration::from_secs(15 * 60);
 const HELPER: Duration = Duration::from_secs(30);
 
 /// Returns what an ADD would find if it used the version that the lock file has.
-pub(super) fn standing(state: &Path, store: Option<&PolicyStore>, policy: &PolicyRef) -> Readiness {
+pub(super) fn standing_of_locked(state: &Path, store: Option<&PolicyStore>, policy: &PolicyRef) -> Readiness {
     let Ok(policy) = locked_to(state, policy) else { return Readiness::Absent };
     match store {
         Some(store) => store.standing(&policy),
@@ -45,7 +45,7 @@ impl Policies {
         let mut pause = Pause::new(Duration::from_secs(1), Duration::from_secs(120));
         let (mut last, mut tries) = (String::new(), 0);
         loop {
-            let outcome = self.bring(reference, tries).await;
+            let outcome = self.bring_policy(reference, tries).await;
             let is_ready = outcome.is_ok();
             if let Some(row) = self.rows.borrow_mut().get_mut(reference) {
                 row.state = match outcome {
@@ -70,7 +70,7 @@ impl Policies {
     }
 
     /// Does what is missing.
-    async fn bring(&self, reference: &str, tries: u32) -> Result<(), String> {
+    async fn bring_policy(&self, reference: &str, tries: u32) -> Result<(), String> {
         let named = PolicyRef::parse(reference).map_err(|error| error.to_string())?;
         loop {
             let wanted = self.wanted_of(&named)?;
@@ -105,7 +105,7 @@ impl Policies {
 
     async fn standing(&self, policy: &PolicyRef) -> Result<Readiness, String> {
         let (state, store, policy) = (self.state.clone(), self.store.clone(), policy.clone());
-        let found = spawn_blocking(move || standing(&state, store.as_ref().map(Arc::as_ref), &policy));
+        let found = spawn_blocking(move || standing_of_locked(&state, store.as_ref().map(Arc::as_ref), &policy));
         found.await.map_err(|error| error.to_string())
     }
 
@@ -165,7 +165,7 @@ impl Policies {
         let remote = move || Remote::new(&place, &access).map_err(|error| chain(&error));
         let remote = self.helpers.run(image.registry(), HELPER, remote).await?;
         let fetched = async { registry::fetch(Source::Remote(&remote), &image, trust.as_ref()).await.map_err(text) };
-        let fetched = within(FETCH, &format!("the fetch from registry {}", image.registry()), fetched).await?;
+        let fetched = with_timeout(FETCH, &format!("the fetch from registry {}", image.registry()), fetched).await?;
         let state = self.state.clone();
         let added = spawn_blocking(move || {
             let name = fetched.looked.image.to_string();

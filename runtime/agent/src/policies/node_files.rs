@@ -48,7 +48,7 @@ pub(super) fn configurations(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns their texts, by name. An unreadable file names no policy.
-pub(super) fn texts(dir: &Path) -> Vec<(String, String)> {
+pub(super) fn configuration_texts(dir: &Path) -> Vec<(String, String)> {
     let read = |path: PathBuf| {
         let is_small = fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= SIZE_MAX);
         let text = is_small.then(|| fs::read_to_string(&path).ok())??;

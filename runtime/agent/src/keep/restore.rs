@@ -119,7 +119,7 @@ impl Look<'_> {
             return;
         }
         if let Err(error) = fs::symlink_metadata(&file.copy) {
-            self.seen.faults.push(cannot(file, &error));
+            self.seen.faults.push(restore_fault(file, &error));
             return;
         }
         let history = self.memory.histories.entry(file.path.clone()).or_default();
@@ -131,7 +131,7 @@ impl Look<'_> {
             {
                 history.take_back();
             }
-            self.note(&file.path, outcome);
+            self.record_outcome(&file.path, outcome);
             return;
         }
         self.seen.given_up += 1;
@@ -156,7 +156,7 @@ impl Look<'_> {
             made.map_err(|error| format!("cannot put {} back: {error}", name.display()))
         };
         let outcome = self.put_back(|manifest| manifest.names.iter().any(|listed| listed == name), link);
-        self.note(name, outcome);
+        self.record_outcome(name, outcome);
     }
 
     /// Restores something under the installers' lock, if the manifest still lists it. Returns `None` if it was left to
@@ -171,7 +171,7 @@ impl Look<'_> {
         is_listed(&manifest).then(restore)
     }
 
-    fn note(&mut self, path: &Path, outcome: Option<Result<(), String>>) {
+    fn record_outcome(&mut self, path: &Path, outcome: Option<Result<(), String>>) {
         match outcome {
             Some(Ok(())) => self.seen.restored.push(path.to_owned()),
             Some(Err(text)) => self.seen.faults.push(text),
@@ -206,12 +206,12 @@ fn same_content(one: &Path, other: &Path) -> bool {
     digest(one).is_some_and(|sum| Some(sum) == digest(other))
 }
 
-fn cannot(file: &KeptFile, error: &std::io::Error) -> String {
+fn restore_fault(file: &KeptFile, error: &std::io::Error) -> String {
     format!("cannot put {} back from {}: {error}", file.path.display(), file.copy.display())
 }
 
 fn restore(file: &KeptFile) -> Result<(), String> {
-    let cannot = |error: std::io::Error| cannot(file, &error);
+    let cannot = |error: std::io::Error| restore_fault(file, &error);
     let content = fs::read(&file.copy).map_err(cannot)?;
     if let Some(dir) = file.path.parent() {
         fs::create_dir_all(dir).map_err(cannot)?;
