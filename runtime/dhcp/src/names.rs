@@ -70,7 +70,7 @@ pub(crate) fn write(names: &[String]) -> Vec<u8> {
 }
 
 /// Reads a text option that should be one domain name (option 15): trailing zero bytes and a trailing dot are common.
-pub(crate) fn plain(bytes: &[u8]) -> Option<String> {
+pub(crate) fn read_domain(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']).trim_end_matches('.');
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (!text.is_empty() && text.len() <= MAX_NAME && text.chars().all(fine)).then(|| text.to_owned())
@@ -117,7 +117,7 @@ mod tests {
             for name in read(&bytes).unwrap_or_default() {
                 proptest::prop_assert!(name.len() <= MAX_NAME);
             }
-            proptest::prop_assert!(plain(&bytes).is_none_or(|name| name.len() <= bytes.len()));
+            proptest::prop_assert!(read_domain(&bytes).is_none_or(|name| name.len() <= bytes.len()));
         }
     }
 }

@@ -90,7 +90,9 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
         ClusterCommand::Freeze(ledger) => (Operation::Freeze, ledger),
         ClusterCommand::Thaw { force, wait, ledger } => {
             if !force && *wait > 0 {
-                output.note(&format!("looking at the freeze for {wait} seconds first, so that every node can speak"));
+                output.print_note(&format!(
+                    "looking at the freeze for {wait} seconds first, so that every node can speak"
+                ));
             }
             (Operation::Thaw { force: *force, wait: Duration::from_secs(*wait) }, ledger)
         }

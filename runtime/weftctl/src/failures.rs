@@ -28,7 +28,7 @@ struct Repeated<'a> {
 
 impl Repeated<'_> {
     /// Returns the pod, or the beginning of the container id if there is no pod.
-    fn who(&self) -> String {
+    fn pod_or_container(&self) -> String {
         let failure = self.last;
         failure.pod.clone().unwrap_or_else(|| failure.attachment.container_id.chars().take(12).collect())
     }
@@ -54,7 +54,7 @@ impl Repeated<'_> {
 /// Prints the failures, the latest first.
 pub(crate) fn run(args: &FailuresArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut kept = failures(state).context("cannot read the records of failed ADDs")?;
-    kept.retain(|failure| args.selector.wants(&failure.attachment, failure.pod.as_deref()));
+    kept.retain(|failure| args.selector.matches(&failure.attachment, failure.pod.as_deref()));
     kept.reverse();
     let documents: Vec<_> = kept.iter().map(document).collect();
     let rows = repeated(&kept).iter().map(|row| row.cells(args.wide)).collect();

@@ -32,7 +32,7 @@ impl Installed {
     }
 
     /// The text of the record.
-    pub(crate) fn text(bin_dir: &Path, ctl_dir: &Path) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn record_text(bin_dir: &Path, ctl_dir: &Path) -> anyhow::Result<Vec<u8>> {
         let absolute = |dir: &Path| std::path::absolute(dir).context("cannot find the current directory");
         let mut text = serde_json::to_vec(&Self { bin_dir: absolute(bin_dir)?, ctl_dir: absolute(ctl_dir)? })?;
         text.push(b'\n');

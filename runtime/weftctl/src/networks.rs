@@ -62,7 +62,7 @@ impl Networks {
                 let Definition::Found { config: Some(config), .. } = definition else { continue };
                 let name = full.split_once('/').map_or(full.as_str(), |(_namespace, name)| name);
                 if let Ok(conf) = serde_json::from_str::<Value>(config) {
-                    self.note(&conf, Some(name));
+                    self.add_conf(&conf, Some(name));
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Networks {
     }
 
     /// Adds a configuration. `name` is the network's if the configuration has none.
-    fn note(&mut self, conf: &Value, name: Option<&str>) {
+    fn add_conf(&mut self, conf: &Value, name: Option<&str>) {
         let Some(network) = conf.get("name").and_then(Value::as_str).or(name) else { return };
         let plugins = policy::plugins(conf);
         let dirs = plugins.iter().filter_map(|plugin| plugin.pointer("/ipam/dataDir")?.as_str().map(str::to_owned));
@@ -97,7 +97,7 @@ impl Networks {
     }
 
     /// Returns every known scope.
-    pub(crate) fn all(&self) -> BTreeSet<String> {
+    pub(crate) fn all_scopes(&self) -> BTreeSet<String> {
         let known = self.unique.values().flatten().filter_map(|unique| self.scope_of(unique));
         known.chain(self.pools.values().map(|domain| remote::scope(domain))).collect()
     }

@@ -71,7 +71,7 @@ impl Pools {
     }
 
     /// Adds the pools of one configuration.
-    pub(crate) fn note(&mut self, file: &str, conf: &Value) {
+    pub(crate) fn add_conf(&mut self, file: &str, conf: &Value) {
         let network = text(conf, "name").unwrap_or_default();
         let plugins = conf.get("plugins").and_then(Value::as_array);
         for plugin in plugins.map_or_else(|| vec![conf], |list| list.iter().collect()) {
@@ -149,7 +149,7 @@ impl Clash {
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { one, other } = self;
-        let both = shown(common(one.span, other.span).unwrap_or(one.span));
+        let both = span_text(common(one.span, other.span).unwrap_or(one.span));
         let (here, there) = match one.network == other.network {
             true => (format!("the network {:?} in {} and", one.network, one.file), format!("in {}", other.file)),
             false => (
@@ -166,7 +166,7 @@ impl fmt::Display for Clash {
 }
 
 /// Shows addresses as a subnet if they are one.
-fn shown((first, last): Span) -> String {
+fn span_text((first, last): Span) -> String {
     let lengths = 0..=if first.is_ipv4() { 32 } else { 128 };
     let mut subnets = lengths.filter_map(|length| IpNet::new(first, length).ok());
     match subnets.find(|net| net.network() == first && net.broadcast() == last) {

@@ -12,7 +12,7 @@ use weft_core::store::{NodeStore, StoreError};
 
 use super::Finding;
 
-pub(super) fn look(state: &Path) -> Vec<Finding> {
+pub(super) fn check(state: &Path) -> Vec<Finding> {
     let store = match NodeStore::open_read_only(state) {
         Ok(Some(store)) => store,
         Ok(None) => {
@@ -21,7 +21,7 @@ pub(super) fn look(state: &Path) -> Vec<Finding> {
         Err(error) => return vec![broken(&error)],
     };
     let mut findings = Vec::new();
-    findings.extend(lost(state));
+    findings.extend(check_loss(state));
     match store.integrity() {
         Ok(problems) if problems.is_empty() => findings.push(Finding::ok("ledger", "whole")),
         Ok(problems) => findings.push(Finding::fail(
@@ -43,7 +43,7 @@ pub(super) fn look(state: &Path) -> Vec<Finding> {
 }
 
 /// Reports a store that was lost, or that has lost something. A new one would be refused then, so none is made.
-fn lost(state: &Path) -> Option<Finding> {
+fn check_loss(state: &Path) -> Option<Finding> {
     let boot_id = netlink::boot_id().ok()?;
     match NodeStore::check_loss(state, &boot_id, &no_attachments) {
         Ok(()) => None,

@@ -46,7 +46,7 @@ const CONFIGURATIONS: [&str; 3] = ["conf", "conflist", "json"];
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// Returns findings, if weft was installed with `--kubernetes`, or credentials were named.
-pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
+pub(super) fn check(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let own = &args.kubernetes;
     let manifest = match Manifest::read(state) {
         Ok(manifest) => manifest,
@@ -70,7 +70,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     findings.push(kubelet(&own.kubelet_dir));
     findings.extend(plugins(exec::current_place()));
     match own.source() {
-        Some(source) => findings.extend(cluster::look(args, state, (&source, own.node_name.as_deref()))),
+        Some(source) => findings.extend(cluster::check(args, state, (&source, own.node_name.as_deref()))),
         None => findings.push(Finding::warn(
             "API server",
             "was not asked: no credentials",

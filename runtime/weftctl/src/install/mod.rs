@@ -158,7 +158,11 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     for program in &programs {
         steps.push(Step::write(&program.to, &program.content, 0o755)?);
     }
-    steps.push(Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, weft_core::private::FILE)?);
+    steps.push(Step::write(
+        &Installed::path(state),
+        &Installed::record_text(&bin_dir, &ctl_dir)?,
+        weft_core::private::FILE,
+    )?);
     for name in &names {
         steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
     }

@@ -133,7 +133,7 @@ pub(crate) fn state_text(row: &ClaimRow) -> String {
 }
 
 /// Returns the seconds until a claim ends by itself.
-fn left(row: &ClaimRow) -> u64 {
+fn seconds_left(row: &ClaimRow) -> u64 {
     row.until.unwrap_or_default().saturating_sub(weft_core::facts::now().unwrap_or_default())
 }
 
