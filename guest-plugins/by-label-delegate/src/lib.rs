@@ -10,7 +10,7 @@
 //! those that match none, and without it they are denied. `set` gives values to keys that the delegate lists as settable.
 
 use weft_allocator::conf;
-use weft_labels::shown;
+use weft_labels::format_labels;
 use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
 use weft_sdk::{DelegatePolicy, Denial, Pair, Problem};
 
@@ -21,7 +21,7 @@ struct ByLabelDelegate;
 impl DelegatePolicy for ByLabelDelegate {
     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let select = conf::top(&config).map_err(conf::invalid)?;
+        let select = conf::top_object(&config).map_err(conf::invalid)?;
         let rules = rules::read(&select).map_err(conf::invalid)?;
         let pod: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(pod, &request.node.labels).ok_or_else(|| no_match(request, pod))?;
@@ -37,7 +37,7 @@ impl DelegatePolicy for ByLabelDelegate {
     }
 
     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem> {
-        let read = conf::parse(config).and_then(|config| rules::read(&conf::top(&config)?));
+        let read = conf::parse(config).and_then(|config| rules::read(&conf::top_object(&config)?));
         match read {
             Ok(rules) => rules.all().flat_map(|rule| rules::problems(rule, candidates)).collect(),
             Err(problem) => vec![problem],

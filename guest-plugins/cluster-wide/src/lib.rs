@@ -28,7 +28,7 @@ struct ClusterWide;
 impl Policy for ClusterWide {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let ipam = conf::top(&config).map_err(conf::invalid)?;
+        let ipam = conf::top_object(&config).map_err(conf::invalid)?;
         let excluded = exclude::read(&ipam).map_err(conf::invalid)?;
         let rules = rules(&ipam).map_err(conf::invalid)?;
         let (sets, why) = choose(&rules, request)?;
@@ -78,7 +78,7 @@ fn choose(rules: &Rules<Sets>, request: &Request) -> Result<(Vec<usize>, String)
 
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let ipam = conf::top(&config)?;
+    let ipam = conf::top_object(&config)?;
     let (sets, mut problems) = ranges::check(&ipam);
     match rules(&ipam) {
         Ok(rules) => problems.extend(rules.unknown_sets(&sets)),

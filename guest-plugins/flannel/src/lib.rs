@@ -31,7 +31,7 @@ struct Flannel;
 impl DelegatePolicy for Flannel {
     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let select = conf::top(&config).map_err(conf::invalid)?;
+        let select = conf::top_object(&config).map_err(conf::invalid)?;
         select.only(&KEYS).map_err(conf::invalid)?;
         let candidate = candidate(&select, &request.candidates).map_err(conf::invalid)?;
         if let Some(problem) = not_settable(candidate) {
@@ -62,7 +62,7 @@ impl DelegatePolicy for Flannel {
 
 fn check(config: &str, candidates: &[Candidate]) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let select = conf::top(&config)?;
+    let select = conf::top_object(&config)?;
     let mut problems = Vec::new();
     problems.extend(select.only(&KEYS).err());
     match select.object("files") {

@@ -50,7 +50,7 @@ pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
 // === impl Lines ===
 
 impl Lines {
-    fn take(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
+    fn set_key(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         // The plugin panics if the `=` is missing.
         let value = || value.ok_or_else(|| format!("{key} has no value"));
         match key {

@@ -34,7 +34,7 @@ pub struct Rules<T> {
 
 /// Formats labels for people.
 #[must_use]
-pub fn shown(labels: &[Pair]) -> String {
+pub fn format_labels(labels: &[Pair]) -> String {
     let texts: Vec<String> = labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect();
     if texts.is_empty() { "it has none".to_owned() } else { texts.join(", ") }
 }
@@ -79,7 +79,7 @@ impl<T> Rule<T> {
 
     /// Returns the rule's place and its labels, each with the word for its owner.
     #[must_use]
-    pub fn why(&self, pod: &str, node: &str) -> String {
+    pub fn describe(&self, pod: &str, node: &str) -> String {
         let labels: Vec<String> = self.pod.texts(pod).chain(self.node.texts(node)).collect();
         if labels.is_empty() { self.at.clone() } else { format!("{} ({})", self.at, labels.join(", ")) }
     }
@@ -108,7 +108,7 @@ impl<T> Rules<T> {
     }
 
     /// Returns all rules, the default last.
-    pub fn all(&self) -> impl Iterator<Item = &Rule<T>> {
+    pub fn all_rules(&self) -> impl Iterator<Item = &Rule<T>> {
         self.rules.iter().chain(&self.default)
     }
 }

@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddress {
     text.parse().expect("an address")
 }
 
-fn first(picks: &[Pick]) -> Vec<String> {
+fn first_candidates(picks: &[Pick]) -> Vec<String> {
     picks.iter().map(|pick| pick.wanted.candidates[0].to_string()).collect()
 }
 
@@ -22,7 +22,7 @@ fn claim(request: &Request, ledger: &mut ModelLedger, owner: &str) -> Result<Vec
     for taken in &picks {
         ledger.claim(taken.wanted.candidates[0].address, owner, ClaimState::Active);
     }
-    Ok(first(&picks))
+    Ok(first_candidates(&picks))
 }
 
 #[test]
