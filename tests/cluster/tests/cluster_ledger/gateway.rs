@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::chaos::liar;
+use crate::chaos::lying_policy;
 use crate::cluster::Cluster;
 use crate::world::{Node, Pod};
 

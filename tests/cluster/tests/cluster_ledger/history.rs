@@ -71,7 +71,7 @@ impl Model {
         self.resting.contains(address) || self.held.values().any(|(_node, _rests, held)| held.contains(address))
     }
 
-    fn all(&self) -> BTreeSet<IpAddr> {
+    fn all_addresses(&self) -> BTreeSet<IpAddr> {
         self.held.values().flat_map(|(_node, _rests, held)| held.clone()).chain(self.resting.clone()).collect()
     }
 
@@ -140,7 +140,7 @@ impl History<'_> {
 
     /// Adding an existing attachment again fails.
     fn add_again(&mut self) -> Result<()> {
-        let Some((attachment, node)) = self.any() else { return Ok(()) };
+        let Some((attachment, node)) = self.random_pod() else { return Ok(()) };
         let error = self.nodes[node].ipam("ADD", &self.pods[attachment], &self.conf(node, false))?.error()?;
         ensure!(error.code != 0, "{error:?}");
         Ok(())
@@ -160,7 +160,7 @@ impl History<'_> {
 
     /// GC on a node: all but some of its attachments are gone.
     fn collect(&mut self) -> Result<()> {
-        let Some((dead, node)) = self.any() else { return Ok(()) };
+        let Some((dead, node)) = self.random_pod() else { return Ok(()) };
         let here = |(_attachment, held): &(&usize, &(usize, bool, Vec<IpAddr>))| held.0 == node;
         let here: Vec<usize> = self.model.held.iter().filter(here).map(|(attachment, _held)| *attachment).collect();
         let valid: Vec<Value> = here
@@ -176,7 +176,7 @@ impl History<'_> {
     }
 
     /// Returns an existing attachment, and its node.
-    fn any(&mut self) -> Option<(usize, usize)> {
+    fn random_pod(&mut self) -> Option<(usize, usize)> {
         let all: Vec<(usize, usize)> = self.model.held.iter().map(|(key, held)| (*key, held.0)).collect();
         self.random.choice(&all).copied()
     }
@@ -199,12 +199,12 @@ impl History<'_> {
 
     /// Compares the ledger with the model; a cluster's ledger learns of a DEL in the background.
     fn compare(&self) -> Result<()> {
-        let expected = self.model.all();
-        let same = || Ok(self.found()? == expected);
+        let expected = self.model.all_addresses();
+        let same = || Ok(self.addresses_in_ledger()? == expected);
         wait(PATIENCE, "the model's claims", same).with_context(|| format!("{:?}, not {expected:?}", self.found()))
     }
 
-    fn found(&self) -> Result<BTreeSet<IpAddr>> {
+    fn addresses_in_ledger(&self) -> Result<BTreeSet<IpAddr>> {
         let Some(cluster) = self.cluster else {
             let lines = self.nodes[0].sql("SELECT hex(address) FROM claims")?;
             return lines.lines().filter(|line| !line.is_empty()).map(from_hex).collect();

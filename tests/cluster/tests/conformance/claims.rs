@@ -185,7 +185,7 @@ pub(crate) fn status_alone(scene: Scene) -> Result<()> {
 }
 
 /// R40: the address stays while the IPAMClaim exists, whatever becomes of the pods; then it is free.
-pub(crate) fn kept(scene: Scene) -> Result<()> {
+pub(crate) fn address_is_kept(scene: Scene) -> Result<()> {
     let site = Site::new(scene, 53)?;
     site.make("vm")?;
     let (first, second) = (site.vm("first", Some("vm"))?, site.vm("second", Some("vm"))?);

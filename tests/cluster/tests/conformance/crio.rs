@@ -133,7 +133,7 @@ fn networks(scene: &Scene) -> Result<()> {
 }
 
 /// Two pods live and end, with every version of CNI that has CHECK.
-pub(crate) fn life(scene: Scene) -> Result<()> {
+pub(crate) fn pod_lifecycle(scene: Scene) -> Result<()> {
     networks(&scene)?;
     for version in ["0.4.0", "1.0.0", "1.1.0"] {
         let crio = Crio::new(&scene, version);

@@ -53,7 +53,7 @@ pub(crate) fn only_configurations(mut scene: Scene) -> Result<()> {
     let (namespace, name) = (scene.namespace.clone(), "wire".to_owned());
     let annotations = [("vendor.example.com/vlan".to_owned(), "7".to_owned())].into();
     let config = Some(vendor("wire").to_string());
-    crate::put(&scene, weft_cluster::api::Definition { namespace, name, config, annotations })?;
+    crate::put_definition(&scene, weft_cluster::api::Definition { namespace, name, config, annotations })?;
     scene.annotated_pod(&[(crate::NETWORKS, "wire"), ("vendor.example.com/vlan", "8")], &[])?;
     rules(json!([]))?;
     scene.add()?;

@@ -12,7 +12,7 @@ use weft_cluster::scene::{bridge, calls, plugin_calls, rules, vendor};
 use weft_kit::cni::Reply;
 use weft_kit::dhcp::{PATIENCE, wait};
 
-use crate::{NETWORKS, Scene, put, refused_whole};
+use crate::{NETWORKS, Scene, put_definition, refused_whole};
 
 /// R28: every pod is attached to the default network first, wherever its configuration comes from, and one pod may name
 /// another one.
@@ -218,7 +218,7 @@ pub(crate) fn one_after_the_other(mut scene: Scene) -> Result<()> {
 pub(crate) fn isolation(mut scene: Scene) -> Result<()> {
     let other = format!("{}-other", scene.namespace);
     let (namespace, config) = (other.clone(), Some(vendor("wire").to_string()));
-    put(&scene, Definition { namespace, name: "wire".to_owned(), config, ..Definition::default() })?;
+    put_definition(&scene, Definition { namespace, name: "wire".to_owned(), config, ..Definition::default() })?;
     let reference = format!("{other}/wire");
     scene.conf["namespaceIsolation"] = json!(true);
     refused_whole(&mut scene, &reference, "namespaceIsolation is on")?;

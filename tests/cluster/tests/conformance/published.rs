@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use weft_cluster::api::{Api as _, Definition, Event};
 use weft_cluster::scene::{plugin_calls, rules, vendor};
 
-use crate::{NETWORKS, Scene, put};
+use crate::{NETWORKS, Scene, put_definition};
 
 /// The annotation.
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// R23: one entry per attachment, exactly one with `default: true`; the text is that of Multus. It is written before the ADD
 /// returns, and so are the events.
-pub(crate) fn text(mut scene: Scene) -> Result<()> {
+pub(crate) fn status_text(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &vendor("wire"))?;
     scene.pod("wire")?;
     scene.api.take_events()?;
@@ -136,7 +136,7 @@ pub(crate) fn device_info(mut scene: Scene) -> Result<()> {
     fs::write(&of_plugin, info.to_string())?;
     let config = json!({"cniVersion": "1.1.0", "name": "nic", "type": "fake",
                         "capabilities": {"CNIDeviceInfoFile": true, "deviceID": true}});
-    put(
+    put_definition(
         &scene,
         Definition {
             namespace: scene.namespace.clone(),
@@ -146,7 +146,7 @@ pub(crate) fn device_info(mut scene: Scene) -> Result<()> {
         },
     )?;
     scene.pod("nic, nic")?;
-    crate::devices::give(&scene, "weft.test/info", &["0000:03:02.0", "0000:03:02.1"])?;
+    crate::devices::give_devices(&scene, "weft.test/info", &["0000:03:02.0", "0000:03:02.1"])?;
     let own = json!({"type": "vdpa", "version": "1.1.0", "vdpa": {"parent-device": "vdpa0"}});
     rules(json!([{"when": {"command": "ADD", "ifname": "net2"}, "do": {"devinfo": own}}]))?;
     scene.add()?;

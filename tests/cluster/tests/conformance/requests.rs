@@ -50,7 +50,7 @@ fn by_capability(scene: &mut Scene, keys: &str, capability: &str, want: &Value) 
 }
 
 /// Values that fail the pod.
-fn wrong(scene: &mut Scene, all: &[(&str, &str)]) -> Result<()> {
+fn wrong_requests(scene: &mut Scene, all: &[(&str, &str)]) -> Result<()> {
     all.iter().try_for_each(|(keys, words)| refused_whole(scene, &element(keys), words))
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn ips(mut scene: Scene) -> Result<()> {
     by_capability(&mut scene, &format!("\"ips\": {asked}"), "ips", &asked)?;
     let args = added("fake")?.env("CNI_ARGS").to_owned();
     ensure!(args.ends_with(";IP=10.20.0.77/24,fd20::77/64,10.20.0.78"), "{args}");
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""ips": []"#, "ips is an empty list"),
@@ -96,7 +96,7 @@ pub(crate) fn mac(mut scene: Scene) -> Result<()> {
     let args = added("fake")?.env("CNI_ARGS").to_owned();
     ensure!(args.ends_with(";MAC=02:aa:BB:cc:dd:01"), "{args}");
     let words = "is not an address of 6 octets";
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""mac": "02:aa:bb:cc:dd""#, words),
@@ -126,7 +126,7 @@ pub(crate) fn cni_args(mut scene: Scene) -> Result<()> {
     let conf = json!({"cniVersion": "1.1.0", "name": "wire",
         "plugins": [{"type": "fake-b", "args": own}, {"type": "fake"}]});
     scene.nad("wire", &conf)?;
-    wrong(&mut scene, &[(r#""cni-args": [1]"#, "of type object"), (r#""cni-args": "x""#, "of type object")])?;
+    wrong_requests(&mut scene, &[(r#""cni-args": [1]"#, "of type object"), (r#""cni-args": "x""#, "of type object")])?;
     scene.pod(&element(r#""cni-args": {"a": "pod", "deep": {"x": [1]}}"#))?;
     rules(json!([]))?;
     scene.add()?;
@@ -154,7 +154,7 @@ pub(crate) fn port_mappings(mut scene: Scene) -> Result<()> {
         (r#"{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}"#, "protocol \"icmp\""),
         (r#"{"hostPort": 80, "containerPort": 80, "hostIP": "x"}"#, "hostIP \"x\" is not an address"),
     ] {
-        wrong(&mut scene, &[(&one(mapping), words)])?;
+        wrong_requests(&mut scene, &[(&one(mapping), words)])?;
     }
     scene.nothing_left()
 }
@@ -184,7 +184,7 @@ pub(crate) fn bandwidth(mut scene: Scene) -> Result<()> {
     let asked = r#""bandwidth": {"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000}"#;
     let want = json!({"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000, "egressBurst": 0});
     by_capability(&mut scene, asked, "bandwidth", &want)?;
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""bandwidth": {}"#, "bandwidth limits nothing"),
@@ -201,7 +201,10 @@ pub(crate) fn infiniband_guid(mut scene: Scene) -> Result<()> {
     let guid = "24:8a:07:03:00:8d:ae:2e";
     by_capability(&mut scene, &format!("\"infiniband-guid\": \"{guid}\""), "infinibandGUID", &json!(guid))?;
     let words = "is not an address of 8 octets";
-    wrong(&mut scene, &[(r#""infiniband-guid": "24:8a:07:03:00:8d""#, words), (r#""infiniband-guid": "x""#, words)])?;
+    wrong_requests(
+        &mut scene,
+        &[(r#""infiniband-guid": "24:8a:07:03:00:8d""#, words), (r#""infiniband-guid": "x""#, words)],
+    )?;
     scene.nothing_left()
 }
 
@@ -210,7 +213,7 @@ pub(crate) fn ipam_claim_reference(mut scene: Scene) -> Result<()> {
     let conf = json!({"cniVersion": "1.1.0", "name": "wire", "capabilities": {"ips": true},
         "plugins": [{"type": "fake-b"}, {"type": "fake", "capabilities": {"ips": true}}]});
     scene.nad("wire", &conf)?;
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (

@@ -12,7 +12,7 @@ fn routed(name: &str, subnet: u8) -> Value {
 }
 
 /// It moves, and both the answer and the status say so.
-pub(crate) fn moves(mut scene: Scene) -> Result<()> {
+pub(crate) fn default_route_moves(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &bridge("wire", 20, &json!({})))?;
     scene.nad("blue", &routed("blue", 30))?;
     scene.pod(r#"[{"name": "wire", "default-route": ["10.20.0.1"]}, {"name": "blue"}]"#)?;

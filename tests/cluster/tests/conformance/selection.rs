@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_cluster::api::Definition;
 use weft_cluster::scene::{bridge, calls, plugin_calls, rules, vendor};
 
-use crate::{Scene, put, refused_whole};
+use crate::{Scene, put_definition, refused_whole};
 
 /// R7: the list of names and the list of objects say the same.
 pub(crate) fn both_forms(mut scene: Scene) -> Result<()> {
@@ -78,7 +78,7 @@ pub(crate) fn namespace(mut scene: Scene) -> Result<()> {
     let other = format!("{}-other", scene.namespace);
     let define = |namespace: &str, name: &str, config: &Value| {
         let (namespace, name, config) = (namespace.to_owned(), name.to_owned(), Some(config.to_string()));
-        put(&scene, Definition { namespace, name, config, ..Definition::default() })
+        put_definition(&scene, Definition { namespace, name, config, ..Definition::default() })
     };
     define(&scene.namespace, "wire", &vendor("of-the-pod"))?;
     define(&other, "wire", &vendor("of-the-other"))?;

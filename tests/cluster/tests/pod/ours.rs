@@ -6,7 +6,7 @@ use weft_cluster::api::Api as _;
 use weft_cluster::scene::bridge;
 use weft_kit::programs::Installation;
 
-use crate::{Scene, failing_add, made, weft};
+use crate::{Scene, failing_add, make_scene, weft};
 
 /// A policy's fallback decides for one network, and on another a machine has the next address. The pod starts, and its owner
 /// learns both.
@@ -33,7 +33,7 @@ pub(crate) fn notices(mut scene: Scene) -> Result<()> {
     inside.line("ip address add 10.60.0.2/24 dev lan0")?;
     scene.add()?;
     let events = scene.api.take_events()?;
-    let has = |reason: &str, text: &str| {
+    let expect_event = |reason: &str, text: &str| {
         let found = events.iter().find(|event| event.reason == reason);
         ensure!(
             found.is_some_and(|event| event.kind == "Warning" && event.message.contains(text)),
@@ -41,8 +41,8 @@ pub(crate) fn notices(mut scene: Scene) -> Result<()> {
         );
         Ok(())
     };
-    has("PolicyFellBack", "host-local decides instead of file:///nowhere/policy.wasm")?;
-    has("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
+    expect_event("PolicyFellBack", "host-local decides instead of file:///nowhere/policy.wasm")?;
+    expect_event("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
     ensure!(events.iter().filter(|event| event.reason == "AddedInterface").count() == 3, "{events:?}");
     ensure!(events.len() == 5, "{events:?}");
     scene.run("DEL")?.quiet()
@@ -107,7 +107,7 @@ pub(crate) fn beside_stock(scene: Scene) -> Result<()> {
     };
     let ours = seen(scene)?;
     let installation = Installation::pristine()?;
-    let mut stock = made(&weft()?, Some(installation.state()))?;
+    let mut stock = make_scene(&weft()?, Some(installation.state()))?;
     stock.conf["externalPlugins"] = json!(["bridge"]);
     let theirs = seen(stock)?;
     ensure!(ours.0 == theirs.0, "status\nours   {}\ntheirs {}", ours.0, theirs.0);

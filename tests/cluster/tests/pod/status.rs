@@ -48,7 +48,7 @@ pub(crate) fn one_deadline(mut scene: Scene) -> Result<()> {
 
 pub(crate) fn every_default_network(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    let put = |scene: &Scene, name: &str| {
+    let define = |scene: &Scene, name: &str| {
         let config = Some(vendor(name).to_string());
         scene.api.put_definition(&Definition {
             namespace: "kube-system".to_owned(),
@@ -60,12 +60,12 @@ pub(crate) fn every_default_network(mut scene: Scene) -> Result<()> {
     scene.conf.as_object_mut().context("conf")?.remove("delegates");
     scene.conf["clusterNetwork"] = json!("main");
     scene.conf["defaultNetworks"] = json!(["more"]);
-    put(&scene, "main")?;
+    define(&scene, "main")?;
     // Every ADD would fail.
     scene.run("ADD")?.error()?;
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains("(more)"), "{error:?}");
-    put(&scene, "more")?;
+    define(&scene, "more")?;
     scene.run("STATUS")?.quiet()?;
     rules(
         json!([{"when": {"command": "STATUS", "name": "more"}, "do": {"error": {"code": 50, "msg": "more is down"}}}]),
