@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{CniError, Reply, ok};
+use weft_kit::cni::{CniError, Reply, expect_ok};
 use weft_kit::dhcp::{Daemon, PATIENCE, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World};
 use weft_kit::{process, sandbox};
 
-use self::no_other::{asked_for, four_conflicts, kept, no_carrier, pool_of_one, refused};
+use self::no_other::{asked_for, four_conflicts, kept_address_is_not_replaced, no_carrier, pool_of_one, refused};
 
 /// Hardware address of the impostor.
 const MAC: &str = "02:00:00:00:0b:ad";
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     suite.test("a_pool_of_one_address_leaves_nothing", &needs, pool_of_one);
     suite.test("four_conflicts_are_enough", &needs, four_conflicts);
     suite.test("an_address_that_was_asked_for_is_not_replaced", &needs, asked_for);
-    suite.test("an_address_that_is_kept_is_not_replaced", &needs, kept);
+    suite.test("an_address_that_is_kept_is_not_replaced", &needs, kept_address_is_not_replaced);
     suite.test("switched_off_nothing_is_asked", &needs, switched_off);
     suite.test("an_add_that_is_killed_while_it_asks_leaves_nothing", &needs, killed);
     suite.test("a_flood_does_not_hold_up_an_add", &needs, flood);
@@ -184,9 +184,9 @@ fn next_address() -> Result<()> {
     ensure!(add(&mut world, "two", &conf)? == ["10.64.0.5"], "the second pod");
     ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
     ensure!(marks(&world)?.len() == 2, "{:?}", marks(&world)?);
-    ok(&world.call("CHECK", &Attach::eth0("one"), &with_result(&conf, &reply)?)?, "CHECK")?;
+    expect_ok(&world.call("CHECK", &Attach::eth0("one"), &with_result(&conf, &reply)?)?, "CHECK")?;
     for container in ["one", "two"] {
-        ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
     }
     nothing_left(&world)?;
     // An operator releases the mark.
@@ -225,7 +225,7 @@ fn each_family() -> Result<()> {
     ensure!(world.reaches("one", "fd64::2")?, "the address that is not ours is reached");
     segment.impostor.line("ip address add fd64::100/64 dev lan0 nodad")?;
     ensure!(segment.impostor.run(&["ping", "-n", "-c", "3", "-w", "5", "fd64::3"]).is_ok(), "the pod answers");
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     nothing_left(&world)
 }
 
@@ -242,7 +242,7 @@ fn switched_off() -> Result<()> {
         // Now both have the address, which detection would prevent.
         let given = add(&mut world, "one", conf)?;
         capture.wait_for(&["who-has", &format!("tell {}", given[0])])?;
-        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
     }
     let probes = capture.count(&["tell 0.0.0.0"]) + capture.count(&[":: > ff02::1:ff", "who has fd64::"]);
     ensure!(probes == 0, "{probes} probes: {}", capture.daemon.log());
@@ -264,7 +264,7 @@ fn killed() -> Result<()> {
     capture.wait_for(&["who-has 10.64.0.2 ", "tell 0.0.0.0"])?;
     let given = world.container("one")?.line("ip -br -4 address show scope global")?.text();
     ensure!(given.trim().is_empty(), "it has an address before anybody could answer: {given}");
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     ensure!(links(&mut world, "one")?.is_empty() && world.claims()?.is_empty(), "{:?}", world.claims()?);
     nothing_left(&world)
 }
@@ -322,6 +322,6 @@ fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
     for to in ["10.64.0.100", "10.64.0.2", "fd64::100"] {
         ensure!(world.reaches("one", to)?, "{to} is not reached");
     }
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     nothing_left(&world)
 }

@@ -88,7 +88,7 @@ impl Node {
         Ok(Self { world, policy })
     }
 
-    fn with(component: &[u8]) -> Result<Self> {
+    fn with_policy(component: &[u8]) -> Result<Self> {
         let node = Self::new()?;
         fs::write(&node.policy, component).context("write the policy")?;
         Ok(node)
@@ -124,7 +124,7 @@ impl Node {
     /// Runs DEL as after a crash: with nothing but the name.
     fn del_bare(&mut self, container: &str, network: &str) -> Result<()> {
         let bare = json!({ "cniVersion": "1.1.0", "name": network, "type": "weft" });
-        self.call("DEL", container, &bare)?.quiet().with_context(|| format!("DEL {container}"))
+        self.call("DEL", container, &bare)?.expect_quiet().with_context(|| format!("DEL {container}"))
     }
 
     fn ask_status(&mut self, conf: &Value) -> Result<Reply> {
@@ -200,7 +200,7 @@ fn check_and_plan() -> Result<()> {
 /// Between two ADDs only the file's content changes, and the new policy makes the next choice.
 fn swap(guests: &Guests) -> Result<()> {
     let (first, last) = (guests.get("pick-first")?, guests.get("pick-last")?);
-    let mut node = Node::with(&first)?;
+    let mut node = Node::with_policy(&first)?;
     let conf = node.conf(&json!({}));
     ensure!(node.add("a", &conf)? == "10.77.0.2/24", "the first");
     fs::write(&node.policy, &last)?;
@@ -214,7 +214,7 @@ fn swap(guests: &Guests) -> Result<()> {
     // DEL needs neither the policy nor the choice.
     fs::remove_file(&node.policy)?;
     for container in ["a", "b", "c"] {
-        node.call("DEL", container, &conf)?.quiet()?;
+        node.call("DEL", container, &conf)?.expect_quiet()?;
     }
     ensure!(node.world.claims()?.is_empty(), "claims are left");
     Ok(())
@@ -223,7 +223,7 @@ fn swap(guests: &Guests) -> Result<()> {
 /// A value that the operator lets the policy set reaches the link, and a long reason, or one with control characters,
 /// is cut.
 fn settings(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     let set = node.conf(&json!({ "lie": "set" }));
     node.add("a", &set)?;
     ensure!(node.eth0("a")?["mtu"] == 1300, "{}", node.eth0("a")?);
@@ -238,7 +238,7 @@ fn settings(guests: &Guests) -> Result<()> {
 
 /// Checks how the host handles one wrong answer.
 fn hostile(guests: &Guests, (lie, code, words): &(&str, u64, &str)) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     let honest = node.conf(&json!({}));
     ensure!(node.add("a", &honest)? == "10.77.0.2/24", "without a lie it is honest");
     let before = node.links()?;
@@ -248,7 +248,7 @@ fn hostile(guests: &Guests, (lie, code, words): &(&str, u64, &str)) -> Result<()
     ensure!(error.msg.contains(words), "no {words:?} in {:?}", error.msg);
     ensure!(error.msg.len() < 4096 && !error.msg.contains('\n'), "msg {:?}", error.msg);
     ensure!(node.links()? == before && node.world.claims()? == ["10.77.0.2"], "something changed");
-    node.call("DEL", "b", &conf)?.quiet()?;
+    node.call("DEL", "b", &conf)?.expect_quiet()?;
     ensure!(node.add("b", &honest)? == "10.77.0.3/24", "the next ADD works");
     node.del_bare("a", "own")?;
     node.del_bare("b", "own")
@@ -256,11 +256,11 @@ fn hostile(guests: &Guests, (lie, code, words): &(&str, u64, &str)) -> Result<()
 
 /// STATUS asks the policy about its configuration, and whether it would choose now.
 fn status(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     let sound = node.conf(&json!({}));
     // A STATUS does not wait for the compiler; runtimes ask again.
     weft_kit::dhcp::wait(weft_kit::dhcp::PATIENCE, "the compiled policy", || {
-        Ok(node.ask_status(&sound)?.quiet().is_ok())
+        Ok(node.ask_status(&sound)?.expect_quiet().is_ok())
     })?;
     let refused = node.conf(&json!({ "refuse-me": true }));
     let error = node.ask_status(&refused)?.error()?;
@@ -270,7 +270,7 @@ fn status(guests: &Guests) -> Result<()> {
     ensure!(error.code == 50 && error.msg == "not yet", "{error:?}");
     // A policy may deny a pod that has no labels and admit others.
     let choosy = node.conf(&json!({ "lie": "no-one" }));
-    node.ask_status(&choosy)?.quiet()?;
+    node.ask_status(&choosy)?.expect_quiet()?;
     // The chosen delegate is checked as if it were the only one.
     let mut full = sound.clone();
     full["ipam"]["ranges"] = json!([[{ "subnet": "10.77.0.0/30" }]]);
@@ -285,7 +285,7 @@ fn status(guests: &Guests) -> Result<()> {
 
 /// Refuses a policy that picks addresses where one that picks a delegate is needed, and the other way round.
 fn other_world(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     let conf = node.conf(&json!({}));
     let error = node.call("ADD", "a", &conf)?.error()?;
     ensure!(error.code == 7 && error.msg.contains("set it in \"ipam\", not in \"select\""), "{error:?}");
@@ -307,7 +307,7 @@ fn other_world(guests: &Guests) -> Result<()> {
 
 /// Steps belong to the network: they apply to whatever delegate is chosen.
 fn with_steps(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     let mut conf = node.conf(&json!({}));
     conf["steps"] = json!([{ "type": "tuning", "mtu": 1350 }]);
     node.add("a", &conf)?;
@@ -328,7 +328,7 @@ fn with_steps(guests: &Guests) -> Result<()> {
 
 /// The chosen delegate may be another plugin: weft execs it, it calls weft for addresses, and DEL knows it.
 fn external(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-last")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-last")?)?;
     let bin = node.world.scratch().join("plugins");
     fs::create_dir(&bin)?;
     std::os::unix::fs::symlink(node.world.plugin("weft"), bin.join("weft"))?;
@@ -348,7 +348,7 @@ fn external(guests: &Guests) -> Result<()> {
     let chosen = why.as_array().into_iter().flatten().find_map(|entry| entry.pointer("/choice/delegate"));
     ensure!(chosen == Some(&json!("theirs")), "{why}");
     let bare = json!({ "cniVersion": "1.0.0", "name": "own", "type": "weft" });
-    node.call("DEL", "a", &bare)?.quiet()?;
+    node.call("DEL", "a", &bare)?.expect_quiet()?;
     ensure!(node.world.container("a")?.line("ip link show eth0").is_err(), "eth0 is left");
     ensure!(node.world.claims()?.is_empty(), "claims are left");
     Ok(())

@@ -24,7 +24,7 @@ use weft_kit::programs::{Installation, NAMES, reference_dir};
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
-use self::garbage::{deep, endless, garbage, not_utf8};
+use self::garbage::{deep_nesting, endless, garbage, not_utf8};
 use self::installed::{status, with_installation};
 use self::rows::{row, rows, stdin};
 
@@ -33,13 +33,13 @@ const VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"
 
 /// weft's names without policies: made when the first trial asks, removed with the last owner.
 #[derive(Clone, Default)]
-struct Bare(Arc<OnceLock<Result<(Installation, TempDir), String>>>);
+struct NamesOnly(Arc<OnceLock<Result<(Installation, TempDir), String>>>);
 
-impl Bare {
+impl NamesOnly {
     fn get(&self) -> Result<&(Installation, TempDir)> {
         let made = self.0.get_or_init(|| {
             let scratch = TempDir::new_in(sandbox::scratch()).map_err(|error| error.to_string())?;
-            Ok((Installation::bare().map_err(|error| format!("{error:#}"))?, scratch))
+            Ok((Installation::names_only().map_err(|error| format!("{error:#}"))?, scratch))
         });
         made.as_ref().map_err(|error| anyhow::anyhow!(error.clone()))
     }
@@ -55,7 +55,7 @@ impl Bare {
 fn main() -> ExitCode {
     // As root, the trials run in a namespace of their own, so that random input cannot affect the machine's network.
     sandbox::enter();
-    let bare = Bare::default();
+    let bare = NamesOnly::default();
     let mut suite = Suite::new();
     for row in rows() {
         let (own, weft) = (row.clone(), bare.clone());
@@ -72,12 +72,14 @@ fn main() -> ExitCode {
         let weft = bare.clone();
         suite.test(format!("version/{name}"), &[Need::Weft], move || version(&weft, name));
         let weft = bare.clone();
-        suite.test(format!("about/{name}"), &[Need::Weft], move || about(name, &|call| weft.run(name, call)));
+        suite.test(format!("about/{name}"), &[Need::Weft], move || {
+            about_without_command(name, &|call| weft.run(name, call))
+        });
     }
     for name in ["bridge", "bandwidth", "firewall", "vrf"] {
         suite.test(format!("about/reference/{name}"), &[Need::Reference], move || {
             let plugin = reference_dir().map_err(anyhow::Error::msg)?.join(name);
-            about(name, &|call| call.run(&plugin, &Place::default()))
+            about_without_command(name, &|call| call.run(&plugin, &Place::default()))
         });
     }
     let weft = bare.clone();
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
     let weft = bare.clone();
     suite.test("garbage/endless-stdin", &[Need::Weft], move || endless(&weft));
     let weft = bare.clone();
-    suite.test("garbage/deep-nesting", &[Need::Weft], move || deep(&weft));
+    suite.test("garbage/deep-nesting", &[Need::Weft], move || deep_nesting(&weft));
     with_installation(&mut suite);
     suite.run()
 }
@@ -141,12 +143,12 @@ fn spoken_by(name: &str) -> &'static [&'static str] {
     }
 }
 
-fn version(weft: &Bare, name: &str) -> Result<()> {
+fn version(weft: &NamesOnly, name: &str) -> Result<()> {
     let mut call = Call::new("VERSION", &json!({}));
     for text in [&b"nonsense"[..], b"", b"{\"cniVersion\":\"0.4.0\"}"] {
         call.stdin = text.to_vec();
         let reply = weft.run(name, &call)?;
-        ensure!(reply.ok(), "VERSION failed: {:?}", reply.stdout);
+        ensure!(reply.is_ok(), "VERSION failed: {:?}", reply.stdout);
         let versions = spoken_by(name).iter().map(|version| format!("\"{version}\"")).collect::<Vec<_>>().join(",");
         let want = format!("{{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[{versions}]}}\n");
         ensure!(reply.stdout == want.as_bytes(), "VERSION printed {:?}", String::from_utf8_lossy(&reply.stdout));
@@ -155,7 +157,7 @@ fn version(weft: &Bare, name: &str) -> Result<()> {
 }
 
 /// Called by a person, without CNI_COMMAND: prints what it is to stderr, and succeeds.
-fn about(name: &str, run: &dyn Fn(&Call) -> Result<Reply>) -> Result<()> {
+fn about_without_command(name: &str, run: &dyn Fn(&Call) -> Result<Reply>) -> Result<()> {
     let mut call = Call::new("", &json!({}));
     call.command = None;
     let reply = run(&call)?;

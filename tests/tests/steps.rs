@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::names::Names;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World};
@@ -37,9 +37,9 @@ fn main() -> ExitCode {
 }
 
 fn kernel(world: &World) -> Result<Value> {
-    observe::settle(world)?;
+    observe::wait_until_settled(world)?;
     let mut names = Names::default();
-    let state = observe::world(world, &mut names)?;
+    let state = observe::world_state(world, &mut names)?;
     Ok(names.value(&state))
 }
 
@@ -62,11 +62,11 @@ fn sbr() -> Value {
 }
 
 /// Returns a delegate and steps as one configuration.
-fn whole(delegate: Value, ipam: Value, steps: &[Value]) -> Value {
+fn conf_with_steps(delegate: Value, ipam: Value, steps: &[Value]) -> Value {
     json!({ "cniVersion": "1.0.0", "name": "steps", "type": "weft", "delegate": delegate, "ipam": ipam, "steps": steps })
 }
 
-fn part(conf: &Value, previous: &Value) -> Value {
+fn chained_conf(conf: &Value, previous: &Value) -> Value {
     let mut conf = conf.clone();
     conf["cniVersion"] = json!("1.0.0");
     conf["name"] = json!("steps");
@@ -78,11 +78,11 @@ fn part(conf: &Value, previous: &Value) -> Value {
 fn add_chain(world: &mut World, attach: &Attach<'_>, plugins: &[Value]) -> Result<(Value, Vec<Value>)> {
     let mut result = Value::Null;
     for plugin in plugins {
-        let reply = world.call("ADD", attach, &part(plugin, &result))?;
-        ok(&reply, &format!("ADD of {}", plugin["type"]))?;
+        let reply = world.call("ADD", attach, &chained_conf(plugin, &result))?;
+        expect_ok(&reply, &format!("ADD of {}", plugin["type"]))?;
         result = reply.result()?;
     }
-    Ok((result.clone(), plugins.iter().map(|plugin| part(plugin, &result)).collect()))
+    Ok((result.clone(), plugins.iter().map(|plugin| chained_conf(plugin, &result)).collect()))
 }
 
 /// The same delegate and steps leave the same kernel state and result both ways, and DEL leaves nothing.
@@ -94,14 +94,14 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let (_installation, mut together) = World::installed()?;
     together.container("pod")?;
     let empty = kernel(&together)?;
-    let conf = whole(ptp.clone(), ipam(), &steps);
+    let conf = conf_with_steps(ptp.clone(), ipam(), &steps);
     let reply = together.call("ADD", &eth0, &conf)?;
-    ok(&reply, "ADD in one process")?;
+    expect_ok(&reply, "ADD in one process")?;
     let (one_result, one_state) = (reply.result()?, kernel(&together)?);
     let again = Value::Array(vec![reply.result()?]);
-    ok(&together.call("CHECK", &eth0, &part(&conf, &again[0]))?, "CHECK in one process")?;
+    expect_ok(&together.call("CHECK", &eth0, &chained_conf(&conf, &again[0]))?, "CHECK in one process")?;
     for _ in 0..2 {
-        ok(&together.call("DEL", &eth0, &conf)?, "DEL in one process")?;
+        expect_ok(&together.call("DEL", &eth0, &conf)?, "DEL in one process")?;
         expect_same(&without_forwarding(&empty), &without_forwarding(&kernel(&together)?), "after DEL in one process")?;
     }
 
@@ -113,7 +113,7 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let (chain_result, confs) = add_chain(&mut apart, &eth0, &plugins)?;
     expect_same(&one_state, &kernel(&apart)?, "one process and chain")?;
     for (which, key) in [("names", "name"), ("MAC addresses", "mac")] {
-        let of = |result: &Value| {
+        let comparable_links = |result: &Value| {
             let listed = result["interfaces"].as_array().cloned().unwrap_or_default();
             let known = |link: &&Value| key == "name" || link["name"] == "eth0";
             let random = |link: &Value| if key == "name" { link[key].as_str().map(|name| name.len()) } else { None };
@@ -123,15 +123,18 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
                 .map(|link| random(link).map_or(link[key].clone(), Value::from))
                 .collect::<Vec<_>>()
         };
-        ensure!(of(&one_result) == of(&chain_result), "{which}: {one_result} and {chain_result}");
+        ensure!(
+            comparable_links(&one_result) == comparable_links(&chain_result),
+            "{which}: {one_result} and {chain_result}"
+        );
     }
     ensure!(chain_result["interfaces"].as_array().is_some_and(|links| links.len() == 3), "{chain_result}");
     for conf in &confs {
-        ok(&apart.call("CHECK", &eth0, conf)?, &format!("CHECK of {}", conf["type"]))?;
+        expect_ok(&apart.call("CHECK", &eth0, conf)?, &format!("CHECK of {}", conf["type"]))?;
     }
     for _ in 0..2 {
         for conf in confs.iter().rev() {
-            ok(&apart.call("DEL", &eth0, conf)?, &format!("DEL of {}", conf["type"]))?;
+            expect_ok(&apart.call("DEL", &eth0, conf)?, &format!("DEL of {}", conf["type"]))?;
         }
         expect_same(&without_forwarding(&empty), &without_forwarding(&kernel(&apart)?), "after DEL of the chain")?;
     }
@@ -175,12 +178,12 @@ fn differences(at: &str, a: &Value, b: &Value, lines: &mut Vec<String>) {
 fn check_in_one_process() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let bridge = json!({ "type": "bridge", "bridge": "st0", "isDefaultGateway": true });
-    let conf = whole(bridge, ipam(), &[tuning(), bandwidth(8_000_000, 800_000), sbr()]);
+    let conf = conf_with_steps(bridge, ipam(), &[tuning(), bandwidth(8_000_000, 800_000), sbr()]);
     let eth0 = Attach::eth0("pod");
     let reply = world.call("ADD", &eth0, &conf)?;
-    ok(&reply, "ADD")?;
-    let conf = part(&conf, &reply.result()?);
-    ok(&world.call("CHECK", &eth0, &conf)?, "CHECK")?;
+    expect_ok(&reply, "ADD")?;
+    let conf = chained_conf(&conf, &reply.result()?);
+    expect_ok(&world.call("CHECK", &eth0, &conf)?, "CHECK")?;
     let ifb = reply.result()?["interfaces"][3]["name"].as_str().context("four interfaces")?.to_owned();
     let breakages = [
         (
@@ -200,13 +203,13 @@ fn check_in_one_process() -> Result<()> {
     for (place, line, wanted) in &breakages {
         world.netns(place)?.line(line)?;
         let reply = world.call("CHECK", &eth0, &conf)?;
-        match (wanted.is_empty(), reply.ok()) {
+        match (wanted.is_empty(), reply.is_ok()) {
             (true, true) => {}
             (false, false) if reply.error()?.msg.starts_with(wanted) => {}
             _ => bail!("CHECK after {line}: {}", String::from_utf8_lossy(&reply.stdout)),
         }
     }
-    ok(&world.call("DEL", &eth0, &conf)?, "DEL")
+    expect_ok(&world.call("DEL", &eth0, &conf)?, "DEL")
 }
 
 /// GC of a chained step works from the journal: its configuration has no prevResult and no rates.
@@ -222,7 +225,7 @@ fn gc_removes_chained_steps() -> Result<()> {
     let valid = json!([{ "containerID": "cid-keep", "ifname": "eth0" }]);
     let conf =
         json!({ "cniVersion": "1.1.0", "name": "steps", "type": "bandwidth", "cni.dev/valid-attachments": valid });
-    ok(&world.call("GC", &Attach::eth0("keep"), &conf)?, "GC")?;
+    expect_ok(&world.call("GC", &Attach::eth0("keep"), &conf)?, "GC")?;
     let links = world.host().line("ip -j link show")?.text();
     ensure!(links.contains(&kept[0]), "GC removed the device of a valid attachment");
     ensure!(!links.contains(&kept[1]), "GC left {}", kept[1]);
@@ -239,8 +242,12 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
     let dead = json!({ "type": "static", "addresses": [{ "address": "10.64.0.5/24", "gateway": "10.64.0.1" },
                                                       { "address": "fd64::5/64", "gateway": "fd64::1" }],
                        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] });
-    ok(
-        &world.call("ADD", &Attach::eth0("pod"), &whole(json!({ "type": "bridge", "bridge": "dead0" }), dead, &[]))?,
+    expect_ok(
+        &world.call(
+            "ADD",
+            &Attach::eth0("pod"),
+            &conf_with_steps(json!({ "type": "bridge", "bridge": "dead0" }), dead, &[]),
+        )?,
         "ADD eth0",
     )?;
     let live = json!({ "type": "static", "addresses": [{ "address": "10.65.0.5/24", "gateway": "10.65.0.1" },
@@ -248,15 +255,15 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
     let net1 = Attach { ifname: "net1", ..Attach::eth0("pod") };
     let bridge = json!({ "type": "bridge", "bridge": "live0", "isGateway": true });
     for (steps, answers) in [(vec![], false), (vec![sbr()], true)] {
-        let conf = whole(bridge.clone(), live.clone(), &steps);
-        ok(&world.call("ADD", &net1, &conf)?, "ADD net1")?;
+        let conf = conf_with_steps(bridge.clone(), live.clone(), &steps);
+        expect_ok(&world.call("ADD", &net1, &conf)?, "ADD net1")?;
         for address in ["10.65.0.5", "fd65::5"] {
             ensure!(
                 world.reaches("outside", address)? == answers,
                 "{address} with steps {steps:?}: answers is not {answers}"
             );
         }
-        ok(&world.call("DEL", &net1, &conf)?, "DEL net1")?;
+        expect_ok(&world.call("DEL", &net1, &conf)?, "DEL net1")?;
         let rules = world.netns("pod")?.line("ip rule")?.text() + &world.netns("pod")?.line("ip -6 rule")?.text();
         ensure!(!rules.contains("10.65") && !rules.contains("fd65"), "rules left: {rules}");
     }
@@ -269,9 +276,9 @@ fn two_networks_with_one_range() -> Result<()> {
     for (ifname, bridge, address) in [("net1", "ov1", "10.66.0.5"), ("net2", "ov2", "10.66.0.6")] {
         let ipam =
             json!({ "type": "static", "addresses": [{ "address": format!("{address}/24"), "gateway": "10.66.0.1" }] });
-        let conf = whole(json!({ "type": "bridge", "bridge": bridge }), ipam, &[sbr()]);
+        let conf = conf_with_steps(json!({ "type": "bridge", "bridge": bridge }), ipam, &[sbr()]);
         let attach = Attach { ifname, ..Attach::eth0("pod") };
-        ok(&world.call("ADD", &attach, &conf)?, ifname)?;
+        expect_ok(&world.call("ADD", &attach, &conf)?, ifname)?;
     }
     let pod = world.netns("pod")?;
     for (ifname, address, table) in [("net1", "10.66.0.5", 100), ("net2", "10.66.0.6", 101)] {

@@ -179,7 +179,7 @@ impl Containerd {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        let said = running.said();
+        let said = running.output();
         if said.contains("error") {
             bail!("ctr run {} said: {said}", running.name);
         }
@@ -242,7 +242,7 @@ impl Drop for Containerd {
 
 impl Running {
     /// Returns the output of `ctr run`; to be called after it has ended.
-    fn said(&mut self) -> String {
+    fn output(&mut self) -> String {
         let mut text = String::new();
         if let Some(mut pipe) = self.child.stderr.take() {
             std::io::Read::read_to_string(&mut pipe, &mut text).ok();
@@ -288,7 +288,7 @@ pub fn image(dir: &Path) -> Result<()> {
 }
 
 /// Returns an unused number.
-fn fresh() -> u32 {
+fn fresh_number() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }

@@ -20,12 +20,12 @@ pub struct Names {
 
 impl Names {
     /// Keeps the texts in a configuration or arguments: MAC addresses there are requested ones.
-    pub fn keep(&mut self, text: &str) {
+    pub fn keep_name(&mut self, text: &str) {
         self.literals.push(text.to_lowercase());
     }
 
     /// Replaces `real` by `symbol` from now on. The first symbol of a text counts.
-    pub fn learn(&mut self, real: &str, symbol: &str) {
+    pub fn set_symbol(&mut self, real: &str, symbol: &str) {
         if !real.is_empty() && !self.literals.iter().any(|text| text.contains(&real.to_lowercase())) {
             self.texts.entry(real.to_owned()).or_insert_with(|| symbol.to_owned());
         }
@@ -36,13 +36,13 @@ impl Names {
         if is_random_veth(name) && !self.texts.contains_key(name) {
             self.veths += 1;
             let symbol = format!("veth#{}", self.veths);
-            self.learn(name, &symbol);
+            self.set_symbol(name, &symbol);
         }
     }
 
     /// Returns a text with all known values replaced.
     #[must_use]
-    pub fn text(&self, text: &str) -> String {
+    pub fn replace_names(&self, text: &str) -> String {
         let mut out = text.to_owned();
         // Longest first: a path may begin with another.
         let mut known: Vec<_> = self.texts.iter().collect();
@@ -57,10 +57,11 @@ impl Names {
     #[must_use]
     pub fn value(&self, value: &Value) -> Value {
         match value {
-            Value::String(text) => Value::String(self.text(text)),
+            Value::String(text) => Value::String(self.replace_names(text)),
             Value::Array(items) => Value::Array(items.iter().map(|item| self.value(item)).collect()),
             Value::Object(fields) => {
-                let renamed: Map<_, _> = fields.iter().map(|(key, item)| (self.text(key), self.value(item))).collect();
+                let renamed: Map<_, _> =
+                    fields.iter().map(|(key, item)| (self.replace_names(key), self.value(item))).collect();
                 Value::Object(renamed)
             }
             other => other.clone(),

@@ -87,8 +87,8 @@ impl Link {
 ///
 /// # Errors
 /// A tool fails or does not print JSON.
-pub fn world(world: &World, names: &mut Names) -> Result<Value> {
-    let links = learn(world, names)?;
+pub fn world_state(world: &World, names: &mut Names) -> Result<Value> {
+    let links = learn_names(world, names)?;
     let mut state = Map::new();
     state.insert("host".to_owned(), netns(world.host(), "host", &links)?);
     for (name, container) in world.containers() {
@@ -102,11 +102,11 @@ pub fn world(world: &World, names: &mut Names) -> Result<Value> {
 ///
 /// # Errors
 /// A tool fails, or an address is still tentative after ten seconds.
-pub fn settle(world: &World) -> Result<()> {
+pub fn wait_until_settled(world: &World) -> Result<()> {
     for round in 0..100 {
         let links = all_links(world)?;
         let tentative = links.iter().any(|link| link.raw.to_string().contains("\"tentative\":true"));
-        let late = round < 30 && links.iter().any(|link| late(link, &links));
+        let late = round < 30 && links.iter().any(|link| carrier_is_late(link, &links));
         if !tentative && !late {
             return Ok(());
         }
@@ -116,7 +116,7 @@ pub fn settle(world: &World) -> Result<()> {
 }
 
 /// Returns whether a veth is up, but its operational state does not reflect its other end's yet.
-fn late(link: &Link, links: &[Link]) -> bool {
+fn carrier_is_late(link: &Link, links: &[Link]) -> bool {
     let up = |link: &Link| {
         let flags = link.raw.get("flags").and_then(Value::as_array);
         flags.into_iter().flatten().any(|flag| flag == "UP")
@@ -145,10 +145,10 @@ fn late(link: &Link, links: &[Link]) -> bool {
 /// # Errors
 /// A tool fails.
 pub fn learn_links(world: &World, names: &mut Names) -> Result<()> {
-    learn(world, names).map(drop)
+    learn_names(world, names).map(drop)
 }
 
-fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
+fn learn_names(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     let links = all_links(world)?;
     let mut by_age: Vec<&Link> = links.iter().filter(|link| link.side == "host").collect();
     by_age.sort_by_key(|link| link.number("ifindex"));
@@ -158,7 +158,7 @@ fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     for link in others.into_iter().chain(bridges) {
         let mac = link.text("address");
         if mac != "00:00:00:00:00:00" && mac.matches(':').count() == 5 {
-            names.learn(mac, &format!("mac({}:{})", link.side, names.text(link.name())));
+            names.set_symbol(mac, &format!("mac({}:{})", link.side, names.text(link.name())));
         }
     }
     Ok(links)
@@ -311,7 +311,7 @@ fn route_key(family: &str, mut route: Value) -> String {
     format!("{family} {}", words.join(" "))
 }
 
-fn plain(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

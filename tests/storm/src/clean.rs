@@ -39,7 +39,7 @@ impl Host {
         }
         for family in ["-4", "-6"] {
             for route in list(&ip(&["-j", family, "route", "show", "table", "all"])?)? {
-                if !text(&route, "dst").starts_with("fe80") && !text(&route, "dst").starts_with("ff00") {
+                if !text_at(&route, "dst").starts_with("fe80") && !text_at(&route, "dst").starts_with("ff00") {
                     things.insert(format!("route {} dev {}", text(&route, "dst"), text(&route, "dev")));
                 }
             }
@@ -90,7 +90,7 @@ fn list(json: &str) -> Result<Vec<Value>> {
     if json.trim().is_empty() { Ok(Vec::new()) } else { serde_json::from_str(json).context("read what ip says") }
 }
 
-fn text(value: &Value, key: &str) -> String {
+fn text_at(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or("-").to_owned()
 }
 

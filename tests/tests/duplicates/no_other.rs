@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::world::{Attach, World};
 
 use super::{MAC, Segment, add, addresses, conf, marks, nothing_left, refusal, v4, v6};
@@ -57,13 +57,13 @@ pub(super) fn asked_for() -> Result<()> {
     segment.goes()?;
     for conf in [&by_runtime, &by_name] {
         ensure!(add(&mut world, "one", conf)? == ["10.64.0.7"], "once it is free");
-        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
     }
     Ok(())
 }
 
 /// A pod's first address may be replaced; one that was kept for it may not.
-pub(super) fn kept() -> Result<()> {
+pub(super) fn kept_address_is_not_replaced() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let segment = Segment::new(&world, &["10.64.0.2/24"])?;
     let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
@@ -74,7 +74,7 @@ pub(super) fn kept() -> Result<()> {
     };
     let first = world.call("ADD", &pod("one"), &conf)?;
     ensure!(addresses(&first)? == ["10.64.0.3"], "{:?}", addresses(&first)?);
-    ok(&world.call("DEL", &pod("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &pod("one"), &conf)?, "DEL")?;
     segment.impostor.line("ip address add 10.64.0.3/24 dev lan0")?;
     let error = world.call("ADD", &pod("two"), &conf)?.error()?;
     ensure!(error.code == 102 && error.msg.contains("10.64.0.3"), "{} {}", error.code, error.msg);
@@ -111,7 +111,7 @@ pub(super) fn refused() -> Result<()> {
         }
         let error = refusal(&mut world, "one", &conf)?;
         ensure!(error.code == 7 && error.msg.contains(why), "{kind}: {} {}", error.code, error.msg);
-        ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     }
     let mut dhcp = conf(&ranges);
     dhcp["ipam"] = json!({ "type": "dhcp" });

@@ -18,10 +18,10 @@ use super::{empty, ipam, whole, world};
 
 /// Its host ports are left alone while nobody knows its addresses, and are its own once the runtime's cache shows them.
 pub(super) fn without_a_path() -> Result<()> {
-    let (installation, mut world) = world()?;
-    let conf = whole(8080);
+    let (installation, mut world) = prepare_world()?;
+    let conf = one_conf(8080);
     let reply = world.call("ADD", &Attach::eth0("a"), &conf)?;
-    ok(&reply, "ADD")?;
+    expect_ok(&reply, "ADD")?;
     let path = world.container("a")?.path().to_owned();
     // The descriptor of the test keeps the namespace.
     process::run(&Place::default(), &["umount", "--lazy", &path.display().to_string()])?;
@@ -40,23 +40,23 @@ pub(super) fn without_a_path() -> Result<()> {
     fs::write(cache.join("net-a-eth0"), entry.to_string())?;
     let said = rebuild(&installation, &world, &conf, &cache)?;
     ensure!(!said.contains("without a path") && mapped(&world)?, "{said}");
-    ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
+    expect_empty(&world)
 }
 
 /// The mark of a DEL would be in the store that the rebuild moves aside. The test holds the locks of a rebuild.
 pub(super) fn del_meanwhile() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    let conf = whole(8080);
-    ok(&world.call("ADD", &Attach::eth0("a"), &conf)?, "ADD")?;
+    let (_installation, mut world) = prepare_world()?;
+    let conf = one_conf(8080);
+    expect_ok(&world.call("ADD", &Attach::eth0("a"), &conf)?, "ADD")?;
     let locks = fs::OpenOptions::new().read(true).write(true).open(world.state().join("locks"))?;
     let all = flock { l_type: F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     fcntl(&locks, FcntlArg::F_OFD_SETLK(&all))?;
     let refused = world.call("DEL", &Attach::eth0("a"), &conf)?.error()?;
     ensure!(refused.code == 11 && refused.msg.contains("ledger rebuild"), "{refused:?}");
     drop(locks);
-    ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
+    expect_empty(&world)
 }
 
 fn lose_ledger(world: &World) -> Result<()> {

@@ -48,7 +48,7 @@ pub(super) fn by_label() -> Result<()> {
         conf["prevResult"] = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "203.0.113.10/24" }] });
         conf
     })?;
-    result.quiet().context("CHECK goes by the journal, whatever the labels say now")?;
+    result.expect_quiet().context("CHECK goes by the journal, whatever the labels say now")?;
 
     let error = node.call("ADD", "iron", &conf(json!({ "tier": "iron" }), json!(null)))?.error()?;
     ensure!(error.code == 100 && error.msg.contains("labels of the pod (tier=iron)"), "{error:?}");

@@ -11,7 +11,7 @@ use super::{LIES, Node, status};
 /// `select.monitor`: weft records what the other policy would have chosen, and does none of it; with one changed key it
 /// decides.
 pub(super) fn monitor(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     let other = node.world.scratch().join("other.wasm");
     fs::write(&other, guests.get("pick-last")?)?;
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
@@ -44,7 +44,7 @@ pub(super) fn monitor(guests: &Guests) -> Result<()> {
     let why = node.explain("d")?;
     ensure!(why.pointer("/0/choiceMonitor/differences/0/monitor") == Some(&json!("picks one")), "{why}");
     let mut status = conf.clone();
-    ensure!(node.ask_status(&status)?.quiet().is_ok(), "STATUS asks the network's own");
+    ensure!(node.ask_status(&status)?.expect_quiet().is_ok(), "STATUS asks the network's own");
     status["select"]["monitor"]["polcy"] = json!("x");
     let error = node.call("ADD", "e", &status)?.error()?;
     ensure!(error.msg.contains("polcy") && error.msg.contains("did you mean"), "{error:?}");
@@ -57,7 +57,7 @@ pub(super) fn monitor(guests: &Guests) -> Result<()> {
 /// A monitored policy with a `select` object of its own sees that one and its files, before and after it is promoted.
 /// `by-label-delegate`, which decides, refuses its keys.
 pub(super) fn monitor_own_select(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-first")?)?;
     node.world.weftctl(&["policy", "compile", &node.policy.display().to_string()])?;
     let declared = node.world.scratch().join("table");
     fs::write(&declared, "rack 1")?;
@@ -110,7 +110,7 @@ pub(super) fn monitor_own_select(guests: &Guests) -> Result<()> {
 
 /// Whatever an ADD refuses, a case refuses, with the same words.
 pub(super) fn cases(guests: &Guests) -> Result<()> {
-    let node = Node::with(&guests.get("pick-first")?)?;
+    let node = Node::with_policy(&guests.get("pick-first")?)?;
     let project = node.world.scratch().join("project");
     fs::create_dir_all(project.join("cases"))?;
     let file = |lie: &str| project.join("cases").join(format!("{lie}.json"));
@@ -138,7 +138,7 @@ pub(super) fn cases(guests: &Guests) -> Result<()> {
 /// A monitored policy that is missing, traps, loops or makes an impossible choice changes no ADD; the record says what
 /// it did.
 pub(super) fn monitor_never_matters(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("pick-last")?)?;
+    let mut node = Node::with_policy(&guests.get("pick-last")?)?;
     let other = node.world.scratch().join("other.wasm");
     fs::write(&other, guests.get("pick-first")?)?;
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;

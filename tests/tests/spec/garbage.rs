@@ -13,10 +13,10 @@ use weft_kit::cni::Call;
 use weft_kit::programs::NAMES;
 
 use super::rows::stdin;
-use super::{Bare, conf, one_document};
+use super::{NamesOnly, conf, one_document};
 
 /// Runs random environments with random or nearly right configurations.
-pub(super) fn garbage(weft: &Bare) -> Result<()> {
+pub(super) fn garbage(weft: &NamesOnly) -> Result<()> {
     weft.get()?;
     let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
     let strategy = (
@@ -25,7 +25,7 @@ pub(super) fn garbage(weft: &Bare) -> Result<()> {
         input(),
     );
     let outcome = TestRunner::new(config).run(&strategy, |(name, variables, stdin)| {
-        let mut call = Call::full("ADD", &json!({}));
+        let mut call = Call::complete("ADD", &json!({}));
         call.stdin = stdin;
         call.env = variables.into_iter().map(|(name, value)| (name.into(), value)).collect();
         let reply = weft.run(name, &call).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
@@ -182,12 +182,12 @@ fn leaf() -> impl Strategy<Value = Value> {
 }
 
 /// Passes bytes that are not UTF-8, in stdin and in every variable.
-pub(super) fn not_utf8(weft: &Bare) -> Result<()> {
-    let mut call = Call::full("ADD", &conf("1.0.0"));
+pub(super) fn not_utf8(weft: &NamesOnly) -> Result<()> {
+    let mut call = Call::complete("ADD", &conf("1.0.0"));
     call.stdin = b"{\"name\": \"\xff\xfe\", \"cniVersion\": \"1.0.0\"}".to_vec();
     weft.run("bridge", &call)?.error().context("stdin")?;
     for variable in VARIABLES {
-        let mut call = Call::full("ADD", &conf("1.0.0"));
+        let mut call = Call::complete("ADD", &conf("1.0.0"));
         call.env.push(((*variable).into(), OsStr::from_bytes(b"a\xff\xfe").to_owned()));
         weft.run("bridge", &call)?.error().context(*variable)?;
     }
@@ -195,8 +195,8 @@ pub(super) fn not_utf8(weft: &Bare) -> Result<()> {
 }
 
 /// Refuses more input than any configuration has, without reading it all.
-pub(super) fn endless(weft: &Bare) -> Result<()> {
-    let mut call = Call::full("ADD", &conf("1.0.0"));
+pub(super) fn endless(weft: &NamesOnly) -> Result<()> {
+    let mut call = Call::complete("ADD", &conf("1.0.0"));
     call.limit = Duration::from_secs(30);
     call.stdin = vec![b' '; 96 << 20];
     let error = weft.run("bridge", &call)?.error()?;
@@ -205,9 +205,9 @@ pub(super) fn endless(weft: &Bare) -> Result<()> {
 }
 
 /// A million brackets lead to an error, not a stack overflow.
-pub(super) fn deep(weft: &Bare) -> Result<()> {
+pub(super) fn deep_nesting(weft: &NamesOnly) -> Result<()> {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        let mut call = Call::full("ADD", &conf("1.0.0"));
+        let mut call = Call::complete("ADD", &conf("1.0.0"));
         let (left, right) = (open.repeat(100_000), close.repeat(100_000));
         call.stdin = format!("{{\"name\":\"net\",\"cniVersion\":\"1.0.0\",\"x\":{left}1{right}}}").into_bytes();
         let error = weft.run("bridge", &call)?.error()?;

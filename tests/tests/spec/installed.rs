@@ -66,7 +66,7 @@ pub(super) fn status(conf: &Value, code: Option<u64>) -> Result<()> {
     call.env.push(("WEFT_STATE_DIR".into(), world.state().into()));
     let reply = world.run(&call, "bridge")?;
     match code {
-        None => reply.quiet(),
+        None => reply.expect_quiet(),
         Some(code) => {
             let error = reply.error()?;
             ensure!(error.code == code || error.code == 50, "code {} ({})", error.code, error.msg);
@@ -89,7 +89,7 @@ fn collected(change: impl FnOnce(&mut Value)) -> Result<Vec<String>> {
     for _ in 0..2 {
         let mut call = world.prepare("GC", &Attach::eth0("a"), &gc)?;
         (call.container_id, call.netns, call.ifname) = (None, None, None);
-        world.run(&call, "bridge")?.quiet()?;
+        world.run(&call, "bridge")?.expect_quiet()?;
     }
     let mut alive = Vec::new();
     for (name, netns) in world.containers() {
@@ -99,7 +99,7 @@ fn collected(change: impl FnOnce(&mut Value)) -> Result<Vec<String>> {
     }
     // The collected container's address is free again, the others' are not.
     let again = world.call("ADD", &Attach::eth0("d"), &json_with(&conf, "10.1.2.2"));
-    let free = again?.ok();
+    let free = again?.is_ok();
     ensure!(free != alive.contains(&"a".to_owned()), "the address of a is {}", if free { "free" } else { "taken" });
     Ok(alive)
 }
@@ -146,7 +146,7 @@ fn own_netns(subject: &Subject, value: Option<&str>, allowed: bool) -> Result<()
         // DEL cleans up for any input, or a runtime would repeat it for ever.
         if allowed || verb == "DEL" {
             ensure!(
-                reply.ok(),
+                reply.is_ok(),
                 "{verb} with CNI_NETNS_OVERRIDE {value:?} failed: {:?}",
                 String::from_utf8_lossy(&reply.stdout)
             );
@@ -173,7 +173,7 @@ fn null_and_case() -> Result<()> {
     let result = world.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
     ensure!(result.pointer("/ips/0/address") == Some(&json!("10.1.2.2/24")), "{result}");
     ensure!(result.pointer("/interfaces/0/name") == Some(&json!("cni7")), "{result}");
-    world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+    world.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()
 }
 
 /// The newest version's result, byte for byte except MAC addresses and the random name.
@@ -190,5 +190,5 @@ fn newest_result() -> Result<()> {
     ensure!(netns == world.container("a")?.path(), "sandbox {}", netns.display());
     ensure!(field("/cniVersion") == "1.1.0", "{result}");
     ensure!(field("/ips/0") == json!({ "address": "10.1.2.2/24", "gateway": "10.1.2.1", "interface": 2 }), "{result}");
-    world.call("DEL", &Attach::eth0("a"), &layer3("1.1.0"))?.quiet()
+    world.call("DEL", &Attach::eth0("a"), &layer3("1.1.0"))?.expect_quiet()
 }

@@ -14,7 +14,7 @@ pub(super) fn row(name: &'static str, code: u64, msg: &'static str, call: Call) 
 }
 
 fn edit(verb: &str, change: impl FnOnce(&mut Call)) -> Call {
-    let mut call = Call::full(verb, &conf("1.0.0"));
+    let mut call = Call::complete(verb, &conf("1.0.0"));
     change(&mut call);
     call
 }
@@ -145,7 +145,7 @@ fn stdin_rows() -> Vec<Row> {
 
 /// Returns versions, and the verbs of each.
 fn gate_rows() -> Vec<Row> {
-    let with = |verb: &str, version: &str| Call::full(verb, &conf(version));
+    let with = |verb: &str, version: &str| Call::complete(verb, &conf(version));
     let no_check = "config version does not allow CHECK";
     let ours = |row: Row| Row { known_to_reference: false, ..row };
     let supports =

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::netns::NetNs;
 use weft_kit::world::{Attach, World};
 
-use super::{bandwidth, whole};
+use super::{bandwidth, conf_with_steps};
 
 /// The size of one UDP datagram of the flow on the wire, without the frame check sequence, which a veth does not have.
 const PAYLOAD: usize = 1_400;
@@ -71,12 +71,12 @@ fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
 pub(super) fn rates_hold_both_ways() -> Result<()> {
     const RATE: f64 = 20e6;
     let (_installation, mut world) = World::installed()?;
-    let conf = whole(
+    let conf = conf_with_steps(
         json!({ "type": "ptp" }),
         json!({ "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] }),
         &[bandwidth(20_000_000, 2_000_000)],
     );
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
     let pod = world.containers().get("pod").context("pod")?;
     for (way, from, to, address) in
         [("ingress", world.host(), pod, "10.63.0.2"), ("egress", pod, world.host(), "10.63.0.1")]
@@ -95,10 +95,10 @@ pub(super) fn rates_hold_both_ways() -> Result<()> {
         ensure!(held, "{way} at {} Mbit/s: {}", RATE / 1e6, seen.join(", "));
     }
     // Without the step the same flow is not limited.
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     let mut free = conf.clone();
     free["steps"] = json!([]);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &free)?, "ADD without rates")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &free)?, "ADD without rates")?;
     let pod = world.containers().get("pod").context("pod")?;
     let address =
         if world.claims()?.iter().any(|claim| claim.starts_with("10.63.0.3")) { "10.63.0.3" } else { "10.63.0.2" };

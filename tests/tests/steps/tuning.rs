@@ -4,11 +4,11 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::sandbox;
 use weft_kit::world::{Attach, World};
 
-use super::{ipam, kernel, tuning, whole};
+use super::{conf_with_steps, ipam, kernel, tuning};
 
 /// `/etc/cni/tuning/allowlist.conf`, of which this process has a private copy.
 pub(super) fn only_listed_sysctls() -> Result<()> {
@@ -18,12 +18,12 @@ pub(super) fn only_listed_sysctls() -> Result<()> {
     fs::write(list, "^net\\.core\\.somaxconn$\n\nnet.ipv4.conf.IFNAME\n").context("write the list")?;
     let outcome = (|| {
         let ptp = json!({ "type": "ptp" });
-        let conf = whole(ptp.clone(), ipam(), &[tuning()]);
-        ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD with listed sysctls")?;
-        ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+        let conf = conf_with_steps(ptp.clone(), ipam(), &[tuning()]);
+        expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD with listed sysctls")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
         let other = json!({ "type": "tuning", "sysctl": { "net.ipv4.ip_forward": "1" } });
         let before = kernel(&world)?;
-        let error = world.call("ADD", &Attach::eth0("pod"), &whole(ptp, ipam(), &[other]))?.error()?;
+        let error = world.call("ADD", &Attach::eth0("pod"), &conf_with_steps(ptp, ipam(), &[other]))?.error()?;
         let wanted = "Sysctl net.ipv4.ip_forward is not allowed. Only the following sysctls are allowed: \
                       [^net\\.core\\.somaxconn$ net.ipv4.conf.IFNAME]";
         ensure!(error.code == 7 && error.msg == wanted, "{}: {}", error.code, error.msg);
@@ -75,7 +75,7 @@ pub(super) fn attributes_come_back() -> Result<()> {
         conf.remove("sysctl");
     }
     let reply = world.call("ADD", &Attach::eth0("pod"), &conf)?;
-    ok(&reply, "ADD")?;
+    expect_ok(&reply, "ADD")?;
     ensure!(reply.result()?["interfaces"][0]["mac"] == "c2:11:22:33:44:55", "{}", reply.result()?);
     ensure!(kernel(&world)? != before, "nothing was tuned");
     let files = fs::read_dir("/run/cni/tuning").map(Iterator::count).unwrap_or_default();
@@ -83,7 +83,7 @@ pub(super) fn attributes_come_back() -> Result<()> {
     // Whatever the configuration contains by then.
     let bare = json!({ "cniVersion": "1.0.0", "name": "steps", "type": "tuning" });
     for _ in 0..2 {
-        ok(&world.call("DEL", &Attach::eth0("pod"), &bare)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("pod"), &bare)?, "DEL")?;
         expect_same(&before, &kernel(&world)?, "after DEL")?;
     }
     Ok(())

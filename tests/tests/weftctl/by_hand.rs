@@ -23,7 +23,7 @@ fn call_by_hand(world: &mut World, verb: &str, conf: &Path, more: &[&str]) -> Re
 }
 
 pub(super) fn by_hand() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let conf = world.scratch().join("hand.conflist");
     fs::write(&conf, list().to_string())?;
     let id = ["--container-id", "by-hand"];
@@ -66,7 +66,7 @@ pub(super) fn by_hand() -> Result<()> {
 
 /// weftctl checks and deletes what the reference tool adds, and the other way round; both cache the same.
 pub(super) fn beside_cnitool() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
     let conf = world.scratch().join("hand.conflist");
     fs::write(&conf, list().to_string())?;

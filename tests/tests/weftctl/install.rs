@@ -186,7 +186,7 @@ pub(super) fn presets() -> Result<()> {
 /// The CNI project's library sends STATUS and GC only to lists of version 1.1.0, and takes the version of the installed
 /// list from `cniVersions`.
 pub(super) fn status_by_libcni() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
     let dirs = Dirs::new()?;
     let conf_dir = dirs.path("net.d");
@@ -203,7 +203,7 @@ pub(super) fn status_by_libcni() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn elsewhere() -> Result<()> {
+pub(super) fn installs_elsewhere() -> Result<()> {
     let dirs = Dirs::new()?;
     let conf_dir = dirs.path("net.d");
     let install = |weft: &Path, more: &[&str]| -> Result<()> {
@@ -252,8 +252,8 @@ pub(super) fn elsewhere() -> Result<()> {
 }
 
 pub(super) fn purge() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin").display().to_string();
     let arguments = ["--state-dir", &state, "uninstall", "--purge", "--bin-dir", &bin, "--ctl-dir", &bin];
@@ -266,8 +266,8 @@ pub(super) fn purge() -> Result<()> {
 
 /// Without `--purge` too, and for attachments that a lost ledger does not know.
 pub(super) fn uninstall_refuses() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin");
     fs::create_dir(&bin)?;

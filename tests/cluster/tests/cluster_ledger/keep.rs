@@ -32,7 +32,7 @@ fn add(node: &Node, sandbox: &Pod, name: &str, uid: &str) -> Result<String> {
 }
 
 fn del(node: &Node, sandbox: &Pod, name: &str) -> Result<()> {
-    node.run_call(&call(node, "DEL", sandbox, name, "any"))?.quiet()
+    node.run_call(&call(node, "DEL", sandbox, name, "any"))?.expect_quiet()
 }
 
 /// Makes an object and returns it from the API server.

@@ -181,7 +181,7 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
         let pod = Pod::new("one")?;
         let (program, place) = node.program();
         let call = node.call("ADD", &pod, &node.conf());
-        let stopped = match Started::at(call, &program, place, scratch.path(), number)? {
+        let stopped = match Started::stop_at(call, &program, place, scratch.path(), number)? {
             Started::Stopped(stopped) => stopped,
             Started::Ended(reply) => {
                 reply.result().with_context(|| format!("with {number} requests"))?;
@@ -203,7 +203,7 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
         ensure!(error.code == 11 && pod.addresses()?.is_empty(), "{}: {error:?}, {:?}", at(), pod.addresses()?);
         wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(at)?;
         expect_claims(cluster, &[(&node, &second)]).with_context(at)?;
-        node.run_call(&node.call_of("DEL", &second, of, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &second, of, &node.conf()))?.expect_quiet()?;
         expect_released(cluster, &node).with_context(at)?;
         node.age()?;
         node.wait_for_nothing_left().with_context(at)?;

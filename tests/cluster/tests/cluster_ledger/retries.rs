@@ -71,7 +71,7 @@ pub(crate) fn beside_a_held_create(cluster: &mut Cluster) -> Result<()> {
         let add = thread::spawn(move || call.run(&bin, &place));
         held.wait_until_caught()?;
         node.age()?;
-        node.run_call(&node.call_of("DEL", &first, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &first, WEB, &node.conf()))?.expect_quiet()?;
         let address = node.add_of(&second, WEB, &node.conf())?;
         // Executed or refused: both are possible, as the second sandbox may have that address.
         held.outcome()?;
@@ -84,7 +84,7 @@ pub(crate) fn beside_a_held_create(cluster: &mut Cluster) -> Result<()> {
         .with_context(|| node.log())?;
         expect_claims(cluster, &[(&node, &second)])?;
         ensure!(second.addresses()? == [address], "{:?}", second.addresses()?);
-        node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.expect_quiet()?;
         wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
         node.wait_for_nothing_left()
     })

@@ -40,10 +40,10 @@ fn two_interfaces(cluster: &Cluster, node: &Node) -> Result<()> {
         ensure!(given.insert(address.to_owned()), "both interfaces have {address}");
     }
     ensure!(cluster.count()? == 2, "{} claims of two interfaces", cluster.count()?);
-    node.run_call(&call("DEL", "net1"))?.quiet()?;
+    node.run_call(&call("DEL", "net1"))?.expect_quiet()?;
     wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(|| node.log())?;
     expect_claims(cluster, &[(node, &pod)])?;
-    node.run_call(&call("DEL", "eth0"))?.quiet()?;
+    node.run_call(&call("DEL", "eth0"))?.expect_quiet()?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
 }
 
@@ -62,7 +62,7 @@ fn finalizer(cluster: &Cluster, node: &Node) -> Result<()> {
     plane.kubectl(&["patch", &name, "--type=merge", "-p", &patch(&Value::Null)], "")?;
     wait(PATIENCE, "the claim of the second alone", || Ok(cluster.count()? == 1)).with_context(|| node.log())?;
     expect_claims(cluster, &[(node, &second)])?;
-    node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.quiet()?;
+    node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.expect_quiet()?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn held_delete_of_the_controller(cluster: &mut Cluster) -> Result<()>
         ensure!(codes == [409] || codes == [404], "the controller's delete: {codes:?}");
         expect_claims(cluster, &[(&node, &after)])?;
         ensure!(after.addresses()? == [again.clone()], "{:?}, first {address}", after.addresses()?);
-        node.run_call(&node.call_of("DEL", &after, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &after, WEB, &node.conf()))?.expect_quiet()?;
         wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
     })();
     proxy.end(&cluster.netns)?;

@@ -177,7 +177,7 @@ fn prepared(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Cal
     let conf = json!({"cniVersion": "0.3.1", "name": "storage", "type": "whereabouts", "ipam": {
         "type": "whereabouts", "range": "10.50.0.0/24", "range_start": "10.50.0.2", "kubernetes": {"kubeconfig": kubeconfig},
         "configuration_path": dir.join("whereabouts.conf")}});
-    let mut call = Call::full(verb, &conf);
+    let mut call = Call::complete(verb, &conf);
     call.container_id = Some(format!("sandbox-{pod}"));
     call.ifname = Some("net1".to_owned());
     call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}"));
@@ -210,7 +210,7 @@ pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
     let next = given_address(&call(cluster, &node, "ADD", "next")?)?;
     ensure!(next == "10.50.0.5", "whereabouts gave {next} beside {own}");
     for pod in ["old", "next"] {
-        call(cluster, &node, "DEL", pod)?.quiet()?;
+        call(cluster, &node, "DEL", pod)?.expect_quiet()?;
     }
     let (well, said) = migrate(cluster, &node, &["import", "whereabouts"])?;
     ensure!(addresses(&said, "removed") == set(&["10.50.0.2"]), "{well} {said:#}");

@@ -60,7 +60,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Returns a call as a runtime makes it.
     pub(crate) fn call(&self, verb: &str, (container, uid): (&str, &str), netns: &Path, conf: &Value) -> Call {
-        let mut call = Call::full(verb, conf);
+        let mut call = Call::complete(verb, conf);
         call.container_id = Some(container.to_owned());
         call.netns = Some(netns.display().to_string());
         call.args = Some(format!(

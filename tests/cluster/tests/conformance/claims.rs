@@ -116,7 +116,7 @@ impl Site {
 
     /// Detaches a pod, and waits until the ledger knows.
     fn del(&self, vm: &Vm) -> Result<()> {
-        self.run("DEL", vm)?.quiet()?;
+        self.run("DEL", vm)?.expect_quiet()?;
         let store = self.scene.node.state().join("weft.db").display().to_string();
         let sql = "SELECT count(*) FROM remote_addresses WHERE state = 2";
         let argv = ["sqlite3", "-cmd", ".timeout 10000", &store, sql];

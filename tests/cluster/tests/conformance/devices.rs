@@ -69,7 +69,7 @@ pub(crate) fn of_kubelet(mut scene: Scene) -> Result<()> {
         ("net4".to_owned(), both(Value::Null)),
     ]);
     ensure!(given_devices()? == want, "{:?}", given()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     // Neither kubelet's socket nor its file can be read: the pod waits.
     std::fs::write("/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint", "{ oops")?;
     rules(json!([]))?;
@@ -150,7 +150,7 @@ pub(crate) fn of_resource_claims(mut scene: Scene) -> Result<()> {
         ("net3".to_owned(), both(Value::Null)),
     ]);
     ensure!(given_devices()? == want, "{:?}", given()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 

@@ -175,5 +175,5 @@ fn refused_whole(scene: &mut Scene, networks: &str, words: &str) -> Result<()> {
     let tells = |reason: &str| ["NoNetworkFound", "NetworksInvalid"].contains(&reason);
     let is_told = events.iter().any(|event| tells(&event.reason) && event.message.contains(words));
     ensure!(is_told && scene.status()?.is_none(), "{networks}: {events:?}");
-    scene.run("DEL")?.quiet()
+    scene.run("DEL")?.expect_quiet()
 }

@@ -42,7 +42,7 @@ fn by_capability(scene: &mut Scene, keys: &str, capability: &str, want: &Value) 
     let (first, second) = (added("fake-b")?, added("fake")?);
     ensure!(first.stdin.get("runtimeConfig").is_none(), "a plugin that declares nothing: {:#}", first.stdin);
     ensure!(second.stdin["runtimeConfig"] == json!({capability: want}), "{:#}", second.stdin);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let del = all.iter().find(|call| call.summary() == "fake DEL net1").context("no DEL")?;
     ensure!(del.stdin["runtimeConfig"] == second.stdin["runtimeConfig"], "DEL: {:#}", del.stdin);
@@ -86,7 +86,7 @@ pub(crate) fn ips_of_ours(mut scene: Scene) -> Result<()> {
         let status = scene.status()?.context("no status")?;
         let shown = status[1]["ips"].as_array().context("ips")?;
         ensure!(want.iter().all(|ip| shown.iter().any(|one| ip.starts_with(one.as_str().unwrap_or("-")))), "{status}");
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     scene.nothing_left()
 }
@@ -116,7 +116,7 @@ pub(crate) fn mac_of_ours(mut scene: Scene) -> Result<()> {
     ensure!(link.contains("link/ether 02:aa:bb:cc:dd:01 "), "{link}");
     let status = scene.status()?.context("no status")?;
     ensure!(status[1]["mac"] == "02:aa:bb:cc:dd:01", "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn cni_args(mut scene: Scene) -> Result<()> {
     ensure!(second.stdin["args"] == json!({"cni": {"a": "pod", "deep": {"x": [1]}}}), "{:#}", second.stdin);
     let default = plugin_calls()?.into_iter().next().context("no call")?;
     ensure!(default.stdin.get("args").is_none(), "another network got them: {:#}", default.stdin);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn port_mappings_of_ours(mut scene: Scene) -> Result<()> {
     let address = scene.addresses("net1")?.remove(0).replace("/24", "");
     let is_it = |line: &str| line.contains("18080") && line.contains("tcp") && line.contains(&address);
     ensure!(filter.lines().any(is_it), "{address}: {filter}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let filter = scene.node.netns().line("nft list ruleset")?.text();
     ensure!(!filter.contains("18080"), "{filter}");
     scene.nothing_left()
@@ -230,7 +230,7 @@ pub(crate) fn ipam_claim_reference(mut scene: Scene) -> Result<()> {
         let args = &added(kind)?.stdin["args"];
         ensure!(*args == json!({"cni": {"a": 1, "ipam-claim-reference": "vm"}}), "{kind}: {args}");
     }
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -259,6 +259,6 @@ pub(crate) fn runtime_config(mut scene: Scene) -> Result<()> {
     ensure!(first.env("CNI_ARGS").ends_with(";IP=10.0.0.5/24") && !first.env("CNI_ARGS").contains("MAC="), "{first:?}");
     ensure!(second.stdin.get("runtimeConfig").is_none(), "{:#}", second.stdin);
     ensure!(!second.env("CNI_ARGS").contains("IP=") && !second.env("CNI_ARGS").contains("MAC="), "{second:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

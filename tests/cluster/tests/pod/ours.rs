@@ -45,7 +45,7 @@ pub(crate) fn notices(mut scene: Scene) -> Result<()> {
     expect_event("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
     ensure!(events.iter().filter(|event| event.reason == "AddedInterface").count() == 3, "{events:?}");
     ensure!(events.len() == 5, "{events:?}");
-    scene.run("DEL")?.quiet()
+    scene.run("DEL")?.expect_quiet()
 }
 
 /// Whichever op of whichever network fails, nothing of the pod is left.
@@ -58,8 +58,8 @@ pub(crate) fn rollback_at_every_op(mut scene: Scene) -> Result<()> {
         let mut ops = 0;
         loop {
             let reply = failing_add(&scene, plan, ops)?;
-            if reply.ok() {
-                scene.run("DEL")?.quiet()?;
+            if reply.is_ok() {
+                scene.run("DEL")?.expect_quiet()?;
                 break;
             }
             let links = scene.links()?;
@@ -101,7 +101,7 @@ pub(crate) fn beside_stock(scene: Scene) -> Result<()> {
             .map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" "))
             .collect();
         let kernel = json!({"addresses": addresses, "routes": text("ip route")?});
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
         ensure!(scene.links()?.is_empty(), "links {:?}", scene.links()?);
         Ok((status, kernel))
     };

@@ -66,7 +66,7 @@ pub(crate) fn every_default_network(mut scene: Scene) -> Result<()> {
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains("(more)"), "{error:?}");
     define(&scene, "more")?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     rules(
         json!([{"when": {"command": "STATUS", "name": "more"}, "do": {"error": {"code": 50, "msg": "more is down"}}}]),
     )?;
@@ -84,7 +84,7 @@ pub(crate) fn old_version(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     for version in ["0.3.1", "1.0.0", "1.1.0"] {
         scene.conf["delegates"] = json!([bridge("main", 10, &json!({"cniVersion": version}))]);
-        scene.run("STATUS")?.quiet().with_context(|| version.to_owned())?;
+        scene.run("STATUS")?.expect_quiet().with_context(|| version.to_owned())?;
         let full = json!({"type": "host-local",
             "ranges": [[{"subnet": "10.10.0.0/30", "rangeStart": "10.10.0.1", "rangeEnd": "10.10.0.1"}]]});
         scene.conf["delegates"] = json!([bridge("main", 10, &json!({"cniVersion": version, "ipam": full}))]);
@@ -97,11 +97,11 @@ pub(crate) fn old_version(mut scene: Scene) -> Result<()> {
 /// What keeps the node from being ready, as far as the agent knows, is what `/readyz` says too.
 pub(crate) fn faults_of_the_node(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     let faults = ["conf: somebody renames it", "cluster: no Node has this name"];
     scene.api.behave(|behaviour| behaviour.faults = faults.map(str::to_owned).into());
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && faults.iter().all(|fault| error.msg.contains(fault)), "{error:?}");
     scene.api.behave(|behaviour| behaviour.faults.clear());
-    scene.run("STATUS")?.quiet()
+    scene.run("STATUS")?.expect_quiet()
 }

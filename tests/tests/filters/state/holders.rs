@@ -5,40 +5,40 @@ use std::{fs, thread};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::world::{Attach, Subject, World, container_id};
 
-use super::super::{chain, empty, plainly, through, whole, world};
+use super::super::{chain, expect_empty, one_conf, plainly, prepare_world, run_list};
 
 /// A container without namespace and links yields its host port to the next one; a running container does not.
 pub(super) fn a_dead_holder_gives_way() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
-    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8081))?, "ADD b")?;
-    let refused = world.call("ADD", &Attach::eth0("c"), &whole(8080))?.error()?;
+    let (_installation, mut world) = prepare_world()?;
+    run_list(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
+    expect_ok(&world.call("ADD", &Attach::eth0("b"), &one_conf(8081))?, "ADD b")?;
+    let refused = world.call("ADD", &Attach::eth0("c"), &one_conf(8080))?.error()?;
     ensure!(refused.code == 106, "{refused:?}");
     world.remove_container("a");
     world.remove_container("b");
     wait_for_no_veth(&world)?;
-    let mut both = whole(8080);
+    let mut both = one_conf(8080);
     both["runtimeConfig"]["portMappings"] = json!([
         { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
         { "hostPort": 8081, "containerPort": 80, "protocol": "tcp" },
     ]);
-    ok(&world.call("ADD", &Attach::eth0("c"), &both)?, "ADD takes both over")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("c"), &both)?, "ADD takes both over")?;
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(rules.matches("tcp . 8080 : 10.64.0.").count() == 1, "{rules}");
     // Their late DELs find nothing, and remove nothing.
-    through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
-    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8081))?, "DEL b")?;
+    run_list(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
+    expect_ok(&world.call("DEL", &Attach::eth0("b"), &one_conf(8081))?, "DEL b")?;
     ensure!(world.host().line("nft list ruleset")?.text().contains("tcp . 8081 : 10.64.0."), "the new holder's port");
-    ok(&world.call("DEL", &Attach::eth0("c"), &both)?, "DEL c")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("c"), &both)?, "DEL c")?;
+    expect_empty(&world)
 }
 
 /// The plugin that has a dead container's address is told of that container, not of the one that takes its port over.
 pub(super) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let (dir, log) = (world.scratch().join("vendor"), world.scratch().join("calls"));
     fs::create_dir_all(&dir)?;
     let script = format!(
@@ -51,19 +51,19 @@ pub(super) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
     fs::write(dir.join("theirs"), script)?;
     fs::set_permissions(dir.join("theirs"), fs::Permissions::from_mode(0o755))?;
     world.add_path(&dir);
-    let mut conf = whole(8080);
+    let mut conf = one_conf(8080);
     conf["ipam"] = json!({ "type": "theirs" });
     conf["cniVersion"] = json!("1.0.0");
-    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
     world.remove_container("old");
     wait_for_no_veth(&world)?;
-    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
     let calls = fs::read_to_string(&log)?;
     let dels: Vec<&str> = calls.lines().filter(|call| call.starts_with("DEL cid-old ")).collect();
     // Its namespace is gone, so its path may lead to another container: CNI_NETNS is empty.
     ensure!(dels.len() == 1 && dels[0].starts_with("DEL cid-old  {"), "{calls}");
-    ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL new")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL new")?;
+    expect_empty(&world)
 }
 
 /// Waits until the kernel has deleted the links of dead namespaces, which it does in the background.
@@ -79,24 +79,24 @@ fn wait_for_no_veth(world: &World) -> Result<()> {
 
 /// weft refuses a port that Debian's portmap mapped before the switch. The port is free once that container is gone.
 pub(super) fn stock_ports_are_refused() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let stock = Subject::reference()?.bin.join("portmap");
     let mut conf = chain(8080)[1].clone();
     conf["cniVersion"] = json!("1.0.0");
     conf["prevResult"] = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
         "ips": [{ "address": "10.64.0.99/24", "interface": 0 }] });
     let call = world.prepare("ADD", &Attach::eth0("old"), &conf)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
-    let error = world.call("ADD", &Attach::eth0("new"), &whole(8080))?.error()?;
+    expect_ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
+    let error = world.call("ADD", &Attach::eth0("new"), &one_conf(8080))?.error()?;
     ensure!(
         error.code == 106
             && error.msg.contains("is already mapped by the stock portmap plugin")
             && error.msg.contains(&container_id("old")),
         "{error:?}"
     );
-    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL of what failed")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("new"), &one_conf(8080))?, "DEL of what failed")?;
     let call = world.prepare("DEL", &Attach::eth0("old"), &conf)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock DEL")?;
-    ok(&world.call("ADD", &Attach::eth0("new"), &whole(8080))?, "ADD")?;
-    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL")
+    expect_ok(&call.run(&stock, &world.place()?)?, "stock DEL")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("new"), &one_conf(8080))?, "ADD")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("new"), &one_conf(8080))?, "DEL")
 }

@@ -262,11 +262,11 @@ impl<'a> Chaos<'a> {
 
     /// Returns whether to start more pods: until every kind of trouble has happened, and there were enough pods.
     fn goes_on(&self) -> bool {
-        !self.over.load(Ordering::Relaxed) && !self.tally.enough()
+        !self.over.load(Ordering::Relaxed) && !self.tally.is_enough()
     }
 
     fn has_enough(&self) -> bool {
-        self.tally.enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
+        self.tally.is_enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
     }
 
     /// Ends the run if something other than weft fails.

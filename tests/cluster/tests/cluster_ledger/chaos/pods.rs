@@ -143,7 +143,7 @@ impl<'a, 'c> Life<'a, 'c> {
         match self.chaos.call(Verb::Add, sandbox, strike)? {
             Ended::Well(result, _) => {
                 let given = ips(&result)?;
-                self.chaos.oracle.holds(&sandbox.container, &given, &self.chaos.tally);
+                self.chaos.oracle.record_added(&sandbox.container, &given, &self.chaos.tally);
                 Ok(Added::Yes(given))
             }
             Ended::Killed => Ok(Added::No),
@@ -179,7 +179,7 @@ impl<'a, 'c> Life<'a, 'c> {
     /// other sandbox keeps its addresses, and a last DEL leaves nothing.
     fn orphan(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.chaos.tally.count("ADDs beside a DEL");
-        let after = self.chaos.tally.strike(Verb::Add, &mut self.random);
+        let after = self.chaos.tally.strike_time(Verb::Add, &mut self.random);
         let length = Duration::from_millis(self.random.u64(1..=PAUSE));
         let mut add = self.chaos.start(Verb::Add, sandbox)?;
         let next = self.sandbox(&sandbox.uid, sandbox.node, &sandbox.conf)?;
@@ -216,7 +216,7 @@ impl<'a, 'c> Life<'a, 'c> {
         if !self.is_weft() || self.random.f64() < 0.6 {
             return None;
         }
-        let after = self.chaos.tally.strike(verb, &mut self.random);
+        let after = self.chaos.tally.strike_time(verb, &mut self.random);
         if self.random.f64() < 0.7 {
             return Some(Strike::Kill(after));
         }
