@@ -148,7 +148,12 @@ fn status_beside_a_compiler() -> Result<()> {
     conf["ipam"] = json!({ "type": "wasm", "policy": format!("file://{}", component.display()) });
     let call = world.prepare("STATUS", &Attach::eth0("pod"), &conf)?;
     let error = failing_within(&world, &call, &dir.join("weft"), Duration::from_millis(2500))?;
-    ensure!(error.code == 50 && full_text(&error).contains("is being compiled"), "{} {}", error.code, whole(&error));
+    ensure!(
+        error.code == 50 && full_text(&error).contains("is being compiled"),
+        "{} {}",
+        error.code,
+        full_text(&error)
+    );
     Ok(())
 }
 

@@ -127,7 +127,7 @@ fn is_clean(world: &World, when: &str) -> Result<()> {
         "SELECT (SELECT count(*) FROM journal) + (SELECT count(*) FROM claims) + (SELECT count(*) FROM removal_marks)",
     )?;
     ensure!(rows == "0", "{when}: {rows} rows left");
-    ensure!(addresses_of_running(world)?.is_empty(), "{when}: links left: {:?}", live(world)?);
+    ensure!(addresses_of_running(world)?.is_empty(), "{when}: links left: {:?}", addresses_of_running(world)?);
     let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
     let names: Vec<&str> = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()).collect();
     ensure!(names.iter().all(|name| ["lo", "bes0"].contains(name)), "{when}: links left on the host: {names:?}");

@@ -163,13 +163,13 @@ fn lifecycle(base: Base, conf: &Value) -> Result<()> {
         ensure!(result.pointer("/routes/0/dst") == Some(&json!("0.0.0.0/0")), "{result}");
         ensure!(result.pointer("/interfaces/2/name") == Some(&json!("eth0")), "{result}");
     }
-    ensure!(mixed.held_addresses()? == ["10.66.0.2", "10.66.0.3"], "held {:?}", mixed.held());
+    ensure!(mixed.held_addresses()? == ["10.66.0.2", "10.66.0.3"], "held {:?}", mixed.held_addresses());
     ensure!(mixed.world.reaches("a", "10.66.0.3")?, "a reaches b");
     ensure!(mixed.world.reaches("b", "10.66.0.1")?, "b reaches the gateway");
     mixed.expect_quiet("CHECK", "a", conf, Some(&first))?;
     mixed.expect_quiet("DEL", "a", conf, Some(&first))?;
     mixed.expect_quiet("DEL", "a", conf, None)?;
-    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held {:?}", mixed.held());
+    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held {:?}", mixed.held_addresses());
     mixed.expect_quiet("CHECK", "b", conf, Some(&second))?;
     mixed.expect_quiet("DEL", "b", conf, None)?;
     mixed.expect_quiet("DEL", "b", conf, None)?;
@@ -200,7 +200,7 @@ fn exhausted(base: Base, conf: &Value) -> Result<()> {
     let error = mixed.world.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
     ensure!(error.msg.contains("no IP addresses available in range set: 10.66.0.1-10.66.0.2"), "msg {:?}", error.msg);
     mixed.expect_quiet("DEL", "b", &conf, None)?;
-    ensure!(mixed.held_addresses()? == ["10.66.0.2"], "held {:?}", mixed.held());
+    ensure!(mixed.held_addresses()? == ["10.66.0.2"], "held {:?}", mixed.held_addresses());
     mixed.expect_quiet("DEL", "a", &conf, Some(&first))?;
     let again = mixed.add("b", &conf)?;
     ensure!(again.pointer("/ips/0/address") == Some(&json!("10.66.0.2/24".replace("24", "30"))), "{again}");
@@ -274,7 +274,7 @@ fn gc_reaches_external_ipam() -> Result<()> {
     let mut call = mixed.world.prepare("GC", &Attach::eth0("a"), &gc)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
     mixed.world.run(&call, "weft")?.expect_quiet()?;
-    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held());
+    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held_addresses());
     ensure!(mixed.world.container("a")?.line("ip link show eth0").is_err(), "a still has its eth0");
     ensure!(mixed.world.container("b")?.line("ip link show eth0").is_ok(), "b lost its eth0");
     let received = fs::read_to_string(others.join("gc.json")).context("what newer-local received")?;

@@ -89,14 +89,14 @@ fn unknown_keys() -> Result<()> {
         let text = format!("unknown key {key:?}");
         for conf in [weft(ipam.clone()), stock_conf(ipam)] {
             let added = world.call("ADD", &pod, &conf)?.error()?;
-            ensure!(added.code == 7 && full_text(&added).contains(&text), "ADD: {} {}", added.code, whole(&added));
-            ensure!(full_text(&added).contains("did you mean"), "{}", whole(&added));
+            ensure!(added.code == 7 && full_text(&added).contains(&text), "ADD: {} {}", added.code, full_text(&added));
+            ensure!(full_text(&added).contains("did you mean"), "{}", full_text(&added));
             let status = on_status(&mut world, &conf)?.error()?;
             ensure!(
                 status.code == 7 && full_text(&status).contains(&text),
                 "STATUS: {} {}",
                 status.code,
-                whole(&status)
+                full_text(&status)
             );
             let reported = checked(&world, &conf, &[])?;
             ensure!(reported.iter().any(|line| line.contains(&text)), "check: {reported:?}");
@@ -153,7 +153,7 @@ fn all_at_once() -> Result<()> {
     }
     let error = world.call("ADD", &Attach::eth0("pod"), &conf)?.error()?;
     for key in ["delegat", "isGatway", "feul"] {
-        ensure!(full_text(&error).contains(&format!("unknown key {key:?}")), "{}", whole(&error));
+        ensure!(full_text(&error).contains(&format!("unknown key {key:?}")), "{}", full_text(&error));
     }
     ensure!(error.code == 7 && error.msg.contains("2 more"), "{} {}", error.code, error.msg);
     Ok(())
@@ -168,7 +168,7 @@ fn schema() -> Result<()> {
     ensure!(reported.iter().any(|line| line.contains("/routes/0/dst")), "{reported:?}");
     ensure!(reported.iter().any(|line| line.contains("/routes/0/mtu")), "{reported:?}");
     let error = on_status(&mut world, &wrong)?.error()?;
-    ensure!(error.code == 7 && full_text(&error).contains("/routes/0/mtu"), "{} {}", error.code, whole(&error));
+    ensure!(error.code == 7 && full_text(&error).contains("/routes/0/mtu"), "{} {}", error.code, full_text(&error));
     Ok(())
 }
 

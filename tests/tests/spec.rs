@@ -11,7 +11,6 @@ mod installed;
 #[path = "spec/rows.rs"]
 mod rows;
 
-use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -25,8 +24,8 @@ use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
 use self::garbage::{deep_nesting, endless, garbage, not_utf8};
-use self::installed::{status, with_installation};
-use self::rows::{row, rows, stdin};
+use self::installed::with_installation;
+use self::rows::rows;
 
 /// Every version of the specification.
 const VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -161,7 +160,7 @@ fn about_without_command(name: &str, run: &dyn Fn(&Call) -> Result<Reply>) -> Re
     let mut call = Call::new("", &json!({}));
     call.command = None;
     let reply = run(&call)?;
-    reply.quiet()?;
+    reply.expect_quiet()?;
     // The reference may be older than the newest version.
     let oldest = format!("CNI protocol versions supported: {}", spoken_by(name)[..2].join(", "));
     ensure!(reply.stderr.contains(&oldest), "stderr: {:?}", reply.stderr);

@@ -31,7 +31,7 @@ fn rule(entry: &Object<'_>) -> Result<Rule<Target>, Problem> {
     entry.refuse_unknown(&["match", "delegate", "set"])?;
     let at = entry.at();
     let wanted = entry.object("match")?.ok_or_else(|| problem(at, format!("{at} has no match")))?;
-    wanted.only(&["pod", "node"])?;
+    wanted.refuse_unknown(&["pod", "node"])?;
     let labels = |key| Ok(Wanted::read(&wanted, key)?.unwrap_or_default());
     let (pod, node) = (labels("pod")?, labels("node")?);
     Ok(Rule { at: at.to_owned(), pod, node, leads_to: target(entry)? })
@@ -44,7 +44,7 @@ fn default(value: &Value, at: String) -> Result<Rule<Target>, Problem> {
         }
         Value::Object(_) => {
             let entry = object(value, at.clone())?;
-            entry.only(&["delegate", "set"])?;
+            entry.refuse_unknown(&["delegate", "set"])?;
             Ok(Rule::default(at, target(&entry)?))
         }
         other => Err(mistyped(at, "the name of a delegate, or an object with \"delegate\" and \"set\"", other)),

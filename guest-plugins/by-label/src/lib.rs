@@ -24,8 +24,8 @@ impl Policy for ByLabel {
         let rules = rules(&ipam).map_err(conf::invalid)?;
         let labels: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(labels, &[]).ok_or_else(|| no_match(labels))?;
-        let why = format!("{} chose {}: ", rule.why("", ""), rule.leads_to.join(", "));
-        answer::decide(request, &ipam, &rule.places(request)?, ledger, &why)
+        let why = format!("{} chose {}: ", rule.describe("", ""), rule.leads_to.join(", "));
+        answer::decide(request, &ipam, &rule.indexes(request)?, ledger, &why)
     }
 
     fn validate(config: &str) -> Vec<Problem> {

@@ -29,7 +29,7 @@ fn pods_start_at_different_places_and_a_retry_at_the_same() {
         let decision = decide(&pod).expect("an address");
         let mut retry = pod.clone();
         retry.attachment.container_id = "another-sandbox".into();
-        assert_eq!(first(&decide(&retry).expect("an address")), first(&decision));
+        assert_eq!(first_candidate(&decide(&retry).expect("an address")), first_candidate(&decision));
         *seen.entry(first_candidate(&decision)).or_default() += 1;
     }
     // 1,000 draws from 4,093: about 886 different ones.
@@ -85,8 +85,8 @@ fn the_labels_of_the_node_pick_the_ranges() {
     let sets = vec![named("a", "10.1.0.0/24"), named("rest", "10.2.0.0/24")];
     let mut there = request(config, sets.clone());
     there.node.labels = vec![Pair { key: "zone".into(), value: "a".into() }];
-    assert!(first(&decide(&there).expect("an address")).starts_with("10.1.0."));
-    assert!(first(&decide(&request(config, sets.clone())).expect("an address")).starts_with("10.2.0."));
+    assert!(first_candidate(&decide(&there).expect("an address")).starts_with("10.1.0."));
+    assert!(first_candidate(&decide(&request(config, sets.clone())).expect("an address")).starts_with("10.2.0."));
     let strict = r#"{"rules": [{"matchNodeLabels": {"zone": "a"}, "set": "a"}]}"#;
     let denied = decide(&request(strict, sets));
     assert!(matches!(&denied, Err(Denial::Denied(text)) if text.contains("node \"node\"")), "{denied:?}");

@@ -33,7 +33,7 @@ pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
     for line in content.split('\n') {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let (key, value) = line.split_once('=').map_or((line, None), |(key, value)| (key, Some(value)));
-        lines.take(key, value)?;
+        lines.set_key(key, value)?;
     }
     let missing = lines.missing();
     if !missing.is_empty() {

@@ -139,18 +139,18 @@ mod tests {
         let rules = Rules::new(rules, Some(Rule::default("/default".into(), 9)));
         let chosen = |pod: &[(&str, &str)], node: &[(&str, &str)]| {
             let rule = rules.choose(&pairs(pod), &pairs(node)).expect("there is a default");
-            (rule.leads_to, rule.why("pod ", "node "))
+            (rule.leads_to, rule.describe("pod ", "node "))
         };
         let all: &[(&str, &str)] = &[("b", "2"), ("c", "3"), ("a", "1")];
         assert_eq!(chosen(all, &[("rack", "x")]), (0, "/rules/0 (pod a=1, pod b=2, node rack=x)".to_owned()));
         assert_eq!(chosen(all, &[("rack", "y")]), (1, "/rules/1 (pod a=1)".to_owned()));
         assert_eq!(chosen(&[("a", "2")], &[("rack", "x")]), (9, "/default".to_owned()));
-        assert_eq!(rules.all().count(), 3);
+        assert_eq!(rules.all_rules().count(), 3);
     }
 
     #[test]
     fn labels_as_people_write_them() {
-        assert_eq!(shown(&pairs(&[("a", "1"), ("b", "2")])), "a=1, b=2");
-        assert_eq!(shown(&[]), "it has none");
+        assert_eq!(format_labels(&pairs(&[("a", "1"), ("b", "2")])), "a=1, b=2");
+        assert_eq!(format_labels(&[]), "it has none");
     }
 }

@@ -49,7 +49,7 @@ impl Sources {
         }
         if let Some(statuses) = &self.statuses {
             let help = "Network statuses of pods that wait to be written.";
-            metrics.add("weft_statuses_waiting", Kind::Gauge, help, &[], number(statuses.waiting()));
+            metrics.add("weft_statuses_waiting", Kind::Gauge, help, &[], number(statuses.pending_count()));
         }
         if let Some(sweep) = &self.sweep {
             let swept = sweep.swept();
@@ -115,10 +115,10 @@ impl Sources {
 
     /// Adds files and the packet filter.
     fn kept_in_place(&self, metrics: &mut Metrics) {
-        let kept = self.keeper.kept();
+        let kept = self.keeper.counts();
         let help = "Files put back that another program had changed.";
         metrics.add("weft_files_restored_total", Kind::Counter, help, &[], to_sample(kept.restored));
-        let filters = self.filters.kept();
+        let filters = self.filters.counts();
         let help = "Number of packet filter checks of live attachments.";
         metrics.add("weft_filter_looks_total", Kind::Counter, help, &[], to_sample(filters.looks));
         let help = "Attachments whose part of the packet filter was put back after somebody had removed it.";

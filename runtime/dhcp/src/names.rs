@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn a_plain_name_is_a_name() {
-        assert_eq!(plain(b"lan.example.\0").as_deref(), Some("lan.example"));
-        assert_eq!(plain(b"two names"), None);
-        assert_eq!(plain(b"\nnameserver 6.6.6.6"), None);
-        assert_eq!(plain(b""), None);
+        assert_eq!(read_domain(b"lan.example.\0").as_deref(), Some("lan.example"));
+        assert_eq!(read_domain(b"two names"), None);
+        assert_eq!(read_domain(b"\nnameserver 6.6.6.6"), None);
+        assert_eq!(read_domain(b""), None);
     }
 
     proptest::proptest! {

@@ -38,7 +38,7 @@ impl Repeated<'_> {
         let mut cells = vec![
             ago(*time),
             self.times.to_string(),
-            self.who(),
+            self.pod_or_container(),
             attachment.network.clone(),
             attachment.ifname.clone(),
             code.to_string(),
@@ -113,7 +113,8 @@ mod tests {
             failure(5, "y", None, "full"),
             failure(4, "c0", Some("a/web"), "full"),
         ];
-        let rows: Vec<_> = repeated(&kept).iter().map(|row| (row.last.time, row.who(), row.times)).collect();
+        let rows: Vec<_> =
+            repeated(&kept).iter().map(|row| (row.last.time, row.pod_or_container(), row.times)).collect();
         let row = |time, who: &str, times| (time, who.to_owned(), times);
         assert_eq!(rows, [row(9, "a/web", 3), row(7, "x", 1), row(6, "a/web", 1), row(5, "y", 1)]);
     }

@@ -47,7 +47,7 @@ impl Networks {
     /// Reads a directory of configurations. Skips unreadable files, which `weftctl doctor` reports.
     pub(crate) fn read(dir: &Path) -> Self {
         let mut networks = Self::default();
-        confs(dir).iter().for_each(|conf| networks.note(conf, None));
+        confs(dir).iter().for_each(|conf| networks.add_conf(conf, None));
         networks
     }
 
@@ -234,9 +234,9 @@ mod tests {
         networks.pools.insert("red".into(), "reds".into());
         assert_eq!(scopes(&networks, pool).unwrap(), "cluster/reds");
         // Two configurations of one name, the second without one.
-        networks.note(&serde_json::json!({"name": "n", "type": "bridge", "ipam": {}}), None);
+        networks.add_conf(&serde_json::json!({"name": "n", "type": "bridge", "ipam": {}}), None);
         assert!(!networks.is_of_cluster("n"));
-        networks.note(&serde_json::json!({"plugins": [{"type": "weft", "ledger": {"type": "etcd"}}]}), Some("n"));
+        networks.add_conf(&serde_json::json!({"plugins": [{"type": "weft", "ledger": {"type": "etcd"}}]}), Some("n"));
         let all = BTreeSet::from(["cluster/default".to_owned(), "n".to_owned()]);
         assert!(networks.is_of_cluster("n") && networks.scopes("n").unwrap().unwrap() == all);
     }

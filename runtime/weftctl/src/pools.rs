@@ -64,7 +64,7 @@ impl Pools {
             }
             let value = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
             if let Some(value) = value {
-                pools.note(&path.display().to_string(), &value);
+                pools.add_conf(&path.display().to_string(), &value);
             }
         }
         pools
@@ -110,7 +110,7 @@ impl Pools {
             format!(
                 "{}: every node gives out {} on the {} by itself, so pods of two nodes can get the same address",
                 pool.file,
-                shown(pool.span),
+                span_text(pool.span),
                 pool.link
             )
         };
@@ -243,7 +243,7 @@ mod tests {
     fn clashes(confs: &[Value]) -> Vec<String> {
         let mut pools = Pools::default();
         for (at, conf) in confs.iter().enumerate() {
-            pools.note(&format!("{at}.conf"), conf);
+            pools.add_conf(&format!("{at}.conf"), conf);
         }
         pools.clashes().iter().map(ToString::to_string).collect()
     }
@@ -311,9 +311,9 @@ mod tests {
     fn a_definition_for_all_nodes_needs_a_ledger_for_all_nodes() {
         let given_out = |conf: Value| {
             let mut pools = Pools::default();
-            pools.note("network team/lan", &conf);
+            pools.add_conf("network team/lan", &conf);
             // A file may differ from node to node.
-            pools.note("/etc/cni/net.d/10-lan.conf", &conf);
+            pools.add_conf("/etc/cni/net.d/10-lan.conf", &conf);
             pools.given_out_by_each_node(&BTreeSet::from(["network team/lan".to_owned()]))
         };
         let lan =

@@ -179,7 +179,7 @@ impl Table {
                 "ratio": row.ratio(),
                 "ratioOfMinima": row.ratio_of_minima(),
                 "budget": row.budget.map(|_| row.budget_text()),
-                "kept": row.budget.map(|_| row.keeps()),
+                "kept": row.budget.map(|_| row.keeps_budget()),
             })
         });
         json!({ "rows": rows.collect::<Vec<_>>() })
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn budgets_are_kept_or_missed() {
-        assert!(ratio(3.0, 0.35).keeps());
-        assert!(!ratio(4.0, 0.35).keeps());
+        assert!(ratio(3.0, 0.35).keeps_budget());
+        assert!(!ratio(4.0, 0.35).keeps_budget());
         assert!(ratio(4.0, 0.35).keeps_about(1.3));
         assert!(!ratio(5.0, 0.35).keeps_about(1.3));
         assert!(!ratio(f64::NAN, 0.35).keeps_about(1.3), "what was not measured keeps nothing");
@@ -211,7 +211,7 @@ mod tests {
     fn a_noisy_median_is_forgiven_where_the_minimum_is_right() {
         let figure = |value, min| Figure { value, min: Some(min), unit: "ms" };
         let noisy = Row::compared("x", figure(9.0, 3.0), ("reference", figure(10.0, 10.0)), Some(0.35));
-        assert!(!noisy.keeps() && noisy.keeps_about(1.0));
+        assert!(!noisy.keeps_budget() && noisy.keeps_about(1.0));
     }
 
     #[test]

@@ -99,11 +99,11 @@ mod tests {
     #[test]
     fn known_texts_are_replaced_everywhere() {
         let mut names = Names::default();
-        names.keep(r#"{"mac":"02:00:00:00:00:0A"}"#);
+        names.keep_name(r#"{"mac":"02:00:00:00:00:0A"}"#);
         names.learn_link("veth0123abcd");
         names.learn_link("eth0");
-        names.learn("aa:bb:cc:dd:ee:ff", "mac(host:veth#1)");
-        names.learn("02:00:00:00:00:0a", "mac(a:eth0)");
+        names.set_symbol("aa:bb:cc:dd:ee:ff", "mac(host:veth#1)");
+        names.set_symbol("02:00:00:00:00:0a", "mac(a:eth0)");
         let value = serde_json::json!({"veth0123abcd": ["aa:bb:cc:dd:ee:ff", "02:00:00:00:00:0a", "eth0", 4]});
         let want = serde_json::json!({"veth#1": ["mac(host:veth#1)", "02:00:00:00:00:0a", "eth0", 4]});
         assert_eq!(names.value(&value), want);

@@ -158,7 +158,7 @@ fn learn_names(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     for link in others.into_iter().chain(bridges) {
         let mac = link.text("address");
         if mac != "00:00:00:00:00:00" && mac.matches(':').count() == 5 {
-            names.set_symbol(mac, &format!("mac({}:{})", link.side, names.text(link.name())));
+            names.set_symbol(mac, &format!("mac({}:{})", link.side, names.replace_names(link.name())));
         }
     }
     Ok(links)
@@ -307,7 +307,7 @@ fn route_key(family: &str, mut route: Value) -> String {
         flags.sort_by_key(ToString::to_string);
     }
     let fields: BTreeMap<String, Value> = route.as_object().cloned().unwrap_or_default().into_iter().collect();
-    let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", plain_text(value))).collect();
     format!("{family} {}", words.join(" "))
 }
 

@@ -76,7 +76,7 @@ impl Oracle {
     /// Stops watching a netns, and no longer keeps it alive.
     pub fn forget(&self, slot: &Arc<Slot>) {
         lock(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
-        *slot.hold() = None;
+        *slot.lock_netlink() = None;
     }
 
     /// Notes the addresses that a container's result names.

@@ -27,7 +27,7 @@ pub(super) fn netns_gone() -> Result<()> {
     for container in ["a", "b"] {
         let mut call = lan.world.borrow_mut().prepare("DEL", &Attach::eth0(container), &lan.conf)?;
         call.netns = Some(String::new());
-        lan.world.borrow().run(&call, "weft")?.quiet()?;
+        lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     }
     Ok(())
 }
@@ -41,7 +41,7 @@ pub(super) fn same_name_again() -> Result<()> {
     // The agent is absent during this DEL.
     fs::rename(dhcp::socket(&lan.world.borrow()), lan.world.borrow().scratch().join("hidden"))?;
     call.netns = Some(String::new());
-    lan.world.borrow().run(&call, "weft")?.quiet()?;
+    lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     fs::rename(lan.world.borrow().scratch().join("hidden"), dhcp::socket(&lan.world.borrow()))?;
     lan.world.borrow_mut().remove_container("a");
     let discovers = lan.server.borrow().count("DHCPDISCOVER", "");
@@ -96,7 +96,7 @@ pub(super) fn three_dels() -> Result<()> {
     let lan = Lan::with_options(&[RANGE], &[])?;
     let own = address(&lan.add("a")?)?;
     for reply in at_once(&lan, "DEL", &["a", "a", "a"])? {
-        reply.quiet()?;
+        reply.expect_quiet()?;
     }
     lan.leases_become(&[])?;
     ensure!(lan.server.borrow().count("DHCPRELEASE", &own) == 1, "{}", lan.server.borrow().log());
@@ -112,7 +112,7 @@ pub(super) fn gc() -> Result<()> {
     conf["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
     let mut call = lan.world.borrow_mut().prepare("GC", &Attach::eth0("a"), &conf)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
-    lan.world.borrow().run(&call, "weft")?.quiet()?;
+    lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     lan.leases_become(&[&kept])?;
     lan.expect_quiet("DEL", "b", None)
 }
@@ -129,7 +129,7 @@ pub(super) fn many_at_once() -> Result<()> {
     addresses.dedup();
     ensure!(addresses.len() == containers.len(), "{addresses:?}");
     for reply in at_once(&lan, "DEL", &containers)? {
-        reply.quiet()?;
+        reply.expect_quiet()?;
     }
     lan.leases_become(&[])
 }
@@ -172,7 +172,7 @@ pub(super) fn rollback_at_every_op() -> Result<()> {
         call.env.push(("WEFT_FAIL_AT".into(), at.to_string().into()));
         let reply = lan.world.borrow().run(&call, "weft")?;
         let acks = lan.server.borrow().count("DHCPACK", "192.168.1.5");
-        if reply.ok() {
+        if reply.is_ok() {
             ensure!(at > 5 && asked > 3, "only {at} ops, {asked} of them with a lease");
             lan.expect_quiet("DEL", "a", None)?;
             return lan.leases_become(&[]);

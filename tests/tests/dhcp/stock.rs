@@ -82,7 +82,7 @@ pub(super) fn same_result_as_debian() -> Result<()> {
         }
         results.push(result);
         call.command = Some("DEL".to_owned());
-        call.run(&plugin, &place)?.quiet().with_context(|| format!("DEL by {subject}"))?;
+        call.run(&plugin, &place)?.expect_quiet().with_context(|| format!("DEL by {subject}"))?;
     }
     ensure!(results[0] == results[1], "stock {}\nweft  {}", results[0], results[1]);
     daemon.kill();

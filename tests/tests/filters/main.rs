@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     suite.test("add_beside_the_last_del", &faults, state::add_beside_the_last_del);
     suite.test("flushed_and_repaired", &needs, state::flushed_and_repaired);
     suite.test("agent_puts_back_after_a_flush", &with(Need::Tool("sqlite3")), agent::agent_puts_back_after_a_flush);
-    suite.test("a_dead_holder_gives_way", &needs, state::a_dead_holder_gives_way);
-    suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::a_dead_holders_plugin_hears_of_it);
+    suite.test("a_dead_holder_gives_way", &needs, state::holders::a_dead_holder_gives_way);
+    suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::holders::a_dead_holders_plugin_hears_of_it);
     suite.test("a_del_during_a_rebuild_fails", &needs, rebuild::del_meanwhile);
     suite.test("a_rebuild_spares_what_has_no_path", &needs, rebuild::without_a_path);
     suite.test(
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     );
     suite.test("a_rebuild_serves_chained_plugins", &with(Need::Tool("dbus-daemon")), rebuild::chained_on_other_links);
     suite.test("a_rebuild_removes_shapers_of_nobody", &needs, rebuild::shapers_of_nobody);
-    suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
+    suite.test("stock_ports_are_refused", &with(Need::Reference), state::holders::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);
     suite.test("conditions_read_their_own_port", &faults, state::conditions_read_their_own_port);
     suite.run()

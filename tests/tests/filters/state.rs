@@ -1,7 +1,7 @@
 //! Firewall state and the journal: many ports at once, state that attachments share, flushed rules, and the holders of
 //! ports.
 
-mod holders;
+pub(super) mod holders;
 
 use std::process::Command;
 use std::{fs, thread};

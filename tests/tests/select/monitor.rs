@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::programs::Guests;
 
-use super::{LIES, Node, status};
+use super::{LIES, Node};
 
 /// `select.monitor`: weft records what the other policy would have chosen, and does none of it; with one changed key it
 /// decides.

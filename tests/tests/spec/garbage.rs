@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use weft_kit::cni::Call;
 use weft_kit::programs::NAMES;
 
-use super::rows::stdin;
 use super::{NamesOnly, conf, one_document};
 
 /// Runs random environments with random or nearly right configurations.

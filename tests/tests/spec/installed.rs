@@ -6,12 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::Call;
 use weft_kit::programs::Installation;
-use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, Subject, World};
-
-use super::garbage::{input, value};
-use super::{conf, version};
 
 /// Trials with namespaces and policies.
 pub(super) fn with_installation(suite: &mut Suite) {

@@ -1,13 +1,8 @@
 //! Calls that fail, each with its code and message: environment, values, stdin, and the gates of the versions.
 
-use std::os::unix::ffi::OsStrExt;
-
-use serde_json::json;
 use weft_kit::cni::Call;
 
-use super::garbage::value;
-use super::installed::{gc, status};
-use super::{Row, conf, version};
+use super::{Row, conf};
 
 pub(super) fn row(name: &'static str, code: u64, msg: &'static str, call: Call) -> Row {
     Row { name, call, code, msg, details: Some(""), prefix: false, known_to_reference: true }

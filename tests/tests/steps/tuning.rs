@@ -5,10 +5,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use weft_kit::cni::expect_ok;
-use weft_kit::sandbox;
 use weft_kit::world::{Attach, World};
 
-use super::{conf_with_steps, ipam, kernel, tuning};
+use super::{chained_conf, conf_with_steps, expect_same, ipam, kernel, tuning};
 
 /// `/etc/cni/tuning/allowlist.conf`, of which this process has a private copy.
 pub(super) fn only_listed_sysctls() -> Result<()> {
@@ -70,7 +69,7 @@ pub(super) fn attributes_come_back() -> Result<()> {
     let before = kernel(&world)?;
     let path = world.netns("pod")?.path().display().to_string();
     let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "mac": "02:00:00:00:00:09", "sandbox": path }] });
-    let mut conf = part(&tuning(), &previous);
+    let mut conf = chained_conf(&tuning(), &previous);
     if let Some(conf) = conf.as_object_mut() {
         conf.remove("sysctl");
     }

@@ -137,9 +137,9 @@ pub(super) fn ps_and_gc() -> Result<()> {
     let (table, _) = both_outputs(&world, &weftctl, &["gc", "--dry-run"])?;
     ensure!(table.contains("would be removed") && world.claims()?.len() == 2, "{table}");
     let gone = run(&world.place()?, &weftctl, &["--state-dir", &state, "gc"])?;
-    ensure!(gone.status == Some(0) && world.claims()?.len() == 1, "{} {}", text(&gone), gone.stderr);
+    ensure!(gone.status == Some(0) && world.claims()?.len() == 1, "{} {}", stdout_text(&gone), gone.stderr);
     let detached = run(&world.place()?, &weftctl, &["--state-dir", &state, "detach", "cid-b", "--force"])?;
-    ensure!(detached.status == Some(0) && world.claims()?.is_empty(), "{} {}", text(&detached), detached.stderr);
+    ensure!(detached.status == Some(0) && world.claims()?.is_empty(), "{} {}", stdout_text(&detached), detached.stderr);
     let inside = world.container("b")?.line("ip -j link")?.text();
     ensure!(!inside.contains("eth0"), "the link is left: {inside}");
     Ok(())
@@ -221,7 +221,7 @@ pub(super) fn broken_pipe() -> Result<()> {
 
 /// What a chained plugin did has an entry of its own, but is no attachment of its own.
 pub(super) fn one_row() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     let weftctl = installation.weftctl();
     let reply = world.call("ADD", &Attach::eth0("a"), &conf())?;
     ensure!(reply.ok(), "ADD");
@@ -230,7 +230,7 @@ pub(super) fn one_row() -> Result<()> {
     chained["runtimeConfig"] = with_port()["runtimeConfig"].clone();
     chained["prevResult"] = reply.json()?;
     ensure!(world.call("ADD", &Attach::eth0("a"), &chained)?.ok(), "ADD of portmap");
-    let (table, document) = both(&world, &weftctl, &["ps"])?;
+    let (table, document) = both_outputs(&world, &weftctl, &["ps"])?;
     ensure!(table.lines().count() == 2, "a head and one row: {table}");
     ensure!(table.contains("10.63.0.2  8086:80/tcp"), "{table}");
     ensure!(document.as_array().is_some_and(|entries| entries.len() == 2), "JSON has every entry: {document:#}");

@@ -43,7 +43,7 @@ pub(super) fn lost_ledger() -> Result<()> {
         ensure!(
             stdout_text(&doctor).contains("weftctl ledger rebuild"),
             "{way}: doctor says nothing: {}",
-            text(&doctor)
+            stdout_text(&doctor)
         );
         let confs = world.scratch().join("confs");
         fs::create_dir(&confs)?;
@@ -56,7 +56,7 @@ pub(super) fn lost_ledger() -> Result<()> {
         fs::write(confs.join("10-lost.conf"), conf.to_string())?;
         let rebuilt = run(&world.place()?, &installation.weftctl(), &rebuild)?;
         ensure!(rebuilt.status == Some(0), "{way}: {}", rebuilt.stderr);
-        ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", text(&rebuilt));
+        ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", stdout_text(&rebuilt));
         let third = address(&world.call("ADD", &Attach::eth0("c"), &conf)?)?;
         ensure!(third == "10.63.0.4/24", "{way}: {third}");
         let (_, who) = both_outputs(&world, &installation.weftctl(), &["who-has", "10.63.0.2"])?;
@@ -88,7 +88,11 @@ fn is_refused(world: &mut World, installation: &Installation, conf: &Value, what
     ensure!(!world.state().join("weft.db").exists(), "{what}: a ledger was made");
     let state = world.state().display().to_string();
     let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
-    ensure!(stdout_text(&doctor).contains("weftctl ledger rebuild"), "{what}: doctor says nothing: {}", text(&doctor));
+    ensure!(
+        stdout_text(&doctor).contains("weftctl ledger rebuild"),
+        "{what}: doctor says nothing: {}",
+        stdout_text(&doctor)
+    );
     Ok(())
 }
 
@@ -294,7 +298,12 @@ pub(super) fn healthy_ledger() -> Result<()> {
     let rebuild =
         ["--state-dir", &state, "ledger", "rebuild", "--every-scope", "--conf-dir", &dir, "--cni-cache", &cache];
     let refused = run(&world.place()?, &installation.weftctl(), &rebuild)?;
-    ensure!(refused.status == Some(1) && refused.stderr.contains("9999"), "{} {}", text(&refused), refused.stderr);
+    ensure!(
+        refused.status == Some(1) && refused.stderr.contains("9999"),
+        "{} {}",
+        stdout_text(&refused),
+        refused.stderr
+    );
     ensure!(fs::read(&file)? == bytes, "the ledger is another");
     ensure!(!world.state().join("weft.db.lost-1").exists(), "moved aside");
     // What is no store is.

@@ -104,7 +104,7 @@ fn stdout_text(output: &Output) -> String {
 }
 
 fn json_of(output: &Output) -> Result<Value> {
-    serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", text(output)))
+    serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", stdout_text(output)))
 }
 
 /// Returns both forms of a command's output: the table, and the document.
@@ -114,7 +114,7 @@ fn both_outputs(world: &World, weftctl: &Path, arguments: &[&str]) -> Result<(St
     let place = world.place()?;
     let table = run(&place, weftctl, &arguments)?;
     let document = run(&place, weftctl, &[&["--json"], arguments.as_slice()].concat())?;
-    ensure!(table.status == Some(0), "{arguments:?}: {} {}", text(&table), table.stderr);
+    ensure!(table.status == Some(0), "{arguments:?}: {} {}", stdout_text(&table), table.stderr);
     Ok((stdout_text(&table), json_of(&document)?))
 }
 

@@ -28,7 +28,11 @@ pub(super) fn policy() -> Result<()> {
     let state = world.state().display().to_string();
     let output = run(&world.place()?, &weftctl, &["--json", "--state-dir", &state, "policy", "check", &path])?;
     ensure!(output.status == Some(1), "accepted an unknown key");
-    ensure!(json_of(&output)?["problems"][0]["message"].to_string().contains("no-such-key"), "{}", text(&output));
+    ensure!(
+        json_of(&output)?["problems"][0]["message"].to_string().contains("no-such-key"),
+        "{}",
+        stdout_text(&output)
+    );
     Ok(())
 }
 
@@ -58,7 +62,7 @@ pub(super) fn doctor() -> Result<()> {
     let state = world.state().display().to_string();
     let all = [&["--json", "--state-dir", state.as_str()], arguments.as_slice()].concat();
     let output = run(&world.place()?, &installation.weftctl(), &all)?;
-    ensure!(output.status == Some(1), "{}", text(&output));
+    ensure!(output.status == Some(1), "{}", stdout_text(&output));
     let findings = json_of(&output)?;
     let cache = finding(&findings, "/cache").context("cache")?;
     ensure!(
@@ -76,7 +80,7 @@ pub(super) fn mistakes() -> Result<()> {
     let output =
         run(&world.place()?, &installation.weftctl(), &["--json", "--state-dir", &state, "explain", "nobody"])?;
     ensure!(output.status == Some(1), "exit code");
-    ensure!(json_of(&output)?["error"].is_string(), "{}", text(&output));
+    ensure!(json_of(&output)?["error"].is_string(), "{}", stdout_text(&output));
     ensure!(output.stderr.starts_with("weftctl: "), "stderr");
     Ok(())
 }
@@ -138,7 +142,7 @@ pub(super) fn schema() -> Result<()> {
     shown.extend([conf(), list(), conf_with_everything(), chosen()]);
     for conf in &shown {
         let output = validate(conf)?;
-        ensure!(output.status == Some(0), "{conf:#}: {} {}", text(&output), output.stderr);
+        ensure!(output.status == Some(0), "{conf:#}: {} {}", stdout_text(&output), output.stderr);
     }
     let mistakes: &[(&str, Value)] = &[
         ("/delegate/isGatway", json!(true)),
@@ -209,7 +213,7 @@ pub(super) fn manual() -> Result<()> {
         script.display()
     );
     let completed = run(&place, Path::new("bash"), &["-c", &complete])?;
-    ensure!(stdout_text(&completed).trim() == "ledger", "{} {}", text(&completed), completed.stderr);
+    ensure!(stdout_text(&completed).trim() == "ledger", "{} {}", stdout_text(&completed), completed.stderr);
     let page = stdout_text(&run(&place, &weftctl, &["man"])?);
     ensure!(page.contains(".TH weftctl 1") && page.contains("Exit codes"), "{page}");
     let dir = world.scratch().join("man");

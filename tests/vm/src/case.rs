@@ -94,7 +94,7 @@ pub struct Look {
     #[serde(default)]
     pub lacks: Vec<String>,
     /// Whether weft's output must equal the reference's.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub compare: bool,
 }
 

@@ -96,7 +96,7 @@ impl Lab {
             View::Same => vec![Subject::Reference, Subject::Weft],
         };
         if let Some(reason) = subjects.iter().find_map(|subject| find_lack(&self.parts, case, *subject)) {
-            return reason.tell();
+            return reason.completion();
         }
         let recorded = match self.boot.get_or_init(|| self.boot()) {
             Outcome::Impossible(reason) => return Lack::Machine(reason.clone()).completion(),

@@ -162,7 +162,7 @@ impl BlockSpec {
     /// Returns its addresses for display.
     #[must_use]
     pub fn addresses(&self) -> String {
-        format!("{}-{}", self.first, self.last())
+        format!("{}-{}", self.first, self.last_address())
     }
 
     /// Returns its holder for messages.

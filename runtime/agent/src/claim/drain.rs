@@ -125,7 +125,7 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
         if !claim.spec.is_held_by(&row.nonce) {
             return Ok(());
         }
-        let gone = claim.spec.without(|holder| holder.nonce == row.nonce);
+        let gone = claim.spec.without_holders(|holder| holder.nonce == row.nonce);
         // An address of an IPAMClaim is not given to anybody else anyway.
         let written = if address.answer == Answer::InUse && exclusive {
             backend.replace(&marked(&gone, address.in_use_by.as_deref()), &claim.versions, None).await.map(drop)

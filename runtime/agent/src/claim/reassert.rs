@@ -243,7 +243,7 @@ pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, Dra
         if dead.is_empty() {
             continue;
         }
-        let rest = claim.spec.without(|holder| dead.contains(&holder.nonce));
+        let rest = claim.spec.without_holders(|holder| dead.contains(&holder.nonce));
         round.count(remove(backend, &rest, &claim.versions).await.map(|()| dead.len()))?;
     }
     round.end()

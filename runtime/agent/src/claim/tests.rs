@@ -334,7 +334,7 @@ async fn commit_cas_fails_an_add_whose_intent_was_given_up() {
     let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
     a.store.borrow_mut().expire_intents(NOW + 1, NOW).unwrap();
-    assert!(matches!(a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free), Err(ClaimError::Withdrawn)));
+    assert!(matches!(a.commit(&WEB, &nonce, &one_want(), &ReleaseRule::Free), Err(ClaimError::Withdrawn)));
     assert!(a.store.borrow().entry(&WEB.key()).unwrap().is_none(), "no journal entry, so no link");
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
 }

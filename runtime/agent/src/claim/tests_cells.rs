@@ -40,7 +40,7 @@ pub(super) fn cell_want() -> CellWant {
         size: SIZE,
         pool: "blue".into(),
         shared: false,
-        spans: vec![(at(SPAN.0), at(SPAN.1))],
+        spans: vec![(address(SPAN.0), address(SPAN.1))],
     }
 }
 
@@ -145,10 +145,13 @@ async fn no_list_of_complete_claims_is_needed() {
     assert_eq!(first.taken.iter().count(), 0);
     a.add(&WEB).await.unwrap();
     let again = b.work().shared_cells(&wanted, &[]).await.unwrap().unwrap();
-    assert_eq!(again.taken.iter().collect::<Vec<_>>(), [(at("10.0.0.1"), at("10.0.0.1"))]);
+    assert_eq!(again.taken.iter().collect::<Vec<_>>(), [(address("10.0.0.1"), address("10.0.0.1"))]);
     // A domain with claims and without a record.
     server.0.borrow_mut().domains.clear();
-    assert!(matches!(learn(&server, &b.store, ("{}", "default"), (SIZE, soon())).await, Err(CellError::Domain(_))));
+    assert!(matches!(
+        read_or_create_domain(&server, &b.store, ("{}", "default"), (SIZE, short_deadline())).await,
+        Err(CellError::Domain(_))
+    ));
     assert_eq!((server.0.borrow().whole_lists, server.0.borrow().name_lists), (0, 2));
 }
 
@@ -337,9 +340,9 @@ async fn requested_addresses_come_from_shared_cells() {
     // No machine gets it.
     assert!(!b.take().await.unwrap() && !a.take().await.unwrap());
     let cells = b.work().shared_cells(&CellWant { shared: true, ..cell_want() }, &[]).await.unwrap().unwrap();
-    assert_eq!(cells.cells, [(shared.spec.first, shared.spec.last())]);
+    assert_eq!(cells.cells, [(shared.spec.first, shared.spec.last_address())]);
     // The caller knows that all of it is useless, and no other cell is left.
-    assert!(b.work().shared(&want(), &[shared.spec.first]).await.unwrap().is_none());
+    assert!(b.work().shared_cells(&cell_want(), &[shared.spec.first]).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn an_address_in_use_is_marked_and_nobody_gets_it() {
     reverse_sweep(&server, &a.store, &a.identity).await.unwrap();
     reclaim(&server).await.unwrap();
     reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
-    assert_eq!(only(&server).await.versions, marked.versions);
+    assert_eq!(only_claim(&server).await.versions, marked.versions);
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn nonce_keeps_the_next_owner_from_being_marked() {
     server.0.borrow_mut().claims.clear();
     let nonce = b.add(&OTHER).await.unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, Some(nonce)));
-    assert_eq!(only(&server).await.spec.state, ClaimState::Active);
+    assert_eq!(only_claim(&server).await.spec.state, ClaimState::Active);
 }
 
 /// The ledger is restored to a state with the mark, and the address is on a link by now.

@@ -66,7 +66,7 @@ async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
 
         // The create itself reveals it, without a previous read. Its answer is not used.
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Doubt(_))), "bump {bump}");
-        assert_eq!(b.settle(0).await, LedgerState { epoch: 1, frozen: true });
+        assert_eq!(b.resolve_doubt(0).await, LedgerState { epoch: 1, frozen: true });
         assert!(!b.is_in_doubt());
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
         assert_eq!((b.drain(LATER).await, server.holder()), (0, None));
@@ -75,7 +75,7 @@ async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
         // claim again.
         a.look().await;
         assert!(a.is_in_doubt(), "bump {bump}");
-        assert_eq!(a.settle(0).await.epoch, 1);
+        assert_eq!(a.resolve_doubt(0).await.epoch, 1);
         let done = a.reassert(1).await;
         assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
         let thawed = LedgerState { epoch: 1, frozen: false };
@@ -136,7 +136,7 @@ async fn a_freeze_of_a_known_epoch_is_not_joined() {
         let server = Memory::default();
         let (a, _b) = machines(&server);
         server.0.borrow_mut().state = found;
-        assert_eq!(a.settle(known).await, state(expected, true), "{found:?}, {known} known");
+        assert_eq!(a.resolve_doubt(known).await, state(expected, true), "{found:?}, {known} known");
     }
 }
 

@@ -77,9 +77,11 @@ async fn fence_ends_with_a_boot_and_not_with_the_return_of_a_machine() {
     let server = Memory::default();
     let (a, _twin) = machines_of_one_name(&server).await;
     fence(&server, "a", Some("m-1")).await.unwrap();
-    assert!(spoken(&a, None).await.is_fenced && look_again(&server, &a.identity, false).await.unwrap().is_fenced);
+    assert!(
+        written_record(&a, None).await.is_fenced && look_again(&server, &a.identity, false).await.unwrap().is_fenced
+    );
     let a = Machine::boot(TempDir::new().unwrap(), ("a", "m-1", "boot-2"), &server);
-    assert!(!spoken(&a, None).await.is_fenced);
+    assert!(!written_record(&a, None).await.is_fenced);
     assert!(server.node("a").await.unwrap().unwrap().fenced_machines.is_empty());
 }
 

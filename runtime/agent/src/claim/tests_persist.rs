@@ -16,7 +16,7 @@ use super::object::{ClaimOwner, ClaimState, Sharing};
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one_want, wants};
 use super::{
     Claimed, GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert,
-    remark,
+    rewrite_claims,
 };
 
 const KEY: &str = "ns/vm";
@@ -66,14 +66,14 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    assert_eq!(add(&a, &WEB, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&a, &WEB, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(server.ips(), ["10.0.0.1/24"]);
     a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
     // Nobody else gets it, but its next user does, on another machine.
     assert!(b.add(&OTHER).await.is_err());
     assert_eq!(collected(&server).await.unwrap(), 0);
-    assert_eq!(add(&b, &OTHER, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&b, &OTHER, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/other".to_owned()])));
     // `holders_empty`: the IPAMClaim is gone, but the claim is in use.
     server.0.borrow_mut().persistent.clear();
@@ -151,7 +151,7 @@ async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let exclusive = |pod| Owner { exclusive: true, ..owner(pod) };
-    assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one()).await.unwrap(), Granted::All);
+    assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one_want()).await.unwrap(), Granted::All);
     let wanted = one_want();
     let rival = || add_for(&b, &OTHER, exclusive(&OTHER), &wanted);
     assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
@@ -205,10 +205,10 @@ async fn status_cas_lets_one_of_two_first_users_win() {
 async fn an_ipam_claim_deleted_before_its_status_is_written_gives_nothing_out() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    assert!(matches!(add(&a, &WEB, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    assert!(matches!(add(&a, &WEB, &one_want()).await, Err(GrantError::NoIpamClaim(_))));
     // It is deleted and created again under the same name.
     server.make("uid-2");
-    assert!(matches!(add(&a, &OTHER, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    assert!(matches!(add(&a, &OTHER, &one_want()).await, Err(GrantError::NoIpamClaim(_))));
     a.drain(LATER).await;
     assert_eq!(collected(&server).await.unwrap(), 1);
     assert!(server.users().is_none() && server.ips().is_empty());
@@ -256,7 +256,7 @@ async fn r41_an_address_that_is_kept_is_claimed_again() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     make_unused_claim(&server, &a).await;
-    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 0);
     let before = server.0.borrow_mut().claims.pop_first().unwrap().1;
     // Behind a freeze too.
     let frozen = LedgerState { epoch: 1, frozen: true };
@@ -266,7 +266,7 @@ async fn r41_an_address_that_is_kept_is_claimed_again() {
     assert_eq!(server.0.borrow().claims.values().next().unwrap().spec, before.spec);
     server.set_state(frozen, LedgerState { frozen: false, ..frozen }).await.unwrap();
     assert!(b.add(&OTHER).await.is_err(), "{:?}", server.users());
-    assert_eq!(add(&b, &THIRD, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&b, &THIRD, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(
         (server.users().unwrap().1, server.ips()),
         (vec!["ns/third".to_owned()], vec!["10.0.0.1/24".to_owned()])
@@ -303,9 +303,9 @@ async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
     // Another program's status names no claims of weft.
     server.0.borrow_mut().claims.clear();
     server.0.borrow_mut().persistent.get_mut(KEY).unwrap().claimed = None;
-    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 0);
     server.0.borrow_mut().persistent.clear();
-    assert_eq!((remark(&server, 0).await.unwrap().written, server.users()), (0, None));
+    assert_eq!((rewrite_claims(&server, 0).await.unwrap().written, server.users()), (0, None));
 }
 
 /// The backup contains the IPAMClaim, and its address is on the link of a pod that started later.
@@ -320,7 +320,7 @@ async fn r41_holderless_yields_to_a_link() {
     let nonce = b.add(&OTHER).await.unwrap();
     server.0.borrow_mut().claims.clear();
     server.0.borrow_mut().persistent = remembered;
-    assert_eq!(remark(&server, 1).await.unwrap().written, 1);
+    assert_eq!(rewrite_claims(&server, 1).await.unwrap().written, 1);
     let done = reassert(&server, &b.store, (&b.identity, 1), |_row| true).await.unwrap();
     assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
 }
@@ -339,7 +339,7 @@ async fn r41_makes_the_shared_cell_again() {
     };
     let status = Persistent { ips: vec!["10.0.0.1/24".to_owned()], claimed: Some(claimed), ..Persistent::default() };
     server.0.borrow_mut().persistent.insert(KEY.to_owned(), Persistent { uid: "uid-1".to_owned(), ..status });
-    assert_eq!(remark(&server, 0).await.unwrap().written, 1);
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 1);
     let cell = server.0.borrow().blocks.values().next().unwrap().spec.clone();
     assert!(cell.shared && cell.first == "10.0.0.0".parse::<std::net::IpAddr>().unwrap(), "{cell:?}");
     assert_eq!((server.0.borrow().domains["default"].cell_size, server.users()), (8, Some((ClaimState::Kept, vec![]))));

@@ -11,7 +11,7 @@ use super::backend::memory::Memory;
 use super::cells::Idle;
 use super::object::Sharing;
 use super::tests::{Machine, NOW, OTHER, Pod, THIRD, WEB, wants};
-use super::{Claimed, Granted, Persistent, claim_name, reassert, remark};
+use super::{Claimed, Granted, Persistent, claim_name, reassert, rewrite_claims};
 
 const PODS: [(&Pod, &str); 3] = [(&WEB, "10.0.0.1"), (&OTHER, "10.0.0.2"), (&THIRD, "10.0.0.3")];
 
@@ -29,7 +29,7 @@ impl Machine {
 impl Memory {
     /// Nobody may write the claim on the first pod's address.
     fn refuse_the_first(&self) {
-        self.0.borrow_mut().refused = vec![first()];
+        self.0.borrow_mut().refused = vec![first_claim_name()];
     }
 
     fn refuse_nothing(&self) {
@@ -55,7 +55,7 @@ async fn a_refused_tombstone_keeps_no_other_one() {
         a.del(pod);
     }
     let drained = a.try_drain(NOW).await.unwrap();
-    assert_eq!((drained.left, drained.refused.len(), server.names()), (1, 1, vec![first()]));
+    assert_eq!((drained.left, drained.refused.len(), server.names()), (1, 1, vec![first_claim_name()]));
     assert_eq!(drained.refused[0].what, "giving back 10.0.0.1 of container sandbox-1");
     // It is tried again, and not every second.
     let writes = server.0.borrow().writes;
@@ -74,7 +74,7 @@ async fn a_refused_holder_does_not_prevent_the_sweep_of_others() {
     server.refuse_the_first();
     let a = Machine::boot(TempDir::new().unwrap(), ("a", "m-a", "boot-2"), &server);
     let swept = a.sweep().await;
-    assert_eq!((swept.removed, swept.refused.len(), server.names()), (2, 1, vec![first()]));
+    assert_eq!((swept.removed, swept.refused.len(), server.names()), (2, 1, vec![first_claim_name()]));
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_refused_entry_does_not_prevent_others_from_coming_back() {
     // The agent's start, and every look after a freeze.
     let done = reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!((done.written, done.refused.len(), done.conflicts.len()), (2, 1, 0));
-    assert!(!server.names().contains(&first()));
+    assert!(!server.names().contains(&first_claim_name()));
     server.refuse_nothing();
     let done = reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!((done.written, done.refused.len(), server.names().len()), (1, 0, 3));

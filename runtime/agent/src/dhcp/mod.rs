@@ -81,7 +81,7 @@ impl Leases {
     /// nobody could give them back from where they were used, and they expire by themselves.
     pub(super) fn resume(&self) -> anyhow::Result<()> {
         let (mut resumed, mut forgotten) = (0, 0);
-        for row in self.shared.store.all()? {
+        for row in self.shared.store.read_all()? {
             let is_v4 = row.lease.address().is_ipv4();
             let is_of_this_boot = row.boot_id == self.shared.boot_id;
             let is_gone = is_of_this_boot
@@ -140,7 +140,7 @@ impl Leases {
             }
             None => self.begin(&attachment, &place, &wish, Vec::new()),
         };
-        let outcome = held.settled().await;
+        let outcome = held.wait_for_leases().await;
         let (fault, text) = match outcome
             .and_then(|leases| answer::leased(&leases, &held.wish).map_err(|text| (Fault::Answer, text)))
         {
@@ -158,7 +158,7 @@ impl Leases {
             let text = format!("the agent knows no DHCP lease of {}", name(attachment));
             return Err(Refusal::new(Fault::Unknown, text));
         };
-        match held.trouble() {
+        match held.missing_lease_text() {
             None => Ok(Reply::Done),
             Some(why) => Err(Refusal::new(Fault::Lost, format!("the DHCP lease of {} {why}", name(attachment)))),
         }
@@ -213,7 +213,7 @@ impl Leases {
     /// Ends the tasks of an attachment and waits for their final state.
     async fn end(&self, attachment: &Attachment, held: &Rc<Held>, command: Command) {
         for session in &held.sessions {
-            session.tell(command);
+            session.send_command(command);
         }
         for session in &held.sessions {
             let mut watch = session.watch();

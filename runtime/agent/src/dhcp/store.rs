@@ -254,9 +254,9 @@ mod tests {
             assert!(second.contains("another agent has"), "{second}");
         }
         let store = LeaseStore::open(dir.path()).unwrap();
-        assert_eq!(store.all().unwrap(), rows);
+        assert_eq!(store.read_all().unwrap(), rows);
         store.remove(&rows[0].attachment, true).unwrap();
         store.remove(&rows[0].attachment, true).unwrap();
-        assert_eq!(store.all().unwrap(), rows[1..]);
+        assert_eq!(store.read_all().unwrap(), rows[1..]);
     }
 }

@@ -6,7 +6,7 @@
 //! in a minute and then left alone for a while, because two competing installers help nobody. The node is not ready
 //! meanwhile, and an event names the remedy.
 //!
-//! `look` checks the files, `filters` maintains the packet filter of living attachments.
+//! `restore` checks the files, `filters` maintains the packet filter of living attachments.
 
 mod filters;
 mod manifest;

@@ -207,8 +207,8 @@ impl RegistryError {
         let not_there = || Self::NotThere {
             place: format!("registry {}", image.registry()),
             what: match (image.digest(), image.tag()) {
-                (Some(digest), _) => format!("{} {digest} in {}", noun(what), image.repository()),
-                (None, tag) => format!("{} {}:{}", noun(what), image.repository(), tag.unwrap_or("latest")),
+                (Some(digest), _) => format!("{} {digest} in {}", without_article(what), image.repository()),
+                (None, tag) => format!("{} {}:{}", without_article(what), image.repository(), tag.unwrap_or("latest")),
             },
         };
         let refused =

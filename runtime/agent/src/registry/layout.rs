@@ -89,7 +89,7 @@ impl Layout {
         }
         let mode = Mode::from_bits_truncate(0o755);
         for (below, name) in [("", "blobs"), ("blobs", "sha256")] {
-            mkdirat(layout.beneath(below)?, name, mode).map_err(|errno| file("create", path)(errno.into()))?;
+            mkdirat(layout.open_directory(below)?, name, mode).map_err(|errno| file("create", path)(errno.into()))?;
         }
         layout.write("", MARKER, json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())?;
         layout.write_index()?;
@@ -202,7 +202,7 @@ impl Layout {
     fn bytes(&self, image: &Image, digest: &Digest, what: &'static str, most: usize) -> Result<Vec<u8>, RegistryError> {
         let absent = || RegistryError::NotThere {
             place: self.path.display().to_string(),
-            what: format!("{} of {image}", noun(what)),
+            what: format!("{} of {image}", without_article(what)),
         };
         let bytes = self.read(&format!("{BLOBS}/{}", digest.hex()), most + 1)?.ok_or_else(absent)?;
         if bytes.len() > most {
@@ -312,7 +312,7 @@ mod tests {
             symlink(&victim, path.join(name)).unwrap();
         }
         let mut layout = Layout::create(&path).unwrap();
-        layout.put(b"blob").unwrap();
+        layout.write_blob(b"blob").unwrap();
         layout.add("registry.example/p:1", b"{}").unwrap();
         layout.set_lock(&LockFile::default()).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
@@ -322,7 +322,7 @@ mod tests {
         // A directory that leads elsewhere.
         fs::remove_dir_all(path.join(BLOBS)).unwrap();
         symlink(&outside, path.join(BLOBS)).unwrap();
-        Layout::create(&path).unwrap().put(b"blob").unwrap_err();
+        Layout::create(&path).unwrap().write_blob(b"blob").unwrap_err();
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
         let reopened = Layout::open(&path).unwrap();
         assert_eq!(reopened.names().collect::<Vec<_>>(), ["registry.example/p:1"]);

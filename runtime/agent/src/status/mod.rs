@@ -69,7 +69,7 @@ impl Statuses {
         let pending = Pending::open(&state.join("agent").join("status"), log);
         let (newest, turns, files) = (RefCell::default(), Cell::new(0), Mutex::default());
         let statuses = Rc::new(Self(Rc::new(Shared { cluster, pending, newest, turns, files, events, log })));
-        for request in statuses.0.pending.all() {
+        for request in statuses.0.pending.read_all() {
             statuses.begin(request);
         }
         statuses
@@ -154,7 +154,7 @@ impl Shared {
         }
         let pending = self.pending.clone();
         // It logs a failure.
-        spawn_blocking(move || pending.put(&request)).await.ok();
+        spawn_blocking(move || pending.store(&request)).await.ok();
         true
     }
 

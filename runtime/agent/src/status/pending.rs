@@ -84,9 +84,9 @@ mod tests {
         pending.store(&request("two"));
         fs::write(dir.path().join("status/half.json"), "{").unwrap();
         let next = Pending::open(&dir.path().join("status"), Log);
-        assert_eq!(next.all(), [request("two")]);
+        assert_eq!(next.read_all(), [request("two")]);
         next.remove(&request("two"));
-        assert!(next.all().is_empty());
+        assert!(next.read_all().is_empty());
         assert_eq!(fs::read_dir(dir.path().join("status")).unwrap().count(), 0);
     }
 }

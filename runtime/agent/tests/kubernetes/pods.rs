@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use weft_core::agent::pod::{Definition, PodReply};
 
-use super::{LONG, NODE, Place, api, wait_until};
+use super::{LONG, NODE, Place, wait_until};
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

@@ -10,7 +10,7 @@ use weft_core::agent::ask;
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::policy::{Policy, PolicyRequest, PolicyState};
 
-use super::{LONG, Place, api, http, wait_until};
+use super::{LONG, Place, http, wait_until};
 
 #[test]
 fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {

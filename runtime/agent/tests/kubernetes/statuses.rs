@@ -7,7 +7,7 @@ use serde_json::json;
 use weft_core::agent::pod::Definition;
 use weft_core::agent::status::StatusReply;
 
-use super::{Place, api, wait_until};
+use super::{Place, wait_until};
 
 #[test]
 fn a_status_is_one_write_and_is_retried_until_it_is_there() {

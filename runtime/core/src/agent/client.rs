@@ -20,7 +20,7 @@ const PATIENCE: Duration = HEARTBEAT.saturating_mul(5);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// Nobody listens on the socket.
-    #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), plain(.source))]
+    #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), error_text(.source))]
     Away {
         /// The requested service.
         service: &'static str,

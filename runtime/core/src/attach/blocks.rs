@@ -110,7 +110,7 @@ impl Network<'_> {
                     }
                     return Ok(Some(planned));
                 }
-                Err(ClaimError::Lost { want }) => race.lost(policy.loaded(), &decided, want)?,
+                Err(ClaimError::Lost { want }) => race.exclude_lost(policy.loaded(), &decided, want)?,
                 Err(other) => return Err(entry::refused(call, other)),
             }
             request = decide::gather(context, call, store)?;

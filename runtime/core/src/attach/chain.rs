@@ -20,7 +20,7 @@ pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {
 /// Returns the record of a list. `names` are shared besides those of the plans.
 fn write(listed: &[Chained], names: impl IntoIterator<Item = String>) -> Result<Option<Record>, AttachError> {
     let Some(first) = listed.first() else { return Ok(None) };
-    let mut shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared()).collect();
+    let mut shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared_names()).collect();
     shared.extend(names);
     Ok(Some(Record {
         netns: first.netns.clone(),
@@ -83,5 +83,5 @@ pub(super) fn drop_calls(
 pub(super) fn changes_by_steps(store: &NodeStore, attachment: &Attachment) -> Result<LaterChanges, AttachError> {
     let key = Key { attachment: attachment.clone(), role: Role::Steps };
     let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
-    Ok(LaterChanges::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
+    Ok(LaterChanges::default().with_ops(listed.iter().flat_map(|chained| &chained.plan.ops)))
 }

@@ -50,7 +50,7 @@ pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option
     let mut left = Vec::new();
     for (at, chained) in listed.iter().enumerate().rev().filter(|(_, chained)| ours(chained)) {
         let others = listed.iter().enumerate().filter(|(other, _)| *other < at || !ours(&listed[*other]));
-        let needed: BTreeSet<String> = others.flat_map(|(_, other)| other.plan.shared()).collect();
+        let needed: BTreeSet<String> = others.flat_map(|(_, other)| other.plan.shared_names()).collect();
         let found = teardown::plan(node, call, entry, (&chained.netns, &chained.plan), needed);
         if !found.is_empty() {
             left.push(chained.clone());
@@ -73,7 +73,7 @@ pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     steps::validate(call)?;
     let name = call.persona.name();
     let listed = node.store()?.entry(&call.key())?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
-    let since = LaterChanges::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
+    let since = LaterChanges::default().with_ops(listed.iter().flat_map(|chained| &chained.plan.ops));
     let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
     if mine.is_empty() {
         return match steps::plan_on(node.context, call, before.as_ref()) {

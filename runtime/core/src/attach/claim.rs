@@ -73,7 +73,7 @@ fn watched_by_policy(
                 return Ok(planned);
             }
             Err(ClaimError::Lost { want }) => {
-                race.lost(policy.loaded(), &decided, want)?;
+                race.exclude_lost(policy.loaded(), &decided, want)?;
                 request = decide::gather(context, call, store)?;
                 *watched = monitor::prepare(context, call, &request, &ClusterView::default());
             }

@@ -83,7 +83,7 @@ pub(super) fn claim(
     let mut lost_rounds = 0;
     let mut refused = None;
     loop {
-        let cells = shared.as_ref().map(|shared| shared.beside(call, &request));
+        let cells = shared.as_ref().map(|shared| shared.cells_for(call, &request));
         let looks = cells.as_ref().map(|cells| cells.looks.clone());
         let mut taken = others.clone();
         let own = store.remote_addresses(&conf.domain)?;
@@ -119,8 +119,11 @@ pub(super) fn claim(
         };
         others.extend(taken.iter().map(|(address, _holder)| *address));
         // A kept address cannot be replaced.
-        let lost =
-            if kept.ips.is_empty() { race.lost(policy.loaded(), &decided, want) } else { Err(AttachError::NoPlan) };
+        let lost = if kept.ips.is_empty() {
+            race.exclude_lost(policy.loaded(), &decided, want)
+        } else {
+            Err(AttachError::NoPlan)
+        };
         if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
         }

@@ -172,7 +172,7 @@ pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference
             (Outcome::Denied(a), Outcome::Denied(b)) => std::mem::discriminant(a) == std::mem::discriminant(b),
             _ => false,
         };
-        return if same { Vec::new() } else { vec![part("answer", active.text(), monitor.text())] };
+        return if same { Vec::new() } else { vec![part("answer", active.describe(), monitor.describe())] };
     };
     let mut found = Vec::new();
     // Candidates after the first only matter if that is lost to another ADD.
@@ -226,13 +226,13 @@ mod tests {
 
     #[test]
     fn what_the_pod_would_see_is_compared() {
-        assert_eq!(differences(&gives("10.0.0.1/24", "a"), &gives("10.0.0.1/24", "b")), []);
+        assert_eq!(differences(&decided("10.0.0.1/24", "a"), &decided("10.0.0.1/24", "b")), []);
         let found = differences(&decided("10.0.0.1/24", "a"), &decided("10.0.0.2/24", "a"));
         assert_eq!((found.len(), found[0].part.as_str()), (1, "addresses"));
         assert_eq!((found[0].active.as_str(), found[0].monitor.as_str()), ("gives 10.0.0.1/24", "gives 10.0.0.2/24"));
         let denied = |text: &str| Outcome::Denied(Denial::Denied(text.to_owned()));
         assert_eq!(differences(&denied("a"), &denied("b")), [], "the text is for people");
-        assert_eq!(differences(&gives("10.0.0.1/24", "a"), &denied("no"))[0].monitor, "refuses (no)");
+        assert_eq!(differences(&decided("10.0.0.1/24", "a"), &denied("no"))[0].monitor, "refuses (no)");
         let exhausted = Outcome::Denied(Denial::Exhausted("no".to_owned()));
         assert_eq!(differences(&denied("no"), &exhausted)[0].part, "answer");
         let mut rests = decided("10.0.0.1/24", "a");

@@ -136,6 +136,6 @@ fn unknown(node: &mut Node<'_>, call: &Call) -> Result<Vec<String>, AttachError>
     {
         return Ok(Vec::new());
     }
-    let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };
+    let plan = Plan { ops: vec![delegate.link_op(&call.env.ifname)], ..Plan::default() };
     Ok(executor.teardown(&plan, &BTreeSet::new()).iter().map(|left| in_full(left)).collect())
 }

@@ -67,7 +67,8 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
     let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let mut attempt = node.log.attempt.take();
     if let Some(attempt) = &mut attempt {
-        attempt.fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
+        attempt
+            .truncate_to_fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
     }
     let mut failure = Failure { attempt, ..failure(call.attachment(), pod, error.to_cni()) };
     let mut text = serde_json::to_vec(&failure).ok()?;

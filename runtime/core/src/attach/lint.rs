@@ -182,7 +182,7 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(ipam_keys::unknown_problems(call, &policy));
     }
     let problems = ipam_keys::ipam_problems(call.persona, &call.network, &policy)?;
-    Ok(problems.into_iter().map(|problem| with_path("ipam", ipam.place(), problem)).collect())
+    Ok(problems.into_iter().map(|problem| with_path("ipam", ipam.path(), problem)).collect())
 }
 
 /// Decides for a pod without labels on an empty node: a decision that the host refuses there would be refused for every

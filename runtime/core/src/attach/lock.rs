@@ -169,7 +169,7 @@ fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
 /// The bytes of all keys: a length of 0 reaches to the end.
 const WHOLE: (i64, i64) = (0, 0);
 
-/// A byte of no key (see `place`).
+/// A byte of no key (see `lock_offset`).
 const LAST: (i64, i64) = (i64::MAX - 1, 1);
 
 /// Tries to lock so many bytes. Returns whether it succeeded.

@@ -64,7 +64,7 @@ fn snapshot(
     let view = store.view(&ipam(call).ok()?.scope, request.now).ok()?;
     // A snapshot begins with its first query.
     view.held_by("").ok()?;
-    Some(beside.clone().over(view))
+    Some(beside.clone().extend_view(view))
 }
 
 // === impl Watched ===

@@ -53,7 +53,7 @@ pub(super) fn of_host(node: &mut Node<'_>, call: &Call) -> Result<(), AttachErro
     let not_ready = |error: AttachError| AttachError::NotReady { reason: error.chain() };
     let plan = planned.map_err(|error| not_ready(error.into()))?;
     reachable_gateways(&plan).map_err(|reason| AttachError::NotReady { reason })?;
-    executor.foresee(&plan).map_err(|error| not_ready(error.into()))
+    executor.preflight(&plan).map_err(|error| not_ready(error.into()))
 }
 
 /// Checks that each next hop lies in a network that the link reaches directly; otherwise the kernel refuses the route.

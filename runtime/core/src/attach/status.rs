@@ -22,7 +22,7 @@ pub const STATUS_LIMIT: Duration = Duration::from_millis(850);
 /// # Errors
 /// Why it would fail.
 pub fn status(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    let call = &call.clone().due(Instant::now() + STATUS_LIMIT);
+    let call = &call.clone().with_due_time(Instant::now() + STATUS_LIMIT);
     match choose::status(node, call)? {
         Some(call) => of_network(node, &call),
         None => Ok(()),

@@ -343,7 +343,7 @@ pub(super) mod tests {
         for choice in [None, Some(choice())] {
             for decision in [None, Some(decision())] {
                 let traces = Traces { choice: choice.clone(), decision, ..Traces::default() };
-                assert_eq!(Traces::parse(&traces.text().expect("a text")).expect("whole"), traces);
+                assert_eq!(Traces::parse(&traces.to_json().expect("a text")).expect("whole"), traces);
             }
         }
         assert_eq!(Traces::parse("").expect("whole"), Traces::default());

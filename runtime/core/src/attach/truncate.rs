@@ -168,10 +168,10 @@ mod tests {
         let of =
             |decision: Trace| kept(Traces { decision: Some(decision), choice: Some(choice()), ..Traces::default() });
         let whole = of(large_trace(1000, 20));
-        assert_eq!((whole.decision, whole.truncated), (Some(large(1000, 20)), Vec::<String>::new()));
+        assert_eq!((whole.decision, whole.truncated), (Some(large_trace(1000, 20)), Vec::<String>::new()));
         let found = of(large_trace(200 << 10, 20));
         assert_eq!(found.truncated, ["annotations"]);
-        assert_eq!(found.decision, Some(large(0, 20)), "nothing else is lost");
+        assert_eq!(found.decision, Some(large_trace(0, 20)), "nothing else is lost");
         let found = of(large_trace(200 << 10, 200));
         assert_eq!(found.truncated, ["annotations", "ledger"]);
         assert_eq!(found.decision.as_ref().expect("a decision").ledger.dropped, 200);

@@ -196,7 +196,7 @@ mod tests {
         assert_eq!((error.code, error.msg.as_str()), (4, "invalid characters in containerID"));
         assert_eq!(error.details, "a%b");
         // GC concerns no attachment, so these are not checked.
-        assert!(read(&full("GC", "a%b", "a/b")).is_ok());
+        assert!(read(&full_environment("GC", "a%b", "a/b")).is_ok());
     }
 
     #[test]

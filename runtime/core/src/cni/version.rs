@@ -209,10 +209,10 @@ mod tests {
             "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
         );
         assert!(
-            about("CNI weft", Version::V0_1_0)
+            about_message("CNI weft", Version::V0_1_0)
                 .ends_with("supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
         );
-        assert!(about("CNI firewall", Version::V0_4_0).ends_with("supported: 0.4.0, 1.0.0, 1.1.0\n"));
+        assert!(about_message("CNI firewall", Version::V0_4_0).ends_with("supported: 0.4.0, 1.0.0, 1.1.0\n"));
         let refused = Version::reconcile_since("0.3.1", Version::V0_4_0).unwrap_err();
         assert_eq!(refused.details, r#"config is "0.3.1", plugin supports ["0.4.0" "1.0.0" "1.1.0"]"#);
     }

@@ -80,7 +80,7 @@ fn blocks(ledger: &Object) -> Result<Option<Blocks>, ConfError> {
     let size = declared.u32("size")?.unwrap_or(0);
     if !size.is_power_of_two() || !CELL.contains(&size) {
         let want = "how many addresses a cell has: a power of two from 8 to 4096";
-        return Err(ConfError::BadValue { key: declared.place("size"), value: size.to_string(), want });
+        return Err(ConfError::BadValue { key: declared.path_text("size"), value: size.to_string(), want });
     }
     Ok(Some(Blocks { size, strict: declared.bool("strict")?.unwrap_or(false) }))
 }
@@ -111,7 +111,7 @@ impl LedgerKind {
         let kind = ledger.text("type")?.unwrap_or("node");
         if ledger_keys(kind).is_none() {
             let want = "\"node\", \"kubernetes\" or \"etcd\"";
-            return Err(ConfError::BadValue { key: ledger.place("type"), value: kind.to_owned(), want });
+            return Err(ConfError::BadValue { key: ledger.path_text("type"), value: kind.to_owned(), want });
         }
         if kind == "node" { Ok(Self::Node) } else { Ok(Self::Cluster(ClusterConf::read(kind, &ledger)?)) }
     }

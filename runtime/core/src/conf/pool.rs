@@ -104,7 +104,7 @@ mod tests {
     fn a_set_per_family_or_name() {
         let plain = json!([{"subnet": "10.0.0.0/29"}, {"subnet": "fd00::/126"}, {"subnet": "10.0.1.0/29"}]);
         let v4 = vec!["10.0.0.1-10.0.0.6".to_owned(), "10.0.1.1-10.0.1.6".to_owned()];
-        assert_eq!(ends(&plain, &[]), [(None, v4), (None, vec!["fd00::1-fd00::3".to_owned()])]);
+        assert_eq!(range_ends(&plain, &[]), [(None, v4), (None, vec!["fd00::1-fd00::3".to_owned()])]);
         let named = json!([{"subnet": "10.0.0.0/29", "set": "a"}, {"subnet": "10.0.1.0/29", "set": "b"}]);
         let names: Vec<_> = range_ends(&named, &[]).into_iter().map(|(name, _ranges)| name.unwrap()).collect();
         assert_eq!(names, ["a", "b"]);
@@ -118,15 +118,15 @@ mod tests {
         assert_eq!(left(&["10.0.0.0/30"]), "10.0.0.4-10.0.0.14");
         assert_eq!(left(&["10.0.0.12/30"]), "10.0.0.1-10.0.0.11");
         assert_eq!(left(&["fd00::/64", "10.1.0.0/16"]), "10.0.0.1-10.0.0.14");
-        assert_eq!(text(&one, "10.0.0.0/24"), "no IP ranges specified");
-        assert_eq!(text(&one, "x"), "exclude is \"x\", but must be an address or a subnet");
+        assert_eq!(error_text(&one, "10.0.0.0/24"), "no IP ranges specified");
+        assert_eq!(error_text(&one, "x"), "exclude is \"x\", but must be an address or a subnet");
     }
 
     #[test]
     fn ranges_that_overlap_are_refused() {
         let twice = json!([{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.0/25"}]);
-        assert!(text(&twice, "10.0.0.9").contains("overlap"));
+        assert!(error_text(&twice, "10.0.0.9").contains("overlap"));
         let mixed = json!([{"subnet": "10.0.0.0/24", "set": "a"}, {"subnet": "fd00::/64", "set": "a"}]);
-        assert!(text(&mixed, "10.0.0.9").contains("mixed address families"));
+        assert!(error_text(&mixed, "10.0.0.9").contains("mixed address families"));
     }
 }

@@ -71,7 +71,7 @@ fn read_set(value: &Value, path: &str) -> Result<RangeSet, RangeProblem> {
                 return Err(RangeProblem::NoSet { found: format!("an object with {key:?}") });
             }
             let name = set.text("name")?.map(ToOwned::to_owned);
-            checked_set(name, read_ranges(set.list("ranges")?.unwrap_or_default(), &set.place("ranges"))?)
+            checked_set(name, read_ranges(set.list("ranges")?.unwrap_or_default(), &set.path_text("ranges"))?)
         }
         other => Err(RangeProblem::NoSet { found: other.to_string() }),
     }

@@ -30,7 +30,7 @@ impl Network {
         match Self::read(persona, object, cni_args, is_shipped) {
             // With another version, everything else may be different.
             Err(error @ ConfError::Wire(_)) => Err(error),
-            Err(error) => Err(error.after(problems)),
+            Err(error) => Err(error.append_to(problems)),
             Ok(network) => ConfError::combine(problems).map_or(Ok(network), Err),
         }
     }
@@ -148,7 +148,7 @@ impl Network {
                 ["ledger", "duplicates"].iter().find_map(|key| Some((key, ipam.object.get(key)?)))
         {
             let want = "beside \"ipam\", at the top of the configuration";
-            return Err(ConfError::BadValue { key: ipam.object.place(key), value: value.to_string(), want });
+            return Err(ConfError::BadValue { key: ipam.object.path_text(key), value: value.to_string(), want });
         }
         if persona != Persona::Weft
             && let Some(error) = ConfError::combine(unknown::of_terms(ours))
@@ -166,7 +166,7 @@ impl Network {
         self.monitor = self.read_monitor(persona, ours, cni_args)?;
         let ipam = self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy());
         if let (Some(monitor), Some(ipam)) = (self.monitor.as_mut().filter(|monitor| monitor.promoted), ipam) {
-            monitor.promote(ipam);
+            monitor.swap_with_own(ipam);
         }
         if let LedgerKind::Cluster(cluster) = &self.terms.ledger {
             let scope = cluster.scope();

@@ -355,7 +355,7 @@ fn files(select: &Object) -> Result<Vec<FileConf>, ConfError> {
     let mut files = Vec::new();
     // Names belong to the policy and are case-sensitive, so do not use the object's lookup.
     for (name, value) in object.as_value().as_object().into_iter().flatten() {
-        let bad = |want| ConfError::BadValue { key: object.place(name), value: value.to_string(), want };
+        let bad = |want| ConfError::BadValue { key: object.path_text(name), value: value.to_string(), want };
         let path = value.as_str().map(PathBuf::from).ok_or_else(|| bad("a path"))?;
         if !path.is_absolute() {
             return Err(bad("an absolute path"));

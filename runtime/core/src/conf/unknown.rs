@@ -55,7 +55,7 @@ pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
     {
         found.extend(in_object(&ledger, &object.path_text("ledger"), &known));
         if let Ok(Some(blocks)) = ledger.object("blocks") {
-            found.extend(in_object(&blocks, &ledger.place("blocks"), &["size", "strict"]));
+            found.extend(in_object(&blocks, &ledger.path_text("blocks"), &["size", "strict"]));
         }
     }
     found

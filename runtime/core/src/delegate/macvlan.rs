@@ -82,7 +82,7 @@ impl Delegate for Macvlan {
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
         let settings = Settings::read(input.conf, input.cni_args)?;
-        let (parent, of_parent) = settings.parent.found(input.observed)?;
+        let (parent, of_parent) = settings.parent.parent_link(input.observed)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateMacvlan {
             name: name.to_owned(),

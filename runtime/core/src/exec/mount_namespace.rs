@@ -193,7 +193,7 @@ mod tests {
         // This process plays the runtime, so it is in the runtime's mount namespace.
         let own = HostView { runtime: Some(socket.clone()), ..host_view(dir.path()) };
         assert_eq!(runtimes(Some(&socket)), [std::process::id()]);
-        assert!(matches!(place_of(&own), Ok(Place::Here)));
+        assert!(matches!(place_of(&own), Ok(PluginLocation::Here)));
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Flow {
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(tuple) => {
                     for part in &tuple {
-                        flow.note(part);
+                        flow.read_tuple(part);
                     }
                     flow.original = tuple;
                 }

@@ -92,7 +92,7 @@ impl Executor {
         }
         let _lock = self.lock_shared()?;
         let kept = ask(ops.iter().copied(), decide)?;
-        let gone = ops.into_iter().filter(|op| op.shared().is_none_or(|name| !kept.contains(&name)));
+        let gone = ops.into_iter().filter(|op| op.shared_name().is_none_or(|name| !kept.contains(&name)));
         let content = nft::Content::from_ops(gone);
         if content.is_empty() {
             return Ok(());

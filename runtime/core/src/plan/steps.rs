@@ -90,8 +90,8 @@ mod tests {
         let pin = Op::PinMac { link: "br0".to_owned() };
         let done = Plan { ops: vec![port.clone(), up.clone()], ..Plan::default() };
         let full = Plan { ops: vec![port, pin.clone(), up], container: Some("4:7".to_owned()), ..Plan::default() };
-        assert_eq!(full.beyond(&done), Plan { ops: vec![pin], ..full.clone() });
-        assert_eq!(full.beyond(&Plan::default()), full);
+        assert_eq!(full.remaining_after(&done), Plan { ops: vec![pin], ..full.clone() });
+        assert_eq!(full.remaining_after(&Plan::default()), full);
     }
 
     #[test]

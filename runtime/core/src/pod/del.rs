@@ -1,5 +1,5 @@
 //! DEL of a pod: needs only the journal. Removes attachments last first, continues after failures, reports all of them,
-//! and leaves what failed in the journal for the next DEL (R31). `kept` is about pods that the journal does not know.
+//! and leaves what failed in the journal for the next DEL (R31). `multus_del` is about pods that the journal does not know.
 
 use std::path::Path;
 use std::time::Duration;

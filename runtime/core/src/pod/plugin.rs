@@ -248,7 +248,7 @@ fn in_process(
         None => call,
     };
     Ok(match sandbox.deadline {
-        Some(deadline) => call.due(deadline),
+        Some(deadline) => call.with_due_time(deadline),
         None => call,
     })
 }

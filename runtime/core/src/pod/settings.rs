@@ -39,7 +39,7 @@ pub(super) const KEYS: &[&str] = &[
     "statusDeadlineMs",
 ];
 
-/// Keys of Multus that count only for what Multus left on the node (`kept`).
+/// Keys of Multus that count only for what Multus left on the node (`multus_del`).
 pub(super) const OF_KEPT_MULTUS: &[&str] = &["cniDir", "daemonSocketDir"];
 
 /// Harmless keys of Multus without a meaning here: the places of its credentials and its log, and the options of its

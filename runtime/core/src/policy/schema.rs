@@ -172,7 +172,7 @@ impl Check<'_> {
             return !value.is_null();
         }
         let said: Vec<&str> = wanted.into_iter().filter(|kind| *kind != "null").collect();
-        self.problem(at, format!("{} must be of type {}, and is {}", name(at), said.join(" or "), shown(value)));
+        self.problem(at, format!("{} must be of type {}, and is {}", name(at), said.join(" or "), excerpt(value)));
         false
     }
 
@@ -187,15 +187,15 @@ impl Check<'_> {
                 .map(|meant| format!(": did you mean {meant:?}?"));
             let allowed: Vec<String> = allowed.iter().filter(|one| !one.is_null()).map(Value::to_string).collect();
             let hint = hint.unwrap_or_default();
-            self.problem(at, format!("{} is {}, and must be {}{hint}", name(at), shown(value), allowed.join(" or ")));
+            self.problem(at, format!("{} is {}, and must be {}{hint}", name(at), excerpt(value), allowed.join(" or ")));
         }
         if let Some(only) = rules.get("const").filter(|only| *only != value) {
-            self.problem(at, format!("{} is {}, and must be {only}", name(at), shown(value)));
+            self.problem(at, format!("{} is {}, and must be {only}", name(at), excerpt(value)));
         }
         if let (Some(text), Some(pattern)) = (value.as_str(), rules.get("pattern").and_then(Value::as_str))
             && Regex::new(pattern).is_ok_and(|pattern| !pattern.is_match(text))
         {
-            self.problem(at, format!("{} is {}, which does not match {pattern:?}", name(at), shown(value)));
+            self.problem(at, format!("{} is {}, which does not match {pattern:?}", name(at), excerpt(value)));
         }
         let length = match value {
             Value::String(text) => Some((text.chars().count() as u64, "minLength", "maxLength", "characters")),

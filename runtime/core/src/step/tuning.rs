@@ -76,7 +76,7 @@ impl Step for Tuning {
             None => return Err(StepError::Host(format!("failed to get {ifname:?}: Link not found"))),
         };
         plan.ops.push(Op::TuneLink(TuneLink { link: ifname.clone(), set, before }));
-        let addresses: Vec<_> = previous.own(ifname).map(|ip| ip.address.addr()).collect();
+        let addresses: Vec<_> = previous.own_addresses(ifname).map(|ip| ip.address.addr()).collect();
         // Neighbours know the address that the link had when the delegate made it.
         if plan.mac.is_some() && !addresses.is_empty() {
             plan.ops.push(Op::Announce { link: ifname.clone(), addresses });

@@ -250,7 +250,7 @@ impl NodeStore {
             Stop::Tell(error) => error,
         });
         if outcome.is_ok() {
-            db.settle();
+            db.truncate_log();
         }
         outcome
     }

@@ -170,7 +170,7 @@ fn duplicate() {
             veth("eth0", name),
             port(name, "weft0"),
             address(eth0(), "fd00:88::2/64"),
-            up(eth0()),
+            link_up(eth0()),
             Op::WaitAddresses { link: eth0() },
         ]
     };
@@ -190,7 +190,7 @@ fn detection_switched_off() {
         veth("eth0", HOST_VETH),
         sysctl(Side::Container, "ipv6/conf/eth0/accept_dad", "0"),
         address(eth0(), "fd00:88::2/64"),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
     ];
     apply(&host, &pod, ops);
@@ -207,7 +207,7 @@ fn ipv6_switched_on() {
         veth("eth0", HOST_VETH),
         Op::EnableIpv6 { link: "eth0".into() },
         address(eth0(), "fd00::5/64"),
-        up(eth0()),
+        link_up(eth0()),
     ];
     there_and_back(&host, &pod, ops, || {
         assert_eq!(pod.sysctl("ipv6/conf/lo/disable_ipv6"), "0");

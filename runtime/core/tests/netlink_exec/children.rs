@@ -72,7 +72,7 @@ fn vlan_of_a_parent() {
 fn dummy_alone() {
     let (host, pod) = (Ns::new(), Ns::new());
     let op = Op::CreateDummy(CreateDummy { name: "eth0".into() });
-    there_and_back(&host, &pod, vec![op, up(eth0())], || {
+    there_and_back(&host, &pod, vec![op, link_up(eth0())], || {
         assert_eq!(pod.link("eth0").expect("dummy")["linkinfo"]["info_kind"], "dummy");
     });
 }

@@ -54,7 +54,9 @@ fn group_of_an_operator() {
     let plans: Vec<Plan> = (0..COUNT / 2).map(nth_plan).collect();
     host.run(|| Executor::open(None).expect("open").delete_together(&plans));
     assert!(host.link("foreign").is_some() && host.link("veth00000000").is_none());
-    run_concurrently(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+    run_concurrently(&host, &pods, |at, executor| {
+        assert!(executor.teardown(&nth_plan(at), &BTreeSet::new()).is_empty())
+    });
     assert!(host.link("foreign").is_some());
     assert!((0..COUNT).all(|at| host.link(&format!("veth0000000{at}")).is_none()));
 }
@@ -69,7 +71,9 @@ fn plans_deleted_together() {
     for at in 1..COUNT {
         assert!(host.link(&format!("veth0000000{at}")).is_none(), "{at}");
     }
-    run_concurrently(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+    run_concurrently(&host, &pods, |at, executor| {
+        assert!(executor.teardown(&nth_plan(at), &BTreeSet::new()).is_empty())
+    });
 }
 
 fn nth_plan(at: usize) -> Plan {
@@ -82,7 +86,7 @@ fn nth_plan(at: usize) -> Plan {
         port(&name, "weft0"),
         Op::MacSpoofCheck { link: name.clone(), mac: own },
         address(eth0(), &ip),
-        up(eth0()),
+        link_up(eth0()),
         route(eth0(), "0.0.0.0/0", Some("10.88.0.1")),
         ensure("weft0", "10.88.0.1/24", false),
         Op::PinMac { link: "weft0".into() },
@@ -127,7 +131,7 @@ fn many_at_once() {
     let rules = host.ruleset();
     assert_eq!((rules.matches("masquerade").count(), rules.matches(" drop").count()), (2, 1), "{rules}");
     for (at, pod) in pods.iter().enumerate() {
-        with_executor(&host, pod, |executor| assert_eq!(executor.check(&nth(at)).expect("check"), []));
+        with_executor(&host, pod, |executor| assert_eq!(executor.check(&nth_plan(at)).expect("check"), []));
         pod.sh(&format!("ping -c1 -W2 10.88.0.1 && ping -c1 -W2 10.88.0.{}", (at + 1) % COUNT + 10));
     }
     let errors = run_concurrently(&host, &pods, |at, executor| executor.teardown(&nth_plan(at), &BTreeSet::new()));

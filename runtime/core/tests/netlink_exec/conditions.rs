@@ -148,7 +148,7 @@ fn read_back() {
             }
             (found, op) => found == op,
         };
-        assert!(found.iter().any(same), "{op} is not in {found:?}");
+        assert!(found.iter().any(is_same), "{op} is not in {found:?}");
     }
     assert_eq!(found.len(), ops.len(), "{found:?}");
     let plan = plan(found);

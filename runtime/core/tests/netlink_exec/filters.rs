@@ -13,7 +13,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("filters::as_nft_would", None, as_nft_would),
         ("filters::masquerade", None, masquerade),
         ("filters::spoof_check", None, spoof_check),
-        ("filters::again", None, again),
+        ("filters::again", None, repeated_ops_change_nothing),
         ("filters::others_stay", None, others_stay),
         ("filters::kept_for_newcomers", None, kept_for_newcomers),
         ("filters::teardown", None, teardown),

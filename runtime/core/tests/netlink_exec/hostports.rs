@@ -17,8 +17,8 @@ use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
-        ("hostports::everywhere", None, everywhere),
-        ("hostports::taken", None, taken),
+        ("hostports::everywhere", None, host_port_from_everywhere),
+        ("hostports::taken", None, taken_host_port),
         ("hostports::conditions", None, conditions),
         ("hostports::udp_flows", None, udp_flows),
         ("hostports::older_table", None, older_table),
@@ -43,7 +43,7 @@ pub(crate) fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, ne
         sysctl(weft_core::plan::Side::Container, "ipv6/conf/eth0/accept_dad", "0"),
         address(eth0(), &format!("10.{net}.0.{number}/24")),
         address(eth0(), &format!("fd00:{net}::{number}/64")),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some(&gateway)),
         ensure(bridge_name, &format!("{gateway}/24"), false),

@@ -229,7 +229,7 @@ fn pin_of_an_unpinned_bridge() {
     assert_eq!(before, "fe:ff:ff:ff:ff:ff");
     let ops = |name: &str| {
         let pin = Op::PinMac { link: "weft0".into() };
-        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), up(eth0()), pin]
+        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), link_up(eth0()), pin]
     };
     apply(&host, &first, ops("vetha"));
     assert_eq!(host.link("weft0").expect("bridge")["address"], before);
@@ -353,7 +353,7 @@ fn bridge_kept_for_newcomers() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     with_executor(&host, &pod, |executor| {
         let ours = applied(executor, &bridge_l3());
-        let join = vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), up(eth0())];
+        let join = vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), link_up(eth0())];
         let mut second = weft_core::netlink::Executor::open(Some(other.path())).expect("open");
         applied(&mut second, &plan(join));
         assert!(executor.undo(ours).is_empty());

@@ -12,7 +12,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
         ("namespaces::exists", None, exists),
         ("namespaces::open_errors", None, open_errors),
-        ("namespaces::same", None, same),
+        ("namespaces::same", None, same_namespace),
         ("namespaces::no_thread_is_left", None, no_thread_is_left),
         ("namespaces::boot", None, boot),
         ("namespaces::observe", None, observe),
@@ -50,14 +50,19 @@ fn open_errors() {
 
 fn same_namespace() {
     let (host, pod) = (Ns::new(), Ns::new());
-    assert!(with(&host, &host, |executor| executor.same_netns().expect("look")));
-    assert!(!with(&host, &pod, |executor| executor.same_netns().expect("look")));
+    assert!(with_executor(&host, &host, |executor| executor.same_netns().expect("look")));
+    assert!(!with_executor(&host, &pod, |executor| executor.same_netns().expect("look")));
     assert!(!host.run(|| Executor::open(None).expect("open").same_netns().expect("look")));
     // One namespace as both host and container, as the specification's override variable allows.
-    there_and_back(&host, &host, vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], || {
-        assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
-        eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
-    });
+    there_and_back(
+        &host,
+        &host,
+        vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), link_up(eth0())],
+        || {
+            assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
+            eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
+        },
+    );
 }
 
 fn no_thread_is_left() {

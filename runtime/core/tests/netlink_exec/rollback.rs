@@ -7,18 +7,18 @@ use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
-        ("rollback::bridge", None, || everywhere(&bridge_l3(), |_, _| {})),
-        ("rollback::bridge_that_was_there", None, || everywhere(&bridge_l3(), used_bridge)),
-        ("rollback::bridge_that_was_down", None, || everywhere(&bridge_v4(), idle_bridge)),
-        ("rollback::second_attachment", None, || everywhere(&bridge_l3(), neighbour)),
+        ("rollback::bridge", None, || fail_at_each_op(&bridge_l3(), |_, _| {})),
+        ("rollback::bridge_that_was_there", None, || fail_at_each_op(&bridge_l3(), used_bridge)),
+        ("rollback::bridge_that_was_down", None, || fail_at_each_op(&bridge_v4(), idle_bridge)),
+        ("rollback::second_attachment", None, || fail_at_each_op(&bridge_l3(), neighbour)),
         ("rollback::forced_address", None, forced_address),
-        ("rollback::point_to_point", None, || everywhere(&ptp(HOST_VETH, "10.77.0.2"), |_, _| {})),
-        ("rollback::macvlan", None, || everywhere(&macvlan(LinkRef::host("up0")), host_parent)),
+        ("rollback::point_to_point", None, || fail_at_each_op(&ptp(HOST_VETH, "10.77.0.2"), |_, _| {})),
+        ("rollback::macvlan", None, || fail_at_each_op(&macvlan(LinkRef::host("up0")), host_parent)),
         ("rollback::macvlan_in_the_container", None, || {
-            everywhere(&macvlan(LinkRef::container("up0")), container_parent);
+            fail_at_each_op(&macvlan(LinkRef::container("up0")), container_parent);
         }),
-        ("rollback::loopback", None, || everywhere(&loopback(), |_, _| {})),
-        ("rollback::without_ipv6", None, || everywhere(&bridge_l3(), ipv6_off)),
+        ("rollback::loopback", None, || fail_at_each_op(&loopback(), |_, _| {})),
+        ("rollback::without_ipv6", None, || fail_at_each_op(&bridge_l3(), ipv6_off)),
     ]
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 fn base() -> Vec<Op> {
-    vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), address(eth0(), "fd00:1::3/64"), up(eth0())]
+    vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), address(eth0(), "fd00:1::3/64"), link_up(eth0())]
 }
 
 fn add_route(link: LinkRef, route: Route) -> Op {
@@ -154,7 +154,10 @@ fn of_a_link_that_was_there() {
         Op::DropConnectedRoute { link: link.clone(), dst: net("10.1.2.0/24") },
         Op::DropConnectedRoute { link: link.clone(), dst: net("fd00:1::/64") },
         route(link.clone(), "10.5.0.0/16", None),
-        full(link.clone(), Route { table: Some(70_000), priority: Some(3), ..Route::new(net("10.6.0.0/16"), None) }),
+        add_route(
+            link.clone(),
+            Route { table: Some(70_000), priority: Some(3), ..Route::new(net("10.6.0.0/16"), None) },
+        ),
         route(link, "fd00:5::/64", None),
     ];
     there_and_back(&host, &pod, ops, || {

@@ -189,7 +189,7 @@ fn whole_plan() -> Vec<Op> {
         Op::EnableIpv6 { link: "net1".into() },
         address(net1(), "192.168.1.209/24"),
         address(net1(), "fd01::209/64"),
-        up(net1()),
+        link_up(net1()),
         Op::WaitAddresses { link: net1() },
         route(net1(), "0.0.0.0/0", Some("192.168.1.1")),
         sbr(vec![source("192.168.1.209/24", Some("192.168.1.1")), source("fd01::209/64", None)], None, false),

@@ -15,7 +15,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("shaping::both_ways", None, both_ways),
         ("shaping::on_a_new_link", None, on_a_new_link),
         ("shaping::replaces_what_is_there", None, replaces_what_is_there),
-        ("shaping::twice", None, twice),
+        ("shaping::twice", None, repeated_add),
         ("shaping::stale_redirection", None, stale_redirection),
         ("shaping::somebody_elses_hook", None, somebody_elses_hook),
         ("shaping::wide_rates", None, wide_rates),

@@ -56,7 +56,7 @@ fn flags(link: &Value) -> BTreeSet<String> {
 
 fn every_attribute() {
     let (host, pod) = pod_with_link();
-    there_and_back(&host, &pod, vec![tune(all())], || {
+    there_and_back(&host, &pod, vec![tune(all_attributes())], || {
         let link = pod.link("eth0").expect("eth0");
         assert_eq!(link["address"], "c2:11:22:33:44:55");
         assert_eq!((&link["mtu"], &link["txqlen"]), (&1400.into(), &77.into()));
@@ -115,7 +115,7 @@ fn refused_attribute() {
     let (_, text) = refused(&host, &pod, vec![tune(multicast)]);
     assert_eq!(text, "failed to set the MAC address of \"eth0\": cannot assign requested address");
     pod.sh("ip link del eth0");
-    let (_, text) = refused(&host, &pod, vec![tune(all())]);
+    let (_, text) = refused(&host, &pod, vec![tune(all_attributes())]);
     assert_eq!(text, "failed to lookup eth0 (in the container): Link not found");
 }
 
@@ -124,7 +124,7 @@ fn on_a_new_link() {
     let ops = vec![
         veth("eth0", HOST_VETH),
         key("ipv4/conf/eth0/arp_filter", "1"),
-        tune(all()),
+        tune(all_attributes()),
         Op::Announce { link: "eth0".into(), addresses: vec!["10.5.0.2".parse().expect("address")] },
     ];
     there_and_back(&host, &pod, ops, || {
@@ -175,7 +175,7 @@ fn no_such_sysctl() {
 
 fn check() {
     let (host, pod) = pod_with_link();
-    let plan = plan(vec![key("core/somaxconn", "500"), tune(all())]);
+    let plan = plan(vec![key("core/somaxconn", "500"), tune(all_attributes())]);
     let differences = |break_it: &str| {
         pod.sh(break_it);
         with_executor(&host, &pod, |executor| {

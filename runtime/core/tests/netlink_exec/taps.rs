@@ -13,7 +13,7 @@ use crate::support::*;
 pub(crate) fn tests() -> Vec<crate::Test> {
     let missing = if fs::metadata("/dev/net/tun").is_err() { Some("needs /dev/net/tun") } else { None };
     vec![
-        ("taps::plain", missing, plain),
+        ("taps::plain", missing, plain_tap),
         ("taps::every_setting", missing, every_setting),
         ("taps::on_a_bridge_inside", missing, on_a_bridge_inside),
         ("taps::refusals", missing, refusals),
@@ -30,7 +30,7 @@ fn tap() -> CreateTap {
 
 fn plain_tap() {
     let (host, pod) = (Ns::new(), Ns::new());
-    there_and_back(&host, &pod, vec![Op::CreateTap(tap()), up(eth0()), address(eth0(), "10.1.0.2/24")], || {
+    there_and_back(&host, &pod, vec![Op::CreateTap(tap()), link_up(eth0()), address(eth0(), "10.1.0.2/24")], || {
         let link = pod.link("eth0").expect("tap");
         let data = &link["linkinfo"];
         assert_eq!((&data["info_kind"], &data["info_data"]["type"]), (&"tun".into(), &"tap".into()));
@@ -112,7 +112,7 @@ fn selinux() {
 
 fn torn_down() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let whole = plan(vec![Op::CreateTap(tap()), up(eth0())]);
+    let whole = plan(vec![Op::CreateTap(tap()), link_up(eth0())]);
     let tear_down = || with_executor(&host, &pod, |executor| executor.teardown(&whole, &BTreeSet::new()).len());
     with_executor(&host, &pod, |executor| drop(applied(executor, &whole)));
     assert_eq!((tear_down(), tear_down()), (0, 0));
@@ -145,7 +145,7 @@ fn checked() {
 /// A program opens the device as the owner that `ip tuntap` shows, and the link has a carrier.
 fn opened() {
     let (host, pod) = (Ns::new(), Ns::new());
-    with_executor(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), up(eth0())]))));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), link_up(eth0())]))));
     assert_ne!(pod.link("eth0").expect("tap")["operstate"], "UP");
     // TUNSETIFF with IFF_TAP | IFF_NO_PI on an existing device: the process that opens it becomes its wire.
     let script = "import fcntl,struct,sys,time\n\

@@ -96,7 +96,7 @@ fn spoofed_mac() {
             veth("eth0", "vethother"),
             port("vethother", "weft0"),
             address(eth0(), "10.88.0.9/24"),
-            up(eth0()),
+            link_up(eth0()),
         ],
     );
     let reaches = |from: &Ns| from.sh("ping -c1 -W1 10.88.0.1 >/dev/null 2>&1 && echo yes || echo no").trim() == "yes";
@@ -133,7 +133,7 @@ fn frames(ns: &Ns, link: &str, during: impl FnOnce()) -> Vec<Vec<u8>> {
 
 fn announcements() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    apply(&host, &other, vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), up(eth0())]);
+    apply(&host, &other, vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), link_up(eth0())]);
     eventually("the listener is up", || other.link("eth0").expect("link")["operstate"] == "UP");
     let mut plan = bridge_l3();
     // Only the op itself makes the kernel announce.
@@ -164,7 +164,7 @@ fn announcements_leave_settings_alone() {
     let (host, pod) = (Ns::new(), Ns::new());
     let ops = |first: Vec<Op>| {
         let announce = Op::Announce { link: "eth0".into(), addresses: vec!["10.1.2.3".parse().expect("address")] };
-        [vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], first, vec![announce]].concat()
+        [vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), link_up(eth0())], first, vec![announce]].concat()
     };
     there_and_back(&host, &pod, ops(Vec::new()), || {
         assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");

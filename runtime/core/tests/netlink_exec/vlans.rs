@@ -78,10 +78,10 @@ fn access() {
     let with = |op: Op| [base.clone(), vec![op]].concat();
     there_and_back(&host, &pod, with(vlans(true, Some(100), &[])), || {
         assert_eq!(host.link("weft0").expect("bridge")["linkinfo"]["info_data"]["vlan_filtering"], 1);
-        assert_eq!(shown(&host, HOST_VETH), ["100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["100 PVID Egress Untagged"]);
     });
     there_and_back(&host, &pod, with(vlans(false, Some(100), &[])), || {
-        assert_eq!(shown(&host, HOST_VETH), ["1 Egress Untagged", "100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["1 Egress Untagged", "100 PVID Egress Untagged"]);
     });
 }
 
@@ -116,9 +116,9 @@ fn of_a_port_that_was_there() {
     host.settle();
     let before = vlans_of_port(&host, HOST_VETH);
     there_and_back(&host, &pod, vec![vlans(true, Some(100), &[101])], || {
-        assert_eq!(shown(&host, HOST_VETH), ["100 PVID Egress Untagged", "101 "]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["100 PVID Egress Untagged", "101 "]);
     });
-    assert_eq!(shown(&host, HOST_VETH), before);
+    assert_eq!(vlans_of_port(&host, HOST_VETH), before);
 }
 
 fn gateway() {
@@ -128,7 +128,7 @@ fn gateway() {
         let (near, far) = (host.link("weft0.100").expect("gateway"), host.link("vethgate").expect("peer"));
         assert_eq!(far["master"], "weft0");
         assert_eq!(near["ifindex"].as_u64(), far["ifindex"].as_u64().map(|index| index + 1));
-        assert_eq!(shown(&host, "vethgate"), ["100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, "vethgate"), ["100 PVID Egress Untagged"]);
         eventually("both ends are up", || host.link("weft0.100").expect("gateway")["operstate"] == "UP");
     });
     // An existing one is used.

@@ -37,7 +37,7 @@ fn bridge_plan() {
         assert_eq!(pod.link("eth0").expect("link")["operstate"], "UP");
         let default = pod.json("ip -j route show default")[0].clone();
         assert_eq!((&default["gateway"], &default["prefsrc"]), (&"10.88.0.1".into(), &serde_json::Value::Null));
-        assert_eq!(texts(executor, &plan), [""; 0]);
+        assert_eq!(difference_texts(executor, &plan), [""; 0]);
         // The container reaches its gateway at once; over IPv6 after the host's duplicate address detection.
         pod.sh("ping -c1 -W2 10.88.0.1");
         eventually("the gateway answers by IPv6", || {
@@ -159,9 +159,9 @@ fn differences() {
             let run = |line: &str| if *inside { pod.sh(line) } else { sh(line) };
             run(change);
             let want: Vec<&str> = Some(*want).into_iter().filter(|text| !text.is_empty()).collect();
-            assert_eq!(texts(executor, &plan), want, "after {change}");
+            assert_eq!(difference_texts(executor, &plan), want, "after {change}");
             run(back);
-            assert_eq!(texts(executor, &plan), [""; 0], "after {back}");
+            assert_eq!(difference_texts(executor, &plan), [""; 0], "after {back}");
         }
     });
 }
@@ -173,7 +173,7 @@ fn lost_links() {
     with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         pod.sh("ip link set eth0 down");
-        assert!(texts(executor, &plan).contains(&"interface eth0 (in the container) is down".to_owned()));
+        assert!(difference_texts(executor, &plan).contains(&"interface eth0 (in the container) is down".to_owned()));
         pod.sh("ip link set eth0 name eth7");
         let after = difference_texts(executor, &plan);
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
@@ -185,9 +185,9 @@ fn lost_links() {
         let after = difference_texts(executor, &plan);
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
         sh("ip link del weft0");
-        assert_eq!(texts(executor, &plan)[0], "CNI created bridge weft0 in host namespace was not found");
+        assert_eq!(difference_texts(executor, &plan)[0], "CNI created bridge weft0 in host namespace was not found");
         sh("ip link add weft0 type veth peer name other");
-        assert_eq!(texts(executor, &plan)[0], r#""weft0" already exists but is not a bridge"#);
+        assert_eq!(difference_texts(executor, &plan)[0], r#""weft0" already exists but is not a bridge"#);
     });
 }
 
@@ -215,7 +215,10 @@ fn nothing_there() {
         let found = with_executor(&host, &pod, |executor| difference_texts(executor, &plan));
         assert!(found.len() >= least, "{found:?}");
     }
-    assert_eq!(with(&host, &pod, |executor| texts(executor, &loopback())), ["loopback interface is down"]);
+    assert_eq!(
+        with_executor(&host, &pod, |executor| difference_texts(executor, &loopback())),
+        ["loopback interface is down"]
+    );
     // CHECK needs the container if the plan has anything in it.
     let error = host.run(|| Executor::open(None).expect("open").check(&loopback()).expect_err("no container"));
     assert!(error.to_string().starts_with("no container network namespace is open"));

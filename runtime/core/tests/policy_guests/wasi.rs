@@ -58,7 +58,7 @@ fn wasi_context_is_empty_and_clocks_are_fixed() {
     let text = answer_of(&policy, "look").expect("answers");
     assert!(text.starts_with("env [] args [] now Ok(1700000000) random "), "{text}");
     assert!(text.contains("socket Err(") && !text.contains("rack 1"), "{text}");
-    assert_eq!(say(&policy, "look").expect("answers"), text, "the same request, the same randomness");
+    assert_eq!(answer_of(&policy, "look").expect("answers"), text, "the same request, the same randomness");
     let other = weft_host_abi::types::Request { seed: 7, ..request("look") };
     let answer = policy.allocate(&other, Box::new(Ledger::default()), &Limits::default()).answered().expect("answers");
     assert_ne!(answer.outcome.expect_err("denied"), Denial::Denied(text), "another seed, other randomness");
@@ -67,11 +67,11 @@ fn wasi_context_is_empty_and_clocks_are_fixed() {
 #[test]
 fn the_granted_directory_can_be_read_and_no_more() {
     let (state, policy) = granted(true);
-    assert!(say(&policy, "look").expect("answers").contains("table \"rack 1\""));
+    assert!(answer_of(&policy, "look").expect("answers").contains("table \"rack 1\""));
     let write = answer_of(&policy, "write").expect("answers");
     assert!(write.starts_with("write: Err("), "{write}");
     assert!(!state.dir.path().join("data/new").exists());
-    assert_eq!(say(&policy, "escape").expect("answers"), "escape: false");
+    assert_eq!(answer_of(&policy, "escape").expect("answers"), "escape: false");
     let digest = || {
         let answer = policy.allocate(&request("look"), Box::new(Ledger::default()), &Limits::default()).answered();
         answer.expect("answers").data_digest.expect("it has data")
@@ -79,7 +79,7 @@ fn the_granted_directory_can_be_read_and_no_more() {
     let before = digest();
     assert_eq!(digest(), before);
     fs::write(state.dir.path().join("data/..2026/table"), "rack 2").unwrap();
-    assert!(say(&policy, "look").expect("answers").contains("table \"rack 2\""));
+    assert!(answer_of(&policy, "look").expect("answers").contains("table \"rack 2\""));
     assert_ne!(digest(), before, "the trace tells which table it was");
 }
 
@@ -96,14 +96,14 @@ fn files_are_listed_and_read_in_parts() {
     ] {
         assert!(listed.contains(entry), "no {entry} in {listed}");
     }
-    assert_eq!(say(&policy, "seek").expect("answers"), r#"seek: Ok("1")"#);
+    assert_eq!(answer_of(&policy, "seek").expect("answers"), r#"seek: Ok("1")"#);
 }
 
 #[test]
 fn nothing_else_is_within_reach() {
     for data in [true, false] {
         let (state, policy) = granted(data);
-        assert_eq!(say(&policy, "reach").expect("answers"), "reached: []", "data {data}");
+        assert_eq!(answer_of(&policy, "reach").expect("answers"), "reached: []", "data {data}");
         assert_eq!(fs::read_to_string(state.dir.path().join("data/table")).unwrap(), "rack 1");
     }
 }
@@ -117,7 +117,7 @@ fn sleeping_and_waiting_take_no_time() {
     // itself.
     assert!(start.elapsed() < Duration::from_secs(1800), "{:?}", start.elapsed());
     // A microsecond per read of the clock: an hour of that exceeds the fuel.
-    assert!(matches!(say(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
+    assert!(matches!(answer_of(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
 }
 
 #[test]

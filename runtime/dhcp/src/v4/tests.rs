@@ -7,7 +7,6 @@ mod random;
 
 use std::net::Ipv4Addr;
 
-use self::messages::lease;
 use super::*;
 use crate::{Lost, Millis, Pace};
 

@@ -16,7 +16,9 @@ pub(super) fn check(state: &Path) -> Vec<Finding> {
     let store = match NodeStore::open_read_only(state) {
         Ok(Some(store)) => store,
         Ok(None) => {
-            return vec![lost(state).unwrap_or_else(|| Finding::ok("ledger", "none yet: no attachment was made"))];
+            return vec![
+                check_loss(state).unwrap_or_else(|| Finding::ok("ledger", "none yet: no attachment was made")),
+            ];
         }
         Err(error) => return vec![broken(&error)],
     };

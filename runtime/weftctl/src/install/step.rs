@@ -169,7 +169,7 @@ impl Step {
             Some(words) => error.context(words),
             None => error,
         });
-        done.with_context(|| format!("cannot {verb}{}", self.what()))
+        done.with_context(|| format!("cannot {verb}{}", self.describe()))
     }
 
     fn execute(&self) -> anyhow::Result<()> {

@@ -127,8 +127,8 @@ pub(crate) fn state_text(row: &ClaimRow) -> String {
     match row.state {
         ClaimState::Active => "active".to_owned(),
         ClaimState::Kept => "kept".to_owned(),
-        ClaimState::Cooldown => format!("cooldown {}s", left(row)),
-        ClaimState::Conflict => format!("conflict {}s", left(row)),
+        ClaimState::Cooldown => format!("cooldown {}s", seconds_left(row)),
+        ClaimState::Conflict => format!("conflict {}s", seconds_left(row)),
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct ScopeArgs {
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
     /// Where a network's addresses are unique, as `ledger ls` shows it: NETWORK, NETWORK@DATADIR or cluster/DOMAIN.
-    #[arg(long, value_name = "NETWORK=SCOPE", value_parser = given)]
+    #[arg(long, value_name = "NETWORK=SCOPE", value_parser = parse_scope)]
     scope: Vec<(String, String)>,
     /// If a network's scope is unknown, claim its addresses in every known scope.
     #[arg(long)]

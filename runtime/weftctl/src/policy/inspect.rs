@@ -57,7 +57,7 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
         format!("kind       {}", kind.map_or("no policy", Kind::noun)),
         format!("exports    {}", or_nothing(&types.exports)),
         format!("imports    {}", or_nothing(&types.imports)),
-        reach(&types.imports),
+        describe_reach(&types.imports),
     ];
     if wasi {
         lines.push("needs      grants.wasi of its network; grants.data, if it reads files".to_owned());

@@ -104,7 +104,7 @@ pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
         for entry in store.entries(None)?.iter().filter(|entry| entry.key.attachment.container_id.starts_with(which)) {
             let traces = attach::traces(entry).context("the decision trace is damaged")?;
             let parts = [traces.choice.map(of_choice), traces.decision.map(of_decision)];
-            cases.extend(parts.into_iter().flatten().map(|case| case.with(&traces.truncated)));
+            cases.extend(parts.into_iter().flatten().map(|case| case.with_truncated(&traces.truncated)));
         }
     }
     for failure in
@@ -130,7 +130,7 @@ fn from_document(value: Value) -> anyhow::Result<Vec<Case>> {
     let truncated: Vec<String> = part("truncated").map(serde_json::from_value).transpose()?.unwrap_or_default();
     let choice = part("choice").map(serde_json::from_value).transpose()?.map(of_choice);
     let decision = part("decision").map(serde_json::from_value).transpose()?.map(of_decision);
-    cases.extend([choice, decision].into_iter().flatten().map(|case| case.with(&truncated)));
+    cases.extend([choice, decision].into_iter().flatten().map(|case| case.with_truncated(&truncated)));
     if cases.is_empty() {
         cases.push(of_decision(serde_json::from_value(value)?));
     }

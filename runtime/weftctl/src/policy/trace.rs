@@ -265,7 +265,7 @@ mod tests {
     fn names_are_replaced_and_what_policies_decide_by_stays() {
         let mut names = Names::default();
         for (kind, name) in [("pod", "web-2"), ("namespace", "shop"), ("owner", "pod:shop/web-2"), ("uid", "ab")] {
-            names.learn(kind, name);
+            names.assign_replacement(kind, name);
         }
         let value = json!({
             "pod": { "name": "web-2", "namespace": "shop", "labels": [["app", "shop"]] },
@@ -281,10 +281,10 @@ mod tests {
     fn short_names_go_as_well() {
         let mut names = Names::default();
         for (kind, name) in [("namespace", "db"), ("pod", "a1"), ("node", "10"), ("uid", "u")] {
-            names.learn(kind, name);
+            names.assign_replacement(kind, name);
         }
         names.learn_mac("aa:bb:cc:dd:ee:ff");
-        names.learn("pod", "pod");
+        names.assign_replacement("pod", "pod");
         let value = json!({
             "attachment": { "network": "db", "container_id": "c", "ifname": "a1" },
             "pod": { "name": "a1", "namespace": "db", "uid": "u", "source": "api", "labels": [["tier", "db"]] },

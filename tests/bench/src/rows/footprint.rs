@@ -26,8 +26,8 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let [weft, reference] = <[Figure; 2]>::try_from(peaks).ok().context("two contenders")?;
     let what = "peak memory of one call (bridge + ipMasq)";
     let mut rows = vec![
-        Row::alone(what, weft.clone(), Some(Budget::Figure(24.0))),
-        Row::against(what, weft, ("reference, largest process", reference), None),
+        Row::uncompared(what, weft.clone(), Some(Budget::Figure(24.0))),
+        Row::compared(what, weft, ("reference, largest process", reference), None),
     ];
     if let Some(binary) = &ready.weft_binary {
         let bytes = fs::metadata(binary).with_context(|| format!("look at {}", binary.display()))?.len();

@@ -132,8 +132,8 @@ pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     }
     let [[add, del], [reference_add, reference_del]] = &figures[..] else { bail!("two contenders") };
     Ok(vec![
-        Row::against("bridge + 1,001 host ports ADD", add.clone(), ("reference", reference_add.clone()), Some(0.05)),
-        Row::against("bridge + 1,001 host ports DEL", del.clone(), ("reference", reference_del.clone()), None),
+        Row::compared("bridge + 1,001 host ports ADD", add.clone(), ("reference", reference_add.clone()), Some(0.05)),
+        Row::compared("bridge + 1,001 host ports DEL", del.clone(), ("reference", reference_del.clone()), None),
     ])
 }
 
@@ -162,7 +162,7 @@ pub(super) fn measure_adds(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let turns = [turn(&ready.weft, "ba-weft", "10.97.0.0/16"), turn(&ready.reference, "ba-ref", "10.98.0.0/16")];
     let [weft, reference] = interleave(ready.rounds.div_ceil(8), turns)?;
     let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).context("no timing");
-    Ok(vec![Row::against(
+    Ok(vec![Row::compared(
         "16 ADDs of the chain at once",
         figure(&weft)?,
         ("reference", figure(&reference)?),

@@ -98,11 +98,11 @@ fn render(value: &Value, macs: &mut Macs) -> String {
                 |(key, value): &(&String, &Value)| *key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty());
             let sorted: BTreeMap<&String, &Value> = map.iter().filter(says).collect();
             let parts: Vec<String> =
-                sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", plain(value, macs))).collect();
+                sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", render(value, macs))).collect();
             format!("{{{}}}", parts.join(","))
         }
         Value::Array(items) => {
-            format!("[{}]", items.iter().map(|item| plain(item, macs)).collect::<Vec<_>>().join(","))
+            format!("[{}]", items.iter().map(|item| render(item, macs)).collect::<Vec<_>>().join(","))
         }
         Value::Number(number) => format!("{:e}", number.as_f64().unwrap_or_default()),
         Value::String(text) => {
@@ -133,7 +133,7 @@ fn call_text(call: &Call, macs: &mut Macs) -> String {
         };
         env.insert(key.clone(), json!(value));
     }
-    format!("{} {} {}", call.kind, plain(&Value::Object(env), macs), plain(&call.stdin, macs))
+    format!("{} {} {}", call.kind, render(&Value::Object(env), macs), render(&call.stdin, macs))
 }
 
 fn pairs(args: &str) -> String {

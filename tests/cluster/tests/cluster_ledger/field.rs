@@ -46,13 +46,13 @@ pub(crate) fn stale_name(cluster: &mut Cluster) -> Result<()> {
     nodes[0].start_agent()?;
     finish_first_sweep(cluster, &nodes[0], 2)?;
     nodes.iter().try_for_each(|node| reconcile(cluster, node))?;
-    ensure!(held_addresses(cluster)? == before, "{:?} is not {before:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)? == before, "{:?} is not {before:?}", held_addresses(cluster)?);
     for (pod, address) in pods.iter().zip(&addresses) {
         ensure!(pod.addresses()? == [address.clone()], "{:?}", pod.addresses()?);
     }
     nodes[0].del(&pods[0])?;
     wait(PATIENCE, "the claim of the other alone", || Ok(cluster.count()? == 1)).with_context(|| nodes[0].log())?;
-    ensure!(held_addresses(cluster)?[0] == before[1], "{:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)?[0] == before[1], "{:?}", held_addresses(cluster)?);
     nodes[1].del(&pods[1])?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[1].log())?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)
@@ -76,7 +76,7 @@ pub(crate) fn host_name(cluster: &mut Cluster) -> Result<()> {
     node.start_agent()?;
     let pod = Pod::new("one")?;
     node.add(&pod)?;
-    ensure!(held_addresses(cluster)?[0][1] == "node1", "{:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)?[0][1] == "node1", "{:?}", held_addresses(cluster)?);
     node.del(&pod)?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
 

@@ -123,7 +123,7 @@ impl History<'_> {
         }
         let result = reply.result().with_context(|| {
             let log = self.nodes[node].log();
-            format!("there was room beside {:?}\n{log}", self.model.all())
+            format!("there was room beside {:?}\n{log}", self.model.all_addresses())
         })?;
         let given = result["ips"].as_array().context("addresses")?.iter();
         let given = given.map(|ip| {
@@ -133,7 +133,11 @@ impl History<'_> {
         let given: Vec<IpAddr> = given.collect::<Result<_>>()?;
         ensure!(given.len() == 2 && v4.contains(&given[0]) && v6.contains(&given[1]), "{result}");
         ensure!(wanted.is_none_or(|wanted| wanted == given[0]), "asked for {wanted:?}: {result}");
-        ensure!(!given.iter().any(|address| self.model.is_taken(address)), "{given:?} of {:?}", self.model.all());
+        ensure!(
+            !given.iter().any(|address| self.model.is_taken(address)),
+            "{given:?} of {:?}",
+            self.model.all_addresses()
+        );
         self.model.held.insert(attachment, (node, rests, given));
         Ok(())
     }
@@ -170,7 +174,7 @@ impl History<'_> {
             .collect();
         let mut conf = self.conf(node, false);
         conf["cni.dev/valid-attachments"] = json!(valid);
-        self.nodes[node].ipam("GC", &self.pods[dead], &conf)?.quiet()?;
+        self.nodes[node].ipam("GC", &self.pods[dead], &conf)?.expect_quiet()?;
         self.model.release(dead);
         Ok(())
     }
@@ -201,7 +205,8 @@ impl History<'_> {
     fn compare(&self) -> Result<()> {
         let expected = self.model.all_addresses();
         let same = || Ok(self.addresses_in_ledger()? == expected);
-        wait(PATIENCE, "the model's claims", same).with_context(|| format!("{:?}, not {expected:?}", self.found()))
+        wait(PATIENCE, "the model's claims", same)
+            .with_context(|| format!("{:?}, not {expected:?}", self.addresses_in_ledger()))
     }
 
     fn addresses_in_ledger(&self) -> Result<BTreeSet<IpAddr>> {

@@ -188,7 +188,7 @@ fn main() -> ExitCode {
     for (name, trial) in TRIALS {
         suite.test(format!("etcd/{name}"), &needs, || trial(&mut Cluster::etcd()?));
         let shared = shared.clone();
-        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with_cluster(trial));
     }
     let secured = [needs.clone(), vec![Need::Tool("openssl")]].concat();
     for (name, trial) in SECURED {
@@ -196,16 +196,16 @@ fn main() -> ExitCode {
     }
     for (name, trial) in OBJECTS {
         let shared = shared.clone();
-        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with_cluster(trial));
     }
     let with_whereabouts = [with_kubernetes, vec![Need::Whereabouts]].concat();
     let own = shared.clone();
     suite.test("kubernetes/whereabouts-and-weft-on-one-range", &with_whereabouts, move || {
-        own.with(whereabouts::beside_its_program)
+        own.with_cluster(whereabouts::beside_its_program)
     });
     let own = shared.clone();
     suite.test("kubernetes/weft-writes-less-than-whereabouts", &with_whereabouts, move || {
-        own.with(whereabouts::fewer_writes)
+        own.with_cluster(whereabouts::fewer_writes)
     });
     // They share the paths of the one sandbox.
     let code = suite.run_threads(Some(1));

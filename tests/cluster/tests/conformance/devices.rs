@@ -68,7 +68,7 @@ pub(crate) fn of_kubelet(mut scene: Scene) -> Result<()> {
         ("net3".to_owned(), both(json!("0000:03:02.1"))),
         ("net4".to_owned(), both(Value::Null)),
     ]);
-    ensure!(given_devices()? == want, "{:?}", given()?);
+    ensure!(given_devices()? == want, "{:?}", given_devices()?);
     scene.run("DEL")?.expect_quiet()?;
     // Neither kubelet's socket nor its file can be read: the pod waits.
     std::fs::write("/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint", "{ oops")?;
@@ -149,7 +149,7 @@ pub(crate) fn of_resource_claims(mut scene: Scene) -> Result<()> {
         ("net2".to_owned(), both(json!("0000:05:00.2"))),
         ("net3".to_owned(), both(Value::Null)),
     ]);
-    ensure!(given_devices()? == want, "{:?}", given()?);
+    ensure!(given_devices()? == want, "{:?}", given_devices()?);
     scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

@@ -117,20 +117,20 @@ impl<'a> Runner<'a> {
         }
         let chain = Chain::read(&case.conf.replace("$SCRATCH", &scratch), version)?;
         let mut names = Names::default();
-        names.keep(&case.conf);
-        names.keep(case.env.args.as_deref().unwrap_or_default());
+        names.keep_name(&case.conf);
+        names.keep_name(case.env.args.as_deref().unwrap_or_default());
         for step in case.env.steps.iter().flatten() {
-            names.keep(step.args.as_deref().unwrap_or_default());
-            names.keep(&step.conf.as_ref().map(Value::to_string).unwrap_or_default());
+            names.keep_name(step.args.as_deref().unwrap_or_default());
+            names.keep_name(&step.conf.as_ref().map(Value::to_string).unwrap_or_default());
         }
-        names.learn(&scratch, "$SCRATCH");
-        names.learn(&subject.bin.display().to_string(), "$BIN");
+        names.set_symbol(&scratch, "$SCRATCH");
+        names.set_symbol(&subject.bin.display().to_string(), "$BIN");
         // Create the containers before the first observation, so that the end can be compared with it.
         let containers: Vec<&str> =
             case.env.steps.iter().flatten().filter_map(|step| step.call()).map(|(_, name)| name).collect();
         for name in if containers.is_empty() { vec!["a"] } else { containers } {
             let path = world.container(name)?.path().display().to_string();
-            names.learn(&path, &format!("$NETNS({name})"));
+            names.set_symbol(&path, &format!("$NETNS({name})"));
         }
         observe::wait_until_settled(&world)?;
         let before = observe::world_state(&world, &mut names)?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::{json_of, list, netns};
+use super::{json_of, list};
 use crate::netns::NetNs;
 
 /// Per-link settings that plugins change.

@@ -11,7 +11,7 @@ use weft_kit::world::{Attach, Subject, World, container_id};
 use super::super::{chain, expect_empty, one_conf, plainly, prepare_world, run_list};
 
 /// A container without namespace and links yields its host port to the next one; a running container does not.
-pub(super) fn a_dead_holder_gives_way() -> Result<()> {
+pub(crate) fn a_dead_holder_gives_way() -> Result<()> {
     let (_installation, mut world) = prepare_world()?;
     run_list(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
     expect_ok(&world.call("ADD", &Attach::eth0("b"), &one_conf(8081))?, "ADD b")?;
@@ -37,7 +37,7 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
 }
 
 /// The plugin that has a dead container's address is told of that container, not of the one that takes its port over.
-pub(super) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
+pub(crate) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
     let (_installation, mut world) = prepare_world()?;
     let (dir, log) = (world.scratch().join("vendor"), world.scratch().join("calls"));
     fs::create_dir_all(&dir)?;
@@ -78,7 +78,7 @@ fn wait_for_no_veth(world: &World) -> Result<()> {
 }
 
 /// weft refuses a port that Debian's portmap mapped before the switch. The port is free once that container is gone.
-pub(super) fn stock_ports_are_refused() -> Result<()> {
+pub(crate) fn stock_ports_are_refused() -> Result<()> {
     let (_installation, mut world) = prepare_world()?;
     let stock = Subject::reference()?.bin.join("portmap");
     let mut conf = chain(8080)[1].clone();

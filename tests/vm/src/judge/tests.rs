@@ -56,7 +56,7 @@ fn a_difference_is_reported() {
     let two = transcript(Subject::Weft, "vethdeadbeef", 8, &["lo"]);
     let error = format!("{:#}", judge(&case(), &two).unwrap_err());
     assert!(error.contains("`bridge -j vlan show` in host") && error.contains("it must be"), "{error}");
-    let error = format!("{:#}", same(&case(), &one, &two).unwrap_err());
+    let error = format!("{:#}", compare_transcripts(&case(), &one, &two).unwrap_err());
     assert!(error.contains("differs") && error.contains("Weft"), "{error}");
 }
 

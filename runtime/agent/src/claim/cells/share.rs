@@ -88,7 +88,7 @@ impl<B: Backend> CellWork<'_, B> {
             want.spans.iter().any(|(from, to)| from.is_ipv4() == first.is_ipv4() && *from <= last && *to >= first)
         };
         let shared = blocks.iter().filter(|block| block.spec.shared).filter(is_wanted);
-        let mut cells: Vec<Span> = shared.map(|block| (block.spec.first, block.spec.last())).collect();
+        let mut cells: Vec<Span> = shared.map(|block| (block.spec.first, block.spec.last_address())).collect();
         let runs = self.backend.taken(&want.domain, &want.spans).await?;
         let has_room =
             cells.iter().any(|(first, last)| !known.contains(first) && has_free((*first, *last), want, &runs));

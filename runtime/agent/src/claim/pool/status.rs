@@ -80,7 +80,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
             let mut taken = backend.taken(domain, &EVERYTHING).await?;
             // Only a machine knows the free addresses in its cells: for others, none of them is free.
             for cell in cells.iter().filter(|cell| cell.spec.domain == domain && !cell.spec.shared) {
-                taken.insert_run(cell.spec.first, cell.spec.last());
+                taken.insert_run(cell.spec.first, cell.spec.last_address());
             }
             domains.insert(domain, taken);
         }
@@ -213,12 +213,12 @@ mod tests {
         let now = Timestamp::now();
         let of_full = status(&full, &all, &taken, now);
         assert_eq!((of_full.used, of_full.free, of_full.used_percent, of_full.ranges[0].used), (5, 0, 100, 5));
-        assert_eq!(said(&of_full, "Exhausted"), ("True".to_owned(), "NoFreeAddress".to_owned()));
-        assert_eq!(said(&of_full, "Overlapping").0, "True");
+        assert_eq!(condition_of(&of_full, "Exhausted"), ("True".to_owned(), "NoFreeAddress".to_owned()));
+        assert_eq!(condition_of(&of_full, "Overlapping").0, "True");
         let of_wrong = status(&wrong, &all, &taken, now);
-        assert_eq!(said(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
-        assert_eq!((said(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
-        assert_eq!(said(&status(&twin, std::slice::from_ref(&twin), &taken, now), "Overlapping").0, "False");
+        assert_eq!(condition_of(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
+        assert_eq!((condition_of(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
+        assert_eq!(condition_of(&status(&twin, std::slice::from_ref(&twin), &taken, now), "Overlapping").0, "False");
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView
         match &block.spec.holder {
             Some(holder) => {
                 *cells.nodes.entry(holder.node.clone()).or_default() += 1;
-                taken.insert_run(block.spec.first, block.spec.last());
+                taken.insert_run(block.spec.first, block.spec.last_address());
             }
             None => cells.shared += 1,
         }

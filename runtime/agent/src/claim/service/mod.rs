@@ -265,7 +265,7 @@ impl Claims {
         let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let mut runs = Runs::clone(&claims);
         for block in cells.into_iter().filter(|block| !block.spec.shared) {
-            runs.insert_run(block.spec.first, block.spec.last());
+            runs.insert_run(block.spec.first, block.spec.last_address());
         }
         Ok(ClaimReply::Taken(runs.iter().collect()))
     }

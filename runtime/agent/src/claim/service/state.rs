@@ -12,7 +12,9 @@ use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
 use crate::claim::record::write_record;
 use crate::claim::sweep::entries;
-use crate::claim::{Conflict, DrainError, GrantError, Reasserted, drop_intents, now, reassert, remark, resolve_doubt};
+use crate::claim::{
+    Conflict, DrainError, GrantError, Reasserted, drop_intents, now, reassert, resolve_doubt, rewrite_claims,
+};
 
 /// After this many seconds the position is stored again even if nothing changed.
 const NOTED: u64 = 1800;

@@ -49,7 +49,7 @@ impl Claims {
                 }
                 let (claims, working) = (Rc::clone(&self), Working(ledger));
                 rounds.spawn_local(async move {
-                    let outcome = claims.turn(&text, &working.0).await;
+                    let outcome = claims.run_round(&text, &working.0).await;
                     claims.report(&text, &working.0, outcome);
                 });
             }

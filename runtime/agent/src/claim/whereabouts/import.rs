@@ -88,7 +88,7 @@ fn wanted(mut given: Vec<AllocatedAddress>, pods: &Pods, options: &ImportOptions
         let spec = claim(&given, &options.namespace, &domain, pod);
         match wanted.get(&(domain.clone(), address)) {
             Some(other) => {
-                let who = format!("{} by {}, and {}", given.allocation.podref, given.object, text(other));
+                let who = format!("{} by {}, and {}", given.allocation.podref, given.object, describe_holder(other));
                 moved.conflicts.push(item(who));
             }
             None => drop(wanted.insert((domain, address), spec)),
@@ -174,7 +174,7 @@ async fn remove<B: Backend>(
             continue;
         }
         if let Some(reason) = source.reason_to_keep(spec) {
-            moved.kept.push(item(spec, format!("{}: {reason}", text(spec))));
+            moved.kept.push(item(spec, format!("{}: {reason}", describe_holder(spec))));
             continue;
         }
         moved.removed.push(item(spec, describe_holder(spec)));
@@ -215,7 +215,9 @@ async fn import_claims<B: Backend>(
                 }
                 moved.written.push(item(&spec, describe_holder(&spec)));
             }
-            Some(claim) => moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec)))),
+            Some(claim) => moved
+                .conflicts
+                .push(item(&spec, format!("{}, and {}", describe_holder(&spec), describe_holder(&claim.spec)))),
             None if dry_run => moved.written.push(item(&spec, describe_holder(&spec))),
             None => match backend.create(&spec, None).await {
                 Ok(_versions) => moved.written.push(item(&spec, describe_holder(&spec))),
@@ -225,7 +227,10 @@ async fn import_claims<B: Backend>(
                         moved.written.push(item(&spec, describe_holder(&spec)));
                     }
                     Some(claim) => {
-                        moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec))));
+                        moved.conflicts.push(item(
+                            &spec,
+                            format!("{}, and {}", describe_holder(&spec), describe_holder(&claim.spec)),
+                        ));
                     }
                     None => anyhow::bail!("the claim on {} was not written; try again", spec.address),
                 },

@@ -217,8 +217,8 @@ mod tests {
             let found = address_at(range(net), distance).unwrap();
             assert_eq!((found, offset(range(net), found.addr())), (range(address), Some(distance)));
         }
-        assert_eq!(at(range("10.0.0.0/24"), 300), None);
-        assert_eq!(at(range("10.0.0.0/24"), 18_446_463_705_355_360_228), None);
+        assert_eq!(address_at(range("10.0.0.0/24"), 300), None);
+        assert_eq!(address_at(range("10.0.0.0/24"), 18_446_463_705_355_360_228), None);
         assert_eq!(offset(range("10.0.0.5/24"), "10.0.0.1".parse().unwrap()), None);
     }
 }

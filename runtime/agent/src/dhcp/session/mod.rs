@@ -248,7 +248,7 @@ impl Session {
             wish: wish.clone(),
             lease: lease.clone(),
         };
-        if let Err(error) = self.shared.store.put(&row) {
+        if let Err(error) = self.shared.store.write_lease(&row) {
             // It is used anyway: with a full disk, an address that is not renewed after a restart is the lesser evil.
             self.shared
                 .log

@@ -44,18 +44,9 @@ fn a_wrong_type_names_key_and_value() {
     );
     assert_eq!(text(conf.int("n").unwrap_err()), "json: cannot unmarshal number 1.5 into field n of type int");
     assert!(conf.int("e").is_err(), "Go takes no exponent for an int");
-    assert_eq!(
-        text(conf.u32("neg").unwrap_err()),
-        "json: cannot unmarshal number -1 into field neg of type uint32"
-    );
-    assert_eq!(
-        text(conf.strings("s").unwrap_err()),
-        "json: cannot unmarshal number 2 into field s[1] of type string"
-    );
-    assert_eq!(
-        text(conf.objects("t").unwrap_err()),
-        "json: cannot unmarshal number 3 into field t[0] of type object"
-    );
+    assert_eq!(text(conf.u32("neg").unwrap_err()), "json: cannot unmarshal number -1 into field neg of type uint32");
+    assert_eq!(text(conf.strings("s").unwrap_err()), "json: cannot unmarshal number 2 into field s[1] of type string");
+    assert_eq!(text(conf.objects("t").unwrap_err()), "json: cannot unmarshal number 3 into field t[0] of type object");
     assert!(Object::from_value(json!([])).is_err());
 }
 

@@ -29,7 +29,7 @@ fn defaults_are_filled_in() {
           "gateway": "10.0.2.254"}],
     ])));
     assert_eq!(
-        shown(&read),
+        describe_ranges(&read),
         [
             vec!["10.0.0.1-10.0.0.254 10.0.0.1"],
             vec!["fd00::1-fd00::ffff:ffff:ffff:ffff fd00::1"],
@@ -47,7 +47,7 @@ fn the_runtimes_ranges_come_first_then_the_single_one() {
     }));
     let read = parse(Persona::Weft, conf).unwrap().ipam.unwrap();
     assert_eq!(
-        shown(&read),
+        describe_ranges(&read),
         [["10.0.0.1-10.0.0.254 10.0.0.1"], ["10.1.0.7-10.1.0.254 10.1.0.3"], ["10.2.0.1-10.2.0.254 10.2.0.1"]]
     );
     // The policy's configuration is what the operator wrote.

@@ -96,20 +96,20 @@ fn a_monitored_delegate_policy_gets_the_inputs_of_a_deciding_one() {
     };
     let network = select(json!({})).unwrap();
     let active = network.select().unwrap();
-    assert_eq!((active.policy.as_str(), active.files.len(), active.place()), ("file:///old.wasm", 0, "select"));
+    assert_eq!((active.policy.as_str(), active.files.len(), active.path()), ("file:///old.wasm", 0, "select"));
     assert_eq!(active.text, json!({"policy": "file:///old.wasm", "default": "a"}).to_string());
     let watched = active.monitored().unwrap();
     assert_eq!(watched.text, json!({"rules": [5], "files": {"f": "/etc/f"}, "policy": OWN}).to_string());
     assert_eq!((watched.policy.as_str(), watched.files[0].name.as_str()), (OWN, "f"));
-    assert_eq!(watched.place(), "select.monitor.select");
+    assert_eq!(watched.path(), "select.monitor.select");
 
     // Promoted, each keeps its configuration.
     let network = select(json!({"promoted": true})).unwrap();
     let active = network.select().unwrap();
     assert_eq!((active.policy.as_str(), &active.text, &active.files), (OWN, &watched.text, &watched.files));
-    assert_eq!(active.place(), "select.monitor.select");
+    assert_eq!(active.path(), "select.monitor.select");
     let watched = active.monitored().unwrap();
-    assert_eq!((watched.policy.as_str(), watched.files.len(), watched.place()), ("file:///old.wasm", 0, "select"));
+    assert_eq!((watched.policy.as_str(), watched.files.len(), watched.path()), ("file:///old.wasm", 0, "select"));
 
     // Without one of its own, both have the same.
     let network =

@@ -116,7 +116,7 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
         assert_eq!(err(json!({"ledger": wrong})).code(), 7, "{wrong}");
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
-    assert_eq!(ok(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
+    assert_eq!(read_network(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
     // There, it would be part of the policy's configuration, and the addresses would only be
     // stored on the node.
     let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "ledger": {"type": "kubernetes"}});
@@ -131,7 +131,7 @@ fn duplicates_are_looked_for_where_neighbours_are() {
         let network = read_network(json!({"duplicates": duplicates, "ipam": ipam}));
         network.terms.duplicates.map(|own| own.wait_ms)
     };
-    assert_eq!(ok(json!({})).terms.duplicates, None);
+    assert_eq!(read_network(json!({})).terms.duplicates, None);
     assert_eq!(of(json!({})), None);
     assert_eq!(of(json!({"detect": false, "waitMs": 100})), None);
     assert_eq!(of(json!({"detect": true})), Some(300));
@@ -192,7 +192,7 @@ fn a_ledger_without_pools_declares_blocks_itself() {
 
 #[test]
 fn steps_are_objects_with_a_type_that_exists() {
-    assert_eq!(ok(json!({"steps": []})).steps, []);
+    assert_eq!(read_network(json!({"steps": []})).steps, []);
     assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
     assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
     let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
@@ -354,7 +354,7 @@ fn the_pod_is_what_runtime_and_configuration_tell() {
     assert_eq!(pod.labels, sorted);
     let map = read_network(json!({"args": {"cni": {"labels": {"b": "2", "a": "1"}}}}));
     assert_eq!(map.pod(&[]).unwrap().labels, sorted);
-    assert_eq!(ok(json!({})).pod(&[]), None);
+    assert_eq!(read_network(json!({})).pod(&[]), None);
     assert!(err(json!({"args": {"cni": {"labels": {"a": 1}}}})).to_string().starts_with("args.cni.labels.a is \"1\""));
     let lenient = json!({"name": "net", "args": {"cni": {"labels": 5}}});
     assert!(parse(Persona::Delegate("bridge"), lenient).is_ok());

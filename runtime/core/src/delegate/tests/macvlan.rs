@@ -71,10 +71,10 @@ fn the_parent_may_be_the_default_routes_link_on_either_side() {
     let mut auto = call(json!({}));
     assert_eq!(auto.error(), "no default route interface found");
     auto.observed.default_route_links.insert(Side::Host, "eth1".to_owned());
-    assert_eq!(auto.only("create-macvlan")[0]["parent"]["name"], "eth1");
+    assert_eq!(auto.ops_of_kind("create-macvlan")[0]["parent"]["name"], "eth1");
     let inside =
         call(json!({"linkInContainer": true, "master": "net0"})).with_link(LinkRef::container("net0"), "", 1500);
-    assert_eq!(inside.only("create-macvlan")[0]["parent"], json!({"side": "container", "name": "net0"}));
+    assert_eq!(inside.ops_of_kind("create-macvlan")[0]["parent"], json!({"side": "container", "name": "net0"}));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn modes() {
     for (mode, want) in
         [("", "bridge"), ("bridge", "bridge"), ("private", "private"), ("vepa", "vepa"), ("passthru", "passthru")]
     {
-        assert_eq!(call(json!({"master": "eth1", "mode": mode})).only("create-macvlan")[0]["mode"], want);
+        assert_eq!(call(json!({"master": "eth1", "mode": mode})).ops_of_kind("create-macvlan")[0]["mode"], want);
     }
     assert_eq!(call(json!({"master": "eth1", "mode": "l2"})).error(), "unknown macvlan mode: \"l2\"");
 }
@@ -95,8 +95,8 @@ fn modes() {
 #[test]
 fn the_parents_mtu_bounds_the_mtu() {
     let mtu = |mtu: i64| call(json!({"master": "eth1", "mtu": mtu}));
-    assert_eq!(mtu(1400).only("create-macvlan")[0]["mtu"], 1400);
-    assert_eq!(mtu(0).only("create-macvlan")[0]["mtu"], Value::Null);
+    assert_eq!(mtu(1400).ops_of_kind("create-macvlan")[0]["mtu"], 1400);
+    assert_eq!(mtu(0).ops_of_kind("create-macvlan")[0]["mtu"], Value::Null);
     assert_eq!(mtu(1501).error(), "invalid MTU 1501, must be [0, master MTU(1500)]");
     assert_eq!(mtu(-1).error(), "invalid MTU -1, must be [0, master MTU(1500)]");
 }
@@ -117,16 +117,19 @@ fn the_mac_comes_from_the_runtime_then_cni_args_then_the_configuration() {
 
 #[test]
 fn the_broadcast_queue_can_be_set() {
-    assert_eq!(call(json!({"master": "eth1", "bcqueuelen": 200})).only("create-macvlan")[0]["bc_queue_len"], 200);
+    assert_eq!(
+        call(json!({"master": "eth1", "bcqueuelen": 200})).ops_of_kind("create-macvlan")[0]["bc_queue_len"],
+        200
+    );
     assert!(call(json!({"master": "eth1", "bcqueuelen": -1})).error().contains("bcqueuelen"));
 }
 
 #[test]
 fn detection_is_waited_for_only_where_addresses_may_clash() {
     let mut call = call(json!({"master": "eth1"})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    assert!(call.only("wait-addresses").is_empty());
-    assert_eq!(call.only("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
+    assert!(call.ops_of_kind("wait-addresses").is_empty());
+    assert_eq!(call.ops_of_kind("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
     call.addressing.as_mut().unwrap().unique = false;
-    assert_eq!(call.only("wait-addresses").len(), 1);
-    assert_eq!(call.only("sysctl")[0]["key"], "ipv4/conf/eth0/arp_notify");
+    assert_eq!(call.ops_of_kind("wait-addresses").len(), 1);
+    assert_eq!(call.ops_of_kind("sysctl")[0]["key"], "ipv4/conf/eth0/arp_notify");
 }

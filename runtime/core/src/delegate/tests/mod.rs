@@ -145,7 +145,7 @@ fn the_bare_op_tears_the_same_link_down() {
             op => op.made_link().map(|(name, kind)| (LinkRef::container(name), kind)),
         };
         let ours: Vec<_> = plan.ops.iter().filter_map(links).collect();
-        assert_eq!(ours, [links(&delegate.bare("eth0")).unwrap()], "{kind}");
+        assert_eq!(ours, [links(&delegate.link_op("eth0")).unwrap()], "{kind}");
     }
 }
 

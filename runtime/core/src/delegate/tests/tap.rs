@@ -29,7 +29,7 @@ fn every_key() {
         "selinuxcontext": "system_u:system_r:container_t:s0", "bridge": "br0",
     });
     assert_eq!(
-        call(conf).only("create-tap"),
+        call(conf).ops_of_kind("create-tap"),
         [json!({
             "op": "create-tap", "name": "eth0", "multi_queue": true, "owner": 0, "group": 1000, "mtu": 1400,
             "mac": "02:00:00:00:00:01", "selinux_context": "system_u:system_r:container_t:s0", "bridge": "br0",

@@ -72,7 +72,7 @@ mod tests {
         let set = LinkAttributes { mac: Some(mac), ..LinkAttributes::default() };
         let tune = TuneLink { link: "eth0".to_owned(), set, before: LinkAttributes::default() };
         let join = JoinVrf { link: "net1".to_owned(), vrf: "red".to_owned(), table: None };
-        let since = LaterChanges::default().and(&[Op::TuneLink(tune), Op::JoinVrf(join)]);
+        let since = LaterChanges::default().with_ops(&[Op::TuneLink(tune), Op::JoinVrf(join)]);
         let old = Some(Mac([2, 0, 0, 0, 0, 9]));
         assert_eq!((since.mac("eth0", old), since.mac("net1", old), since.mac("net1", None)), (Some(mac), old, None));
         assert_eq!(since.table(&LinkRef::container("net1"), DEFAULT_TABLE), None);

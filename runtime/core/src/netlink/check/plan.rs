@@ -23,7 +23,7 @@ impl Executor {
     /// # Errors
     /// As `check`.
     pub fn check_since(&mut self, plan: &Plan, since: &LaterChanges) -> Result<Vec<Difference>, NetlinkError> {
-        let since = since.clone().and(&plan.ops).with_link_index(plan.link_index);
+        let since = since.clone().with_ops(&plan.ops).with_link_index(plan.link_index);
         let mut differences = Vec::new();
         let lost = self.lost_filters(std::slice::from_ref(plan))?.into_iter().next().unwrap_or_default();
         for (at, op) in plan.ops.iter().enumerate() {
@@ -49,6 +49,6 @@ impl Executor {
     /// # Errors
     /// As [`Executor::apply`].
     pub fn preflight(&self, plan: &Plan) -> Result<(), NetlinkError> {
-        plan.ops.iter().try_for_each(|op| operation(op).foresee(self))
+        plan.ops.iter().try_for_each(|op| operation(op).preflight(self))
     }
 }

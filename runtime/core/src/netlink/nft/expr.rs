@@ -208,7 +208,7 @@ pub(super) fn is_answer() -> Rule {
 
 fn ct_has(key: u32, bits: u32) -> Rule {
     vec![
-        other("ct", vec![number(1, Register::Reg1.into()), number(2, key)]),
+        other_expression("ct", vec![number(1, Register::Reg1.into()), number(2, key)]),
         mask(bits.to_ne_bytes().to_vec()),
         compare(Operator::NotEqual, vec![0; 4]),
     ]

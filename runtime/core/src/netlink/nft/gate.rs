@@ -164,7 +164,7 @@ impl Gate {
         before: &[Built],
     ) -> Result<(Vec<Item>, Built), Fault> {
         let mut made = self.missing(listing)?;
-        made.retain(|piece| !before.iter().any(|built| built.has(self, *piece)));
+        made.retain(|piece| !before.iter().any(|built| built.has_piece(self, *piece)));
         let mut items = Vec::new();
         for piece in &made {
             match piece {

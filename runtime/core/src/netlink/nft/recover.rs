@@ -101,7 +101,7 @@ impl Nft {
         ports.extend(sources.into_iter().map(|((protocol, to, host_port), masquerade)| HostPort {
             masquerade,
             conditions: excluded_conditions(1, to),
-            ..host_port(protocol, host_port, to)
+            ..unconditional_host_port(protocol, host_port, to)
         }));
         Ok(ports)
     }
@@ -152,7 +152,7 @@ fn excluded_conditions(rules: usize, to: SocketAddr) -> Vec<Condition> {
     [source, port].map(|subject| Condition { subject, not: false }).into()
 }
 
-fn host_port(protocol: Protocol, host_port: u16, to: SocketAddr) -> HostPort {
+fn unconditional_host_port(protocol: Protocol, host_port: u16, to: SocketAddr) -> HostPort {
     HostPort {
         protocol,
         host_ip: None,
@@ -173,7 +173,7 @@ fn conditional(rule: &FoundRule) -> Option<(String, HostPort)> {
     let [to, port] = rule.values.as_slice() else { return None };
     let to = SocketAddr::new(address(to)?, u16::from_be_bytes(port.as_slice().try_into().ok()?));
     let (protocol, host_port) = (rule.ports.protocol?, *rule.ports.ports.last()?);
-    Some((tag.to_owned(), host_port(protocol, host_port, to)))
+    Some((tag.to_owned(), unconditional_host_port(protocol, host_port, to)))
 }
 
 fn masqueraded(element: &FoundElement, family: Family) -> Option<(FilterOf, Op)> {
@@ -198,7 +198,7 @@ fn mapping(element: &FoundElement, family: Family, has_address: bool) -> Option<
     let host_port = number(&element.key, outer + 4)?;
     let data = element.data.as_ref()?;
     let to = SocketAddr::new(address(data.get(..length(family))?)?, number(data, length(family))?);
-    Some(HostPort { host_ip, ..host_port(protocol, host_port, to) })
+    Some(HostPort { host_ip, ..unconditional_host_port(protocol, host_port, to) })
 }
 
 /// Reads an element of the sources to masquerade: protocol, container's address and port, host's port, source.
@@ -278,7 +278,7 @@ mod tests {
             let port = HostPort {
                 host_ip: host_ip.map(|text| text.parse().unwrap()),
                 masquerade: vec![net.parse().unwrap()],
-                ..host_port(Protocol::Sctp, 8080, to.parse().unwrap())
+                ..unconditional_host_port(Protocol::Sctp, 8080, to.parse().unwrap())
             };
             let elements = found(&Op::HostPort(port.clone()));
             let family = Family::from_ip(port.to.ip());

@@ -96,7 +96,7 @@ impl Session<'_> {
 /// their value are skipped.
 pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Change> {
     let index = now.index;
-    let change = |what: &str, there: LinkMessage, back: LinkMessage| Change {
+    let change_of = |what: &str, there: LinkMessage, back: LinkMessage| Change {
         what: what.to_owned(),
         there,
         back,
@@ -107,23 +107,23 @@ pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Chang
     if let Some(mac) = set.mac.filter(|mac| now.mac != Some(*mac)) {
         let back = now.mac.map_or_else(|| change(index), |mac| change(index).address(mac.0.to_vec()));
         let there = change(index).address(mac.0.to_vec()).build();
-        changes.push(Change { mac: Some(mac), ..change("MAC address", there, back.build()) });
+        changes.push(Change { mac: Some(mac), ..change_of("MAC address", there, back.build()) });
     }
     if let Some(on) = set.promiscuous.filter(|on| now.promisc != *on) {
         let (there, back) = (change(index).promiscuous(on), change(index).promiscuous(!on));
-        changes.push(change("promiscuous mode", there.build(), back.build()));
+        changes.push(change_of("promiscuous mode", there.build(), back.build()));
     }
     if let Some(mtu) = set.mtu.filter(|mtu| now.mtu != *mtu) {
         let (there, back) = (change(index).mtu(mtu), change(index).mtu(now.mtu));
-        changes.push(Change { mtu: Some(mtu), ..change("MTU", there.build(), back.build()) });
+        changes.push(Change { mtu: Some(mtu), ..change_of("MTU", there.build(), back.build()) });
     }
     if let Some(on) = set.all_multicast.filter(|on| now.allmulti != *on) {
         let (there, back) = (change(index).allmulticast(on), change(index).allmulticast(!on));
-        changes.push(change("all-multicast mode", there.build(), back.build()));
+        changes.push(change_of("all-multicast mode", there.build(), back.build()));
     }
     if let Some(length) = set.tx_queue_length.filter(|length| now.tx_queue_length != *length) {
         let (there, back) = (change(index).txqueuelen(length), change(index).txqueuelen(now.tx_queue_length));
-        changes.push(change("transmit queue length", there.build(), back.build()));
+        changes.push(change_of("transmit queue length", there.build(), back.build()));
     }
     changes
 }

@@ -81,13 +81,13 @@ fn r8_unknown_keys_are_ignored_and_case_does_not_matter() {
 fn r9_r10_a_name_is_required_and_a_slash_in_it_is_not_split() {
     assert!(error("[{}]").contains("it names no network"));
     assert!(error(r#"[{"name": "infra/a"}]"#).contains("\"infra/a\" is not a valid network name"));
-    assert_eq!(one(r#""namespace": "infra""#).namespace.as_deref(), Some("infra"));
+    assert_eq!(one_selection(r#""namespace": "infra""#).namespace.as_deref(), Some("infra"));
 }
 
 #[test]
 fn r11_ips_are_addresses_with_or_without_prefix() {
     let ips = ["10.0.0.5/24", "fd00::5", "10.0.0.6"];
-    assert_eq!(one(&format!("\"ips\": {}", json!(ips))).ips, ips);
+    assert_eq!(one_selection(&format!("\"ips\": {}", json!(ips))).ips, ips);
     assert!(error_of(r#""ips": []"#).contains("ips is an empty list"));
     assert!(error_of(r#""ips": ["10.0.0.256"]"#).contains("ips has \"10.0.0.256\""));
     assert!(error_of(r#""ips": ["10.0.0.1/33"]"#).contains("ips has"));
@@ -96,7 +96,7 @@ fn r11_ips_are_addresses_with_or_without_prefix() {
 
 #[test]
 fn r12_a_mac_has_six_octets() {
-    assert_eq!(one(r#""mac": "02:aa:BB:cc:dd:01""#).mac.as_deref(), Some("02:aa:BB:cc:dd:01"));
+    assert_eq!(one_selection(r#""mac": "02:aa:BB:cc:dd:01""#).mac.as_deref(), Some("02:aa:BB:cc:dd:01"));
     for bad in ["02:aa:bb:cc:dd", "02:aa:bb:cc:dd:01:02:03", "02:aa:bb:cc:dd:zz", "x"] {
         assert!(error_of(&format!("\"mac\": \"{bad}\"")).contains("is not an address of 6 octets"), "{bad}");
     }
@@ -151,8 +151,8 @@ fn r16_bandwidth_has_a_rate_and_missing_numbers_are_zero() {
 #[test]
 fn r17_one_element_has_the_default_route_which_may_be_empty() {
     let gateways: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-    assert_eq!(one(r#""default-route": ["10.0.0.1", "fd00::1"]"#).default_route, Some(gateways));
-    assert_eq!(one(r#""default-route": []"#).default_route, Some(Vec::new()));
+    assert_eq!(one_selection(r#""default-route": ["10.0.0.1", "fd00::1"]"#).default_route, Some(gateways));
+    assert_eq!(one_selection(r#""default-route": []"#).default_route, Some(Vec::new()));
     assert!(error_of(r#""default-route": ["10.0.0.0/8"]"#).contains("default-route has"));
     let two = r#"[{"name": "a", "default-route": []}, {"name": "b", "default-route": ["10.0.0.1"]}]"#;
     assert!(error(two).contains("element 2: element 1 has default-route already"));
@@ -160,13 +160,13 @@ fn r17_one_element_has_the_default_route_which_may_be_empty() {
 
 #[test]
 fn r18_a_guid_has_eight_octets() {
-    assert!(one(r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#).guid.is_some());
+    assert!(one_selection(r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#).guid.is_some());
     assert!(error_of(r#""infiniband-guid": "24:8a:07:03:00:8d""#).contains("is not an address of 8 octets"));
 }
 
 #[test]
 fn r19_a_claim_and_addresses_exclude_each_other() {
-    assert_eq!(one(r#""ipam-claim-reference": "claim-1""#).ipam_claim.as_deref(), Some("claim-1"));
+    assert_eq!(one_selection(r#""ipam-claim-reference": "claim-1""#).ipam_claim.as_deref(), Some("claim-1"));
     let both = r#""ipam-claim-reference": "claim-1", "ips": ["10.0.0.1/24"]"#;
     assert!(error_of(both).contains("exclude each other"));
     assert!(error_of(r#""ipam-claim-reference": "Not A Name""#).contains("is not a valid name of an object"));
@@ -174,9 +174,9 @@ fn r19_a_claim_and_addresses_exclude_each_other() {
 
 #[test]
 fn r20_device_ids_and_the_old_name_of_interface_are_read() {
-    assert_eq!(one(r#""deviceID": "0000:03:02.3""#).device_id.as_deref(), Some("0000:03:02.3"));
-    assert_eq!(one(r#""interfaceRequest": "old0""#).interface.as_deref(), Some("old0"));
-    assert_eq!(one(r#""interfaceRequest": "old0", "interface": "new0""#).interface.as_deref(), Some("new0"));
+    assert_eq!(one_selection(r#""deviceID": "0000:03:02.3""#).device_id.as_deref(), Some("0000:03:02.3"));
+    assert_eq!(one_selection(r#""interfaceRequest": "old0""#).interface.as_deref(), Some("old0"));
+    assert_eq!(one_selection(r#""interfaceRequest": "old0", "interface": "new0""#).interface.as_deref(), Some("new0"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Records why the agent could not fetch a policy yet, for the error of an ADD that needs it (`places` has the file's
+//! Records why the agent could not fetch a policy yet, for the error of an ADD that needs it (`pinned_paths` has the file's
 //! name).
 //!
 //! Invariants: the text is for people, and no decision depends on it; it is deleted when the policy is added
@@ -57,7 +57,7 @@ mod tests {
         assert!(!said.contains('\n'), "{said}");
         assert!(!store.hint(&reference(&two)).contains("the layer was"));
         add_pinned(state.path(), &reference(&one), b"component", None, &|_path| Ok(())).unwrap();
-        assert!(store.missed(&reference(&one)).is_none());
+        assert!(store.missing_reason(&reference(&one)).is_none());
         let tag = PolicyRef::parse("oci://registry.example/p:1").unwrap();
         note_missed(state.path(), &tag, "it has no digest").unwrap_err();
     }

@@ -4,7 +4,7 @@
 //! a [`seal`] over both. A compiled component is native code that runs as root, so an entry is used only if nobody but
 //! us can have written it: the directory is ours with mode 0700; the entry is a regular file of ours with mode 0600 or
 //! 0400 and one link, reached without symbolic links. A bad entry is recompiled, never trusted and never changed in
-//! place (a mapped file must not change; truncating it kills the process that maps it). A [`note`] records which state
+//! place (a mapped file must not change; truncating it kills the process that maps it). A [`digest_note`] records which state
 //! of an entry was checked. Nothing here compiles unless the feature `compile` is on.
 
 #[cfg(feature = "compile")]
@@ -156,7 +156,7 @@ impl PolicyStore {
         self.check_pin(policy, &path, &digest)?;
         let Some(cache) = cache else { return Ok((digest, path, Err(Unusable::Absent))) };
         let mapped = self.map_in(&cache, &digest, note.as_ref())?.map(|(component, entry)| {
-            if unchanged && note.is_none_or(|note| !note.knows(&entry.stamp)) {
+            if unchanged && note.is_none_or(|note| !note.is_checked(&entry.stamp)) {
                 // Without the note, only speed is lost.
                 Note::write(&cache, &file.stamp, &digest, &entry.stamp).ok();
             }
@@ -205,7 +205,7 @@ impl PolicyStore {
             Ok(entry) => entry,
             Err(off) => return Ok(Err(off)),
         };
-        if !note.is_some_and(|note| note.knows(&entry.stamp))
+        if !note.is_some_and(|note| note.is_checked(&entry.stamp))
             && let Err(off) = seal::check(&entry.file, entry.stamp.size, digest)
         {
             return Ok(Err(off));

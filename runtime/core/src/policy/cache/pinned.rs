@@ -1,4 +1,4 @@
-//! Components that were fetched by digest: `<state>/policies/pinned/` (`places` has the names of all files).
+//! Components that were fetched by digest: `<state>/policies/pinned/` (`pinned_paths` has the names of all files).
 //!
 //! An ADD looks only here. The agent (or `weftctl policy add`) fetches, verifies and compiles the component, and
 //! finally puts it here by one rename: until then the network keeps its previous component. A component belongs to every
@@ -215,8 +215,8 @@ impl PolicyStore {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::super::Readiness;
     use super::*;
+    use crate::policy::Readiness;
 
     fn reference(image: &str, manifest: &Digest) -> PolicyRef {
         PolicyRef::parse(&format!("oci://{image}@{manifest}")).unwrap()
@@ -263,7 +263,7 @@ mod tests {
         let file = add_pinned(state.path(), &policy, b"component", None, &|_path| Ok(())).unwrap();
         for damaged in [&b"compo"[..], b"componenT", b""] {
             fs::write(&file, damaged).unwrap();
-            assert!(matches!(store.standing(&policy), Standing::Absent), "{damaged:?}");
+            assert!(matches!(store.standing(&policy), Readiness::Absent), "{damaged:?}");
             // It is compiled before it is in place.
             let compile = |path: &Path| {
                 assert_eq!(fs::read(path).unwrap(), b"component");

@@ -124,7 +124,7 @@ impl PolicyStore {
             .map_or(true, |written| written.elapsed().is_ok_and(|age| age > NOTE_AGE));
         let Some(note) = Note::read_from(file.file).filter(|_note| !is_old) else { return Ok(false) };
         let entry = dir.entry(&entry_name(&note.digest))?;
-        Ok(entry.is_ok_and(|entry| note.knows(&entry.stamp)))
+        Ok(entry.is_ok_and(|entry| note.is_checked(&entry.stamp)))
     }
 }
 

@@ -189,7 +189,7 @@ fn forget(state_dir: &Path, digest: &Digest) -> Result<(), PolicyError> {
         if name.starts_with(&prefix) {
             match unlinkat(cache.fd(), name.as_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
-                Err(errno) => return Err(cache.cannot(errno.into())),
+                Err(errno) => return Err(cache.error(errno.into())),
             }
         }
     }

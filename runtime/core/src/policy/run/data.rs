@@ -143,7 +143,7 @@ mod tests {
         for (i, left) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|right| left != right), "{all:?}");
         }
-        assert_eq!(of(&[("a", "1"), ("b", "2")]), of(&[("b", "2"), ("a", "1")]), "order does not");
+        assert_eq!(digest_of(&[("a", "1"), ("b", "2")]), digest_of(&[("b", "2"), ("a", "1")]), "order does not");
     }
 
     #[test]
@@ -158,18 +158,18 @@ mod tests {
     #[test]
     fn guests_read_the_hashed_content() {
         let dir = tempfile::tempdir().unwrap();
-        let table = |data: &Data| data.tree.at(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
+        let table = |data: &Data| data.tree.node(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/table"), "a").unwrap();
         let data = Data::read(dir.path()).unwrap();
         // Changes of the files have no effect.
         fs::write(dir.path().join("d/table"), "c").unwrap();
-        assert_eq!(table(&data), What::File("a".into()));
+        assert_eq!(table(&data), NodeKind::File("a".into()));
         let again = Data::read(dir.path()).unwrap();
-        assert_eq!(table(&again), What::File("c".into()));
+        assert_eq!(table(&again), NodeKind::File("c".into()));
         assert_ne!(again.digest, data.digest);
         fs::remove_dir_all(dir.path().join("d")).unwrap();
-        assert_eq!(table(&data), What::File("a".into()));
+        assert_eq!(table(&data), NodeKind::File("a".into()));
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let data = Data::read(dir.path()).unwrap();
-        assert_eq!(data.tree.at(data.tree.find(ROOT, "pipe", true).unwrap()), &What::Other);
+        assert_eq!(data.tree.node(data.tree.find(ROOT, "pipe", true).unwrap()), &NodeKind::Other);
     }
 
     /// Walks a directory that is replaced by a link to another one while it is read.

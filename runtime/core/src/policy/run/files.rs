@@ -69,7 +69,7 @@ impl<'a> Files<'a> {
     }
 
     fn node(&self, fd: &Resource<Descriptor>) -> FsResult<&'a NodeKind> {
-        Ok(self.tree()?.at(self.node_index(fd)?))
+        Ok(self.tree()?.node(self.node_index(fd)?))
     }
 
     fn content(&self, fd: &Resource<Descriptor>, offset: Filesize) -> FsResult<bytes::Bytes> {
@@ -90,7 +90,7 @@ impl<'a> Files<'a> {
     }
 
     fn stat_of(&self, place: usize) -> FsResult<DescriptorStat> {
-        let what = self.tree()?.at(place);
+        let what = self.tree()?.node(place);
         let size = match what {
             NodeKind::File(content) => content.len(),
             NodeKind::Link(target) => target.len(),
@@ -192,7 +192,7 @@ impl types::HostDescriptor for Files<'_> {
         let entries: Vec<_> = entries
             .iter()
             .map(|(name, place)| match name.to_str() {
-                Some(name) => Ok(DirectoryEntry { type_: kind(tree.at(*place)), name: name.to_owned() }),
+                Some(name) => Ok(DirectoryEntry { type_: kind(tree.node(*place)), name: name.to_owned() }),
                 None => Err(ErrorCode::IllegalByteSequence),
             })
             .collect();
@@ -221,7 +221,7 @@ impl types::HostDescriptor for Files<'_> {
             return read_only();
         }
         let place = self.find(&fd, path_flags, &path)?;
-        match self.tree()?.at(place) {
+        match self.tree()?.node(place) {
             NodeKind::Link(_) => Err(ErrorCode::Loop.into()),
             NodeKind::File(_) | NodeKind::Other if open_flags.contains(OpenFlags::DIRECTORY) => {
                 Err(ErrorCode::NotDirectory.into())
@@ -232,7 +232,7 @@ impl types::HostDescriptor for Files<'_> {
 
     fn readlink_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<String> {
         let place = self.find(&fd, PathFlags::empty(), &path)?;
-        match self.tree()?.at(place) {
+        match self.tree()?.node(place) {
             NodeKind::Link(target) => {
                 target.to_str().map(str::to_owned).ok_or_else(|| ErrorCode::IllegalByteSequence.into())
             }

@@ -52,7 +52,7 @@ pub(super) enum ResolveError {
 impl Tree {
     /// Creates an empty directory.
     pub(super) fn new() -> Self {
-        Self(vec![Node { parent: ROOT, what: What::Directory(BTreeMap::new()) }])
+        Self(vec![Node { parent: ROOT, what: NodeKind::Directory(BTreeMap::new()) }])
     }
 
     /// Adds a node to a directory and returns its index.
@@ -161,23 +161,23 @@ mod tests {
         assert_eq!(file("..data/up"), "x");
         assert_eq!(tree.find(ROOT, ".", true), Ok(ROOT));
         assert_eq!(tree.find(ROOT, "..data/", false), Ok(version));
-        assert!(matches!(tree.at(tree.find(ROOT, "table", false).unwrap()), What::Link(_)));
+        assert!(matches!(tree.node(tree.find(ROOT, "table", false).unwrap()), NodeKind::Link(_)));
     }
 
     #[test]
     fn paths_cannot_leave_the_tree() {
         let (tree, version) = tree();
         for path in ["..", "../secret", "/etc/passwd", "out", "passwd", "..data/../..", "..2026/../../secret"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Outside), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::Outside), "{path}");
         }
         // The descriptor of a directory gives no access to its parent.
-        assert_eq!(tree.find(version, "up", true), Err(Lost::Outside));
-        assert_eq!(tree.find(ROOT, "a", true), Err(Lost::Loop));
+        assert_eq!(tree.find(version, "up", true), Err(ResolveError::Outside));
+        assert_eq!(tree.find(ROOT, "a", true), Err(ResolveError::Loop));
         for path in ["none", "..data/none", "", "empty"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Missing), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::Missing), "{path}");
         }
         for path in ["plain/x", "table/x", "plain/"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::NotDirectory), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::NotDirectory), "{path}");
         }
     }
 }

@@ -313,11 +313,11 @@ mod tests {
             ("--sport 1024:65535", "th sport 1024-65535", "source port is 1024-65535"),
             ("-s 2001:db8::/32", "ip6 saddr 2001:db8::/32", "source is 2001:db8::/32"),
         ] {
-            assert_eq!(shown(iptables).as_deref(), Ok(want), "{iptables}");
-            assert_eq!(shown(nftables).as_deref(), Ok(want), "{nftables}");
+            assert_eq!(rewritten(iptables).as_deref(), Ok(want), "{iptables}");
+            assert_eq!(rewritten(nftables).as_deref(), Ok(want), "{nftables}");
         }
         assert_eq!(
-            shown("-m comment --comment x -m addrtype --dst-type LOCAL -s 10.1.0.0/255.255.0.0").as_deref(),
+            rewritten("-m comment --comment x -m addrtype --dst-type LOCAL -s 10.1.0.0/255.255.0.0").as_deref(),
             Ok("source is 10.1.0.0/16")
         );
     }

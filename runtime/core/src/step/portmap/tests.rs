@@ -69,7 +69,7 @@ fn one_mapping() -> Value {
 #[test]
 fn both_families_and_whom_to_masquerade() {
     assert_eq!(
-        plan(with(json!({}), one())).unwrap(),
+        plan(with_mappings(json!({}), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade [10.1.2.0/24 127.0.0.1/32]",
             "let 127.0.0.1 be routed to 10.1.2.3",
@@ -77,7 +77,7 @@ fn both_families_and_whom_to_masquerade() {
         ]
     );
     assert_eq!(
-        plan(with(json!({ "masqAll": true }), one())).unwrap(),
+        plan(with_mappings(json!({ "masqAll": true }), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade [0.0.0.0/0]",
             "let 127.0.0.1 be routed to 10.1.2.3",
@@ -85,7 +85,7 @@ fn both_families_and_whom_to_masquerade() {
         ]
     );
     assert_eq!(
-        plan(with(json!({ "snat": false, "masqAll": true }), one())).unwrap(),
+        plan(with_mappings(json!({ "snat": false, "masqAll": true }), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade []",
             "map host port 8080/tcp to [fd00::3]:80; masquerade []",
@@ -107,17 +107,17 @@ fn addresses_of_the_host() {
 #[test]
 fn nothing_to_do() {
     assert_eq!(plan(json!({})).unwrap(), [""; 0]);
-    assert_eq!(plan(with(json!({}), json!([]))).unwrap(), [""; 0]);
+    assert_eq!(plan(with_mappings(json!({}), json!([]))).unwrap(), [""; 0]);
     let twice =
         json!([{ "hostPort": 1, "containerPort": 2 }, { "hostPort": 1, "containerPort": 2, "protocol": "tcp" }]);
-    assert_eq!(plan(with(json!({ "snat": false }), twice)).unwrap().len(), 2);
+    assert_eq!(plan(with_mappings(json!({ "snat": false }), twice)).unwrap().len(), 2);
 }
 
 #[test]
 fn conditions_are_kept_by_family() {
     let conf = json!({ "conditionsV4": ["-d", "192.0.2.1"], "conditionsV6": ["ip6", "saddr != 2001:db8::/32"], "snat": false });
     assert_eq!(
-        plan(with(conf, one())).unwrap(),
+        plan(with_mappings(conf, one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80 if destination is 192.0.2.1/32; masquerade []",
             "map host port 8080/tcp to [fd00::3]:80 if source is not 2001:db8::/32; masquerade []",
@@ -139,7 +139,7 @@ fn conditions_need_a_bounded_number_of_rules() {
         let nets: Vec<String> = (0..count).map(|at| format!("10.0.{at}.0/24")).collect();
         vec!["-s".to_owned(), nets.join(",")]
     };
-    assert!(plan(with(of(sources(200).collect()), ports(20))).is_ok(), "one combination");
+    assert!(plan(with_mappings(of(sources(200).collect()), ports(20))).is_ok(), "one combination");
     let product = |nets: usize, sources: usize| {
         let spans: Vec<String> = (0..sources).map(|at| (1000 + at).to_string()).collect();
         of(vec![format!("ip saddr {{ {} }}", list(nets)[1]), format!("th sport {{ {} }}", spans.join(", "))])

@@ -54,7 +54,7 @@ fn one_way() {
 fn bandwidth_without_rates_needs_no_facts() {
     for conf in [json!({}), json!({"ingressRate": 0, "egressBurst": 0}), json!({"runtimeConfig": {"bandwidth": null}})]
     {
-        assert_eq!(bandwidth(conf).alone().ops(), json!([]));
+        assert_eq!(bandwidth(conf).without_previous().ops(), json!([]));
     }
 }
 
@@ -101,9 +101,12 @@ fn the_other_end_of_the_pair() {
     let gone = "container interface eth0 has no veth peer: could not look up \"eth0\": Link not found";
     assert_eq!(with(Some(Peer::NoLink)), gone);
     assert_eq!(with(None), gone);
-    assert_eq!(bandwidth(both()).after(macvlan()).error(), not_veth);
-    assert_eq!(bandwidth(both()).alone().error(), "must be called as chained plugin");
-    assert_eq!(bandwidth(both()).previous(|previous| previous.interfaces.clear()).error(), "no interfaces provided");
+    assert_eq!(bandwidth(both_rates()).after_op(macvlan()).error(), not_veth);
+    assert_eq!(bandwidth(both_rates()).without_previous().error(), "must be called as chained plugin");
+    assert_eq!(
+        bandwidth(both_rates()).previous(|previous| previous.interfaces.clear()).error(),
+        "no interfaces provided"
+    );
     // A container link with the same name as the host's end must not match.
     let call = bandwidth(both_rates()).previous(|previous| previous.interfaces[0] = LinkRef::container("veth1"));
     assert_eq!(call.error(), "no veth peer of container interface found in host ns");

@@ -182,7 +182,7 @@ fn the_allow_list() {
 
 #[test]
 fn errors() {
-    assert_eq!(tuning(json!({"mtu": 1400})).alone().error(), "Required prevResult missing");
+    assert_eq!(tuning(json!({"mtu": 1400})).without_previous().error(), "Required prevResult missing");
     assert_eq!(
         tuning(json!({"mac": "nonsense"})).invalid(),
         "invalid args nonsense for MAC addr: address nonsense: invalid MAC address"

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::forwarding::accept;
-use crate::plans::*;
 use crate::support::*;
 
 /// Answers every client with the client's address, until dropped.

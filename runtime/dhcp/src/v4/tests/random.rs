@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use super::super::*;
 use super::{ADDRESS, answer, sent, settings};
-use crate::Lost;
 
 proptest::proptest! {
     #[test]

@@ -264,14 +264,14 @@ mod tests {
     #[test]
     fn a_node_knows_its_own_and_what_it_learned() {
         let mut node = NodeLedger::default();
-        node.note(ip("10.0.0.1"));
-        node.note(ip("10.0.0.1"));
-        node.strike(ip("10.0.0.1"));
+        node.count_pending(ip("10.0.0.1"));
+        node.count_pending(ip("10.0.0.1"));
+        node.uncount_pending(ip("10.0.0.1"));
         let mut others = Runs::default();
         others.insert(ip("10.0.0.2"));
         let range = &set().ranges[0];
         assert_eq!(node.view(&others).next_free(range, range.first), Ok(Some(ip("10.0.0.3"))));
-        node.strike(ip("10.0.0.1"));
+        node.uncount_pending(ip("10.0.0.1"));
         assert_eq!(node.view(&others).next_free(range, range.first), Ok(Some(ip("10.0.0.1"))));
     }
 }

@@ -188,7 +188,7 @@ impl<'a> Simulation<'a> {
             Event::Stop(pod) => self.stop(pod),
             Event::Free(node, address) => {
                 self.cluster.delete(address);
-                self.ledgers[node].strike(address);
+                self.ledgers[node].uncount_pending(address);
             }
         }
     }
@@ -276,7 +276,7 @@ impl<'a> Simulation<'a> {
             ReleaseRule::Cooldown(seconds) => Time::from(seconds) * SECOND,
         };
         for net in addresses {
-            self.ledgers[node].note(net.addr());
+            self.ledgers[node].count_pending(net.addr());
             self.plan(self.now + self.terms.latency + rest, Event::Free(node, net.addr()));
         }
     }

@@ -315,7 +315,7 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
         conf["ipam"]["ledger"]["deadlineMs"] = json!(DEADLINE);
         conf
     };
-    let mut confs = vec![with("host-local"), with("cluster-wide")];
+    let mut confs = vec![conf_with("host-local"), conf_with("cluster-wide")];
     let mut both = conf_with("cluster-wide");
     both["ipam"]["ranges"] = json!([[{"subnet": POOL}], [{"subnet": "fd00:77::/64"}]]);
     let mut resting = conf_with("host-local");

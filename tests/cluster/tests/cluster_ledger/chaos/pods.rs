@@ -263,7 +263,7 @@ impl Chaos<'_> {
 
     fn call(&self, verb: Verb, sandbox: &Sandbox, strike: Option<Strike>) -> Result<Ended> {
         let ended = run(self.command(verb, sandbox)?, &sandbox.conf.to_string(), strike, |start| {
-            let _guard = sandbox.slot.hold();
+            let _guard = sandbox.slot.lock_netlink();
             start()
         })?;
         let how = match &ended {
@@ -280,7 +280,7 @@ impl Chaos<'_> {
 
     fn start(&self, verb: Verb, sandbox: &Sandbox) -> Result<Running> {
         Running::start(self.command(verb, sandbox)?, &sandbox.conf.to_string(), |start| {
-            let _guard = sandbox.slot.hold();
+            let _guard = sandbox.slot.lock_netlink();
             start()
         })
     }

@@ -69,7 +69,7 @@ impl Chaos<'_> {
             left.extend(self.strange_cells(owned)?);
             if self.cluster().plane().is_ok() {
                 // What IPAMClaims kept is free now.
-                self.cluster().operate(&["reclaim"])?;
+                self.cluster().run_weftctl(&["reclaim"])?;
             }
             let claims = self.cluster().claims()?;
             left.extend(claims.iter().map(|claim| format!("the claim {}", claims_name(claim))));

@@ -92,7 +92,7 @@ impl Chaos<'_> {
             match fault {
                 Fault::Stock | Fault::Leak => {}
                 Fault::LostCells => self.cluster().remove_cells()?,
-                Fault::LyingFence => drop(self.cluster().operate(&["fence", "node1"])?),
+                Fault::LyingFence => drop(self.cluster().run_weftctl(&["fence", "node1"])?),
                 Fault::LostClaims => {
                     let claims = self.cluster().claims()?;
                     if !claims.is_empty() {
@@ -167,7 +167,7 @@ fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
         let away = "table inet away { chain away { type filter hook output priority 0; ip daddr 192.0.2.1 drop; }; }";
         chaos.nodes.iter().try_for_each(|node| lock(node).nft(away))?;
         take_back(chaos, &backup)?;
-        chaos.cluster().operate(&["freeze"])?;
+        chaos.cluster().run_weftctl(&["freeze"])?;
         chaos.nodes.iter().try_for_each(|node| lock(node).nft("delete table inet away"))?;
         until_thawed(chaos)
     })
@@ -202,7 +202,7 @@ fn take_back(chaos: &Chaos<'_>, backup: &Path) -> Result<()> {
 
 fn until_thawed(chaos: &Chaos<'_>) -> Result<()> {
     let mut said = String::new();
-    let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().operate(&["thaw"]) {
+    let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().run_weftctl(&["thaw"]) {
         Ok(_said) => Ok(true),
         Err(error) => {
             said = format!("{error:#}");

@@ -133,8 +133,8 @@ impl Bus {
                 continue;
             }
             return match message.kind {
-                METHOD_RETURN => Ok(Answer { boolean: message.boolean(), text: message.text() }),
-                ERROR => Err(CallError::Refused { text: message.text(), name: message.error }),
+                METHOD_RETURN => Ok(Answer { boolean: message.boolean(), text: message.first_text() }),
+                ERROR => Err(CallError::Refused { text: message.first_text(), name: message.error }),
                 _ => continue,
             };
         }
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert!(open("tcp:host=example.org", soon()).is_err());
-        assert!(open("unix:path=/nonexistent/socket", soon()).is_err());
-        assert!(open("unix:", soon()).is_err());
+        assert!(open("tcp:host=example.org", short_deadline()).is_err());
+        assert!(open("unix:path=/nonexistent/socket", short_deadline()).is_err());
+        assert!(open("unix:", short_deadline()).is_err());
     }
 
     #[test]

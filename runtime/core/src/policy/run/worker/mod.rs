@@ -314,7 +314,7 @@ impl Worker {
         let evidence = |fuel, memory, calls, log| Evidence { fuel, memory, calls, log, ledger: exchanges };
         match served {
             Ok(WorkerMessage::Done { value, fuel, memory, calls, log }) => {
-                let value = value.map_err(|ending| ending.shown(limits));
+                let value = value.map_err(|ending| ending.cleaned(limits));
                 let memory = memory.min(limits.memory.saturating_mul(limits.memories));
                 (
                     value,
