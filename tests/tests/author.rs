@@ -124,7 +124,7 @@ fn weftctl(dir: &Path, arguments: &[&str]) -> Result<(bool, String)> {
     Ok((output.status == Some(0), format!("{}{}", output.text(), output.stderr)))
 }
 
-fn world() -> Result<(Installation, World)> {
+fn prepare_world() -> Result<(Installation, World)> {
     let installation = Installation::new()?;
     let world = World::new(&Subject::weft(&installation))?;
     Ok((installation, world))
@@ -143,7 +143,7 @@ fn ipam(language: &str) -> Result<()> {
     let project = Project::new(language, "ipam")?;
     project.passes()?;
     project.stands_a_thousand_calls()?;
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let conf = project.installed(&world)?;
     for (container, expected) in [("a", ["10.77.0.2/29", "fd00:77::2/64"]), ("b", ["10.77.0.3/29", "fd00:77::3/64"])] {
         world.call("ADD", &Attach::eth0(container), &conf)?.result().with_context(|| format!("ADD {container}"))?;
@@ -151,7 +151,7 @@ fn ipam(language: &str) -> Result<()> {
         ensure!(expected.iter().all(|address| found.iter().any(|it| it == address)), "{container} has {found:?}");
     }
     for container in ["a", "b"] {
-        world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+        world.call("DEL", &Attach::eth0(container), &conf)?.expect_quiet()?;
     }
     ensure!(world.claims()?.is_empty(), "claims are left");
     Ok(())
@@ -161,7 +161,7 @@ fn delegate(language: &str) -> Result<()> {
     let project = Project::new(language, "delegate")?;
     project.passes()?;
     project.stands_a_thousand_calls()?;
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let mut conf = project.installed(&world)?;
     for (container, label, expected) in
         [("a", json!({}), "10.77.0.2/24"), ("b", json!({ "network": "isolated" }), "10.78.0.2/24")]
@@ -172,7 +172,7 @@ fn delegate(language: &str) -> Result<()> {
         ensure!(found.iter().any(|it| it == expected), "{container} has {found:?}");
     }
     for container in ["a", "b"] {
-        world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+        world.call("DEL", &Attach::eth0(container), &conf)?.expect_quiet()?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ const HEAD: &str = "\
 const OBJECT: &str = "\n// Ensure that the *_component_type.o object is linked in\n";
 
 /// Returns the name and text of each file for a world.
-fn made(wit: &Path, world: &str) -> Vec<(String, String)> {
+fn generated_files(wit: &Path, world: &str) -> Vec<(String, String)> {
     let mut resolve = Resolve::default();
     let (package, _sources) = resolve.push_path(wit).expect("the contract");
     let world = resolve.select_world(&[package], Some(world)).expect("the world");
@@ -46,7 +46,7 @@ fn the_c_bindings_are_those_of_the_contract() {
     let root = repository();
     let mut compared = 0;
     for (world, kind) in [("ipam-policy", "ipam"), ("delegate-policy", "delegate")] {
-        for (name, text) in made(&root.join("host-abi/wit"), world) {
+        for (name, text) in generated_files(&root.join("host-abi/wit"), world) {
             let path = root.join("sdk/templates/c").join(kind).join("bindings").join(&name);
             let text = changed(&name, &text);
             if std::env::var_os("WEFT_WRITE_BINDINGS").is_some() {

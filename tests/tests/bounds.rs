@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{Call, CniError, Reply, ok};
+use weft_kit::cni::{Call, CniError, Reply, expect_ok};
 use weft_kit::process::{self, Place};
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -148,11 +148,16 @@ fn status_beside_a_compiler() -> Result<()> {
     conf["ipam"] = json!({ "type": "wasm", "policy": format!("file://{}", component.display()) });
     let call = world.prepare("STATUS", &Attach::eth0("pod"), &conf)?;
     let error = failing_within(&world, &call, &dir.join("weft"), Duration::from_millis(2500))?;
-    ensure!(error.code == 50 && whole(&error).contains("is being compiled"), "{} {}", error.code, whole(&error));
+    ensure!(
+        error.code == 50 && full_text(&error).contains("is being compiled"),
+        "{} {}",
+        error.code,
+        full_text(&error)
+    );
     Ok(())
 }
 
-fn whole(error: &CniError) -> String {
+fn full_text(error: &CniError) -> String {
     format!("{} {}", error.msg, error.details)
 }
 
@@ -179,7 +184,7 @@ fn lost_stdout(container: &str, to: &str) -> Result<()> {
 /// A caller that discards the result on purpose keeps the attachment.
 fn dev_null() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    ok(&shell(&mut world, "ADD", "pod", "$W < $C > /dev/null")?, "ADD")?;
+    expect_ok(&shell(&mut world, "ADD", "pod", "$W < $C > /dev/null")?, "ADD")?;
     ensure!(world.claims()?.len() == 1, "claims {:?}", world.claims()?);
     Ok(())
 }
@@ -206,8 +211,8 @@ fn fault() -> Result<()> {
 /// Wherever memory runs out, the error names the node's memory, not the policy, its network or the namespace.
 fn no_memory() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "its DEL")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "its DEL")?;
     let image = fs::metadata(world.plugin("weft")).context("look at weft")?.len() >> 10;
     // Limits of the address space, in KiB: too little for the program, too little for threads, and too little for a
     // policy, which reserves 4 GiB. Then limits of data, the memory that is written to.
@@ -230,11 +235,11 @@ fn no_memory() -> Result<()> {
                 named += 1;
             }
         }
-        ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
         is_clean(&mut world, "pod")?;
     }
     ensure!(named >= 6, "only {named} of {} calls named the memory ({silent} were ended before main)", limits.len());
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")
 }
 
 /// A killed process writes no document. The lines that it wrote before remain.
@@ -255,7 +260,7 @@ fn killed() -> Result<()> {
         asks.starts_with("weft: info: asks the plugin \"kills\" for addresses plugin=weft network=bounds"),
         "{asks}"
     );
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     is_clean(&mut world, "pod")
 }
 
@@ -264,14 +269,14 @@ fn log_file() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for verb in ["ADD", "DEL"] {
         let reply = world.call(verb, &Attach::eth0("pod"), &conf())?;
-        ensure!(reply.ok() && reply.stderr.is_empty(), "a call without waits says something: {reply:?}");
+        ensure!(reply.is_ok() && reply.stderr.is_empty(), "a call without waits says something: {reply:?}");
     }
     let file = world.scratch().join("weft.log");
     let node = json!({ "log": { "level": "debug", "file": file } });
     fs::write(world.state().join("node.json"), node.to_string()).context("write node.json")?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
     let error = world.call("ADD", &Attach::eth0("pod"), &conf())?.error()?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
     let text = fs::read_to_string(&file).context("read the log")?;
     for want in [
         "info: ADD begins",
@@ -285,6 +290,6 @@ fn log_file() -> Result<()> {
     let quiet = json!({ "log": { "level": "error" } });
     fs::write(world.state().join("node.json"), quiet.to_string()).context("write node.json")?;
     let reply = world.call("ADD", &Attach::eth0("pod"), &conf())?;
-    ensure!(reply.ok() && reply.stderr.is_empty(), "{reply:?}");
+    ensure!(reply.is_ok() && reply.stderr.is_empty(), "{reply:?}");
     Ok(())
 }

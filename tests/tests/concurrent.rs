@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use weft_kit::cni::{Reply, ok};
+use weft_kit::cni::{Reply, expect_ok};
 use weft_kit::process::{self, Place};
 use weft_kit::sandbox;
 use weft_kit::stopped::Started;
@@ -62,7 +62,7 @@ impl Then {
 /// Starts an ADD that stops at its `number`-th request to the kernel.
 fn add_until(world: &mut World, attach: &Attach<'_>, conf: &Value, plugin: &str, number: usize) -> Result<Started> {
     let call = world.prepare("ADD", attach, conf)?;
-    Started::at(call, &world.plugin(plugin), world.place()?, world.scratch(), number)
+    Started::stop_at(call, &world.plugin(plugin), world.place()?, world.scratch(), number)
 }
 
 fn call(world: &mut World, verb: Verb, container: &str) -> Result<Reply> {
@@ -82,7 +82,7 @@ fn query(state: &Path, sql: &str) -> Result<String> {
 }
 
 /// Returns the addresses on `eth0` of the containers that have one.
-fn live(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
+fn addresses_of_running(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
     let mut live = BTreeMap::new();
     for (name, netns) in world.containers() {
         let links: Value = serde_json::from_str(&netns.line("ip -j -4 address")?.text())?;
@@ -96,7 +96,7 @@ fn live(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
 
 /// Checks that no address occurs twice, and that each live address has a row of its own container.
 fn oracle(world: &World, when: &str) -> Result<()> {
-    let live = live(world)?;
+    let live = addresses_of_running(world)?;
     let mut seen = BTreeMap::new();
     for (container, addresses) in &live {
         let rows = query(
@@ -127,7 +127,7 @@ fn is_clean(world: &World, when: &str) -> Result<()> {
         "SELECT (SELECT count(*) FROM journal) + (SELECT count(*) FROM claims) + (SELECT count(*) FROM removal_marks)",
     )?;
     ensure!(rows == "0", "{when}: {rows} rows left");
-    ensure!(live(world)?.is_empty(), "{when}: links left: {:?}", live(world)?);
+    ensure!(addresses_of_running(world)?.is_empty(), "{when}: links left: {:?}", addresses_of_running(world)?);
     let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
     let names: Vec<&str> = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()).collect();
     ensure!(names.iter().all(|name| ["lo", "bes0"].contains(name)), "{when}: links left on the host: {names:?}");
@@ -140,24 +140,27 @@ fn is_clean(world: &World, when: &str) -> Result<()> {
 fn at_every_call(verb: Verb, then: Then) -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     // Creates the store and the bridge, which only a first ADD does.
-    ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
-    ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
+    expect_ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
     let mut stops = 0;
     for number in 1.. {
         let when = format!("stopped at call {number}");
         let stopped = match add_until(&mut world, &Attach::eth0("pod"), &conf(), "weft", number)? {
             Started::Ended(reply) => {
-                ok(&reply, "ADD without a stop")?;
+                expect_ok(&reply, "ADD without a stop")?;
                 break;
             }
             Started::Stopped(stopped) => stopped,
         };
         stops += 1;
-        ok(&call(&mut world, verb, "pod")?, &format!("{when}: {}", if verb == Verb::Del { "DEL" } else { "GC" }))?;
+        expect_ok(
+            &call(&mut world, verb, "pod")?,
+            &format!("{when}: {}", if verb == Verb::Del { "DEL" } else { "GC" }),
+        )?;
         let other = world.call("ADD", &Attach::eth0("other"), &conf())?;
         // If it stopped inside the lock of shared firewall state, others do not wait for ever: their error says to try
         // again.
-        let is_locked_out = !other.ok();
+        let is_locked_out = !other.is_ok();
         if is_locked_out {
             let error = other.error()?;
             let says_so = error.code == 11 && error.msg.contains("shared firewall state");
@@ -167,18 +170,21 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
         let reply = stopped.end(then.signal())?;
         oracle(&world, &format!("{when}, after its end"))?;
         if is_locked_out {
-            ok(&world.call("ADD", &Attach::eth0("other"), &conf())?, &format!("{when}: ADD of another pod, again"))?;
+            expect_ok(
+                &world.call("ADD", &Attach::eth0("other"), &conf())?,
+                &format!("{when}: ADD of another pod, again"),
+            )?;
         }
-        if verb == Verb::Del && then == Then::GoesOn && !reply.ok() {
+        if verb == Verb::Del && then == Then::GoesOn && !reply.is_ok() {
             let error = reply.error()?;
             ensure!(error.code == 11, "{when}: code {}: {} {}", error.code, error.msg, error.details);
         }
         // A deleted ADD leaves nothing; the next DEL or GC removes what a killed one left.
-        ok(&call(&mut world, Verb::Del, "other")?, "DEL of the other pod")?;
-        if verb == Verb::Del && !reply.ok() {
+        expect_ok(&call(&mut world, Verb::Del, "other")?, "DEL of the other pod")?;
+        if verb == Verb::Del && !reply.is_ok() {
             is_clean(&world, &format!("{when}, after DEL of another pod"))?;
         }
-        ok(&call(&mut world, Verb::Del, "pod")?, "last DEL")?;
+        expect_ok(&call(&mut world, Verb::Del, "pod")?, "last DEL")?;
         is_clean(&world, &when)?;
     }
     ensure!(stops >= 10, "only {stops} calls were stopped at: the trace has moved");
@@ -188,8 +194,8 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
 /// A repair ignores an attachment whose ADD is still running: what that has not made yet is not lost.
 fn repaired() -> Result<()> {
     let (installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
-    ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
+    expect_ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
     let rules = |world: &World| Ok::<_, anyhow::Error>(world.host().line("nft list ruleset")?.text());
     let repair = |world: &World, arguments: &[&str]| -> Result<process::Output> {
         let mut command = Command::new(installation.weftctl());
@@ -200,7 +206,7 @@ fn repaired() -> Result<()> {
     for number in 1.. {
         let stopped = match add_until(&mut world, &Attach::eth0("pod"), &conf(), "weft", number)? {
             Started::Ended(reply) => {
-                ok(&reply, "ADD without a stop")?;
+                expect_ok(&reply, "ADD without a stop")?;
                 break;
             }
             Started::Stopped(stopped) => stopped,
@@ -210,8 +216,8 @@ fn repaired() -> Result<()> {
         repair(&world, &["--apply"])?;
         let after = rules(&world)?;
         ensure!(before == after, "stopped at call {number}: the repair changed\n{before}\nto\n{after}");
-        ok(&stopped.end(Then::GoesOn.signal())?, &format!("ADD that was stopped at call {number}"))?;
-        ok(&call(&mut world, Verb::Del, "pod")?, "DEL")?;
+        expect_ok(&stopped.end(Then::GoesOn.signal())?, &format!("ADD that was stopped at call {number}"))?;
+        expect_ok(&call(&mut world, Verb::Del, "pod")?, "DEL")?;
         is_clean(&world, &format!("stopped at call {number}"))?;
     }
     ensure!(seen_as_lost > 0, "no stop left the ADD's elements out: the trace has moved");
@@ -253,18 +259,18 @@ fn stopped_step() -> Result<()> {
         conf["prevResult"] = bridge.clone();
         let stopped = match add_until(&mut world, &Attach::eth0("pod"), &conf, "portmap", number)? {
             Started::Ended(reply) => {
-                ok(&reply, "portmap without a stop")?;
+                expect_ok(&reply, "portmap without a stop")?;
                 break;
             }
             Started::Stopped(stopped) => stopped,
         };
         stops += 1;
-        ok(&call_as(&mut world, "portmap", "DEL", Some(&bridge))?, &when)?;
-        ok(&call_as(&mut world, "bridge", "DEL", Some(&bridge))?, &when)?;
+        expect_ok(&call_as(&mut world, "portmap", "DEL", Some(&bridge))?, &when)?;
+        expect_ok(&call_as(&mut world, "bridge", "DEL", Some(&bridge))?, &when)?;
         stopped.end(Then::GoesOn.signal())?;
         // The next DEL removes whatever a step did after all.
-        ok(&call_as(&mut world, "portmap", "DEL", None)?, &when)?;
-        ok(&call_as(&mut world, "bridge", "DEL", None)?, &when)?;
+        expect_ok(&call_as(&mut world, "portmap", "DEL", None)?, &when)?;
+        expect_ok(&call_as(&mut world, "bridge", "DEL", None)?, &when)?;
         is_clean(&world, &when)?;
     }
     ensure!(stops >= 3, "only {stops} calls were stopped at: the trace has moved");
@@ -275,7 +281,7 @@ fn stopped_step() -> Result<()> {
 fn no_files() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for pod in ["one", "two"] {
-        ok(&world.call("ADD", &Attach::eth0(pod), &conf())?, "ADD")?;
+        expect_ok(&world.call("ADD", &Attach::eth0(pod), &conf())?, "ADD")?;
     }
     let names = |dir: PathBuf| -> Result<Vec<String>> {
         let mut names: Vec<String> = fs::read_dir(&dir)
@@ -288,7 +294,7 @@ fn no_files() -> Result<()> {
     let before = names(world.state())?;
     ensure!(before.iter().any(|name| name == "locks"), "no file of locks: {before:?}");
     for pod in ["one", "two"] {
-        ok(&call(&mut world, Verb::Del, pod)?, "DEL")?;
+        expect_ok(&call(&mut world, Verb::Del, pod)?, "DEL")?;
     }
     ensure!(names(world.state())? == before, "{before:?} became {:?}", names(world.state())?);
     Ok(())
@@ -329,7 +335,7 @@ fn retried_pod() -> Result<()> {
     ensure!(links.as_array().is_some_and(|links| links.len() == 2), "host links: {links}");
     // The attempts' DELs come late, or never.
     for container in ["try-3", "try-99", "other"] {
-        ok(&world.call("DEL", &Attach::eth0(container), &pool())?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0(container), &pool())?, "DEL")?;
     }
     ensure!(world.claims()?.is_empty(), "claims {:?}", world.claims()?);
     is_clean(&world, "after all")

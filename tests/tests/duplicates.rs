@@ -2,6 +2,9 @@
 //! answers for the address. Observed from outside: results, the kernel's links, what tcpdump sees on the wire, pings,
 //! and the ledger.
 
+#[path = "duplicates/no_other.rs"]
+mod no_other;
+
 use std::net::{SocketAddrV6, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,13 +14,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{CniError, Reply, ok};
+use weft_kit::cni::{CniError, Reply, expect_ok};
 use weft_kit::dhcp::{Daemon, PATIENCE, wait};
 use weft_kit::netns::NetNs;
-use weft_kit::process;
-use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World};
+use weft_kit::{process, sandbox};
+
+use self::no_other::{asked_for, four_conflicts, kept_address_is_not_replaced, no_carrier, pool_of_one, refused};
 
 /// Hardware address of the impostor.
 const MAC: &str = "02:00:00:00:0b:ad";
@@ -31,7 +35,7 @@ fn main() -> ExitCode {
     suite.test("a_pool_of_one_address_leaves_nothing", &needs, pool_of_one);
     suite.test("four_conflicts_are_enough", &needs, four_conflicts);
     suite.test("an_address_that_was_asked_for_is_not_replaced", &needs, asked_for);
-    suite.test("an_address_that_is_kept_is_not_replaced", &needs, kept);
+    suite.test("an_address_that_is_kept_is_not_replaced", &needs, kept_address_is_not_replaced);
     suite.test("switched_off_nothing_is_asked", &needs, switched_off);
     suite.test("an_add_that_is_killed_while_it_asks_leaves_nothing", &needs, killed);
     suite.test("a_flood_does_not_hold_up_an_add", &needs, flood);
@@ -180,9 +184,9 @@ fn next_address() -> Result<()> {
     ensure!(add(&mut world, "two", &conf)? == ["10.64.0.5"], "the second pod");
     ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
     ensure!(marks(&world)?.len() == 2, "{:?}", marks(&world)?);
-    ok(&world.call("CHECK", &Attach::eth0("one"), &with_result(&conf, &reply)?)?, "CHECK")?;
+    expect_ok(&world.call("CHECK", &Attach::eth0("one"), &with_result(&conf, &reply)?)?, "CHECK")?;
     for container in ["one", "two"] {
-        ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
     }
     nothing_left(&world)?;
     // An operator releases the mark.
@@ -221,85 +225,8 @@ fn each_family() -> Result<()> {
     ensure!(world.reaches("one", "fd64::2")?, "the address that is not ours is reached");
     segment.impostor.line("ip address add fd64::100/64 dev lan0 nodad")?;
     ensure!(segment.impostor.run(&["ping", "-n", "-c", "3", "-w", "5", "fd64::3"]).is_ok(), "the pod answers");
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     nothing_left(&world)
-}
-
-fn pool_of_one() -> Result<()> {
-    for (ranges, address) in
-        [(json!([v4("10.64.0.2", "10.64.0.2")]), "10.64.0.2"), (json!([v6("fd64::2", "fd64::2")]), "fd64::2")]
-    {
-        let (_installation, mut world) = World::installed()?;
-        let plain = if address.contains(':') { "fd64::2/64 nodad" } else { "10.64.0.2/24" };
-        let segment = Segment::new(&world, &[plain])?;
-        let conf = conf(&ranges);
-        let error = refusal(&mut world, "one", &conf)?;
-        let text = format!("{MAC} answers for {address}");
-        ensure!(error.code == 11 && error.msg.contains(&text), "{} {}; {}", error.code, error.msg, error.details);
-        nothing_left(&world)?;
-        ensure!(marks(&world)? == [(address.to_owned(), MAC.to_owned())], "{:?}", marks(&world)?);
-        segment.goes()?;
-        world.weftctl(&["ledger", "release", "dup", address])?;
-        ensure!(add(&mut world, "one", &conf)? == [address], "the next try");
-    }
-    Ok(())
-}
-
-fn four_conflicts() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let all: Vec<String> = (2..=9).map(|last| format!("10.64.0.{last}/24")).collect();
-    let _segment = Segment::new(&world, &all.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let error = refusal(&mut world, "one", &conf(&json!([v4("10.64.0.2", "10.64.0.9")])))?;
-    let named = |last: u8| error.msg.contains(&format!("{MAC} answers for 10.64.0.{last}"));
-    ensure!(error.code == 11 && (2..=5).all(named) && !named(6), "{} {}", error.code, error.msg);
-    ensure!(marks(&world)?.len() == 4, "{:?}", marks(&world)?);
-    nothing_left(&world)
-}
-
-fn asked_for() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let segment = Segment::new(&world, &["10.64.0.7/24"])?;
-    let mut by_runtime = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
-    by_runtime["runtimeConfig"] = json!({ "ips": ["10.64.0.7/24"] });
-    let mut by_name = by_runtime.clone();
-    by_name["ipam"] = json!({ "type": "static", "addresses": [{ "address": "10.64.0.7/24" }] });
-    by_name["runtimeConfig"] = json!({});
-    for conf in [&by_runtime, &by_name] {
-        let error = refusal(&mut world, "one", conf)?;
-        let text = format!("{MAC} answers for 10.64.0.7");
-        ensure!(error.code == 102 && error.msg.contains(&text), "{} {}", error.code, error.msg);
-        nothing_left(&world)?;
-        ensure!(world.claims()?.is_empty(), "marked: {:?}", world.claims()?);
-    }
-    // It is not marked, so the next attempt probes it again.
-    segment.goes()?;
-    for conf in [&by_runtime, &by_name] {
-        ensure!(add(&mut world, "one", conf)? == ["10.64.0.7"], "once it is free");
-        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
-    }
-    Ok(())
-}
-
-/// A pod's first address may be replaced; one that was kept for it may not.
-fn kept() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let segment = Segment::new(&world, &["10.64.0.2/24"])?;
-    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
-    conf["ipam"]["release"] = json!("keep");
-    let pod = |container| Attach {
-        args: Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-0"),
-        ..Attach::eth0(container)
-    };
-    let first = world.call("ADD", &pod("one"), &conf)?;
-    ensure!(addresses(&first)? == ["10.64.0.3"], "{:?}", addresses(&first)?);
-    ok(&world.call("DEL", &pod("one"), &conf)?, "DEL")?;
-    segment.impostor.line("ip address add 10.64.0.3/24 dev lan0")?;
-    let error = world.call("ADD", &pod("two"), &conf)?.error()?;
-    ensure!(error.code == 102 && error.msg.contains("10.64.0.3"), "{} {}", error.code, error.msg);
-    segment.impostor.line("ip address del 10.64.0.3/24 dev lan0")?;
-    let again = world.call("ADD", &pod("two"), &conf)?;
-    ensure!(addresses(&again)? == ["10.64.0.3"], "{:?}", addresses(&again)?);
-    Ok(())
 }
 
 fn switched_off() -> Result<()> {
@@ -315,7 +242,7 @@ fn switched_off() -> Result<()> {
         // Now both have the address, which detection would prevent.
         let given = add(&mut world, "one", conf)?;
         capture.wait_for(&["who-has", &format!("tell {}", given[0])])?;
-        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
     }
     let probes = capture.count(&["tell 0.0.0.0"]) + capture.count(&[":: > ff02::1:ff", "who has fd64::"]);
     ensure!(probes == 0, "{probes} probes: {}", capture.daemon.log());
@@ -337,7 +264,7 @@ fn killed() -> Result<()> {
     capture.wait_for(&["who-has 10.64.0.2 ", "tell 0.0.0.0"])?;
     let given = world.container("one")?.line("ip -br -4 address show scope global")?.text();
     ensure!(given.trim().is_empty(), "it has an address before anybody could answer: {given}");
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     ensure!(links(&mut world, "one")?.is_empty() && world.claims()?.is_empty(), "{:?}", world.claims()?);
     nothing_left(&world)
 }
@@ -368,63 +295,6 @@ fn flood() -> Result<()> {
     Ok(())
 }
 
-fn no_carrier() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    world.host().line("ip link add seg0 type veth peer name seg1")?;
-    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
-    conf["delegate"] = json!({ "type": "host-device", "device": "seg0" });
-    let error = refusal(&mut world, "one", &conf)?;
-    ensure!(error.code == 11 && error.msg.contains("no carrier"), "{} {}", error.code, error.msg);
-    ensure!(world.host().line("ip link show seg0").is_ok() && world.claims()?.is_empty(), "not undone");
-    Ok(())
-}
-
-fn refused() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let ranges = json!([v4("10.64.0.2", "10.64.0.9")]);
-    for (kind, why) in [
-        ("ptp", "connects only to its host"),
-        ("dummy", "has no neighbours"),
-        ("tap", "does not run yet"),
-        ("ipvlan", "use macvlan"),
-    ] {
-        let mut conf = conf(&ranges);
-        conf["delegate"] = json!({ "type": kind, "master": "up0" });
-        if kind != "ipvlan" {
-            conf["delegate"] = json!({ "type": kind });
-        }
-        let error = refusal(&mut world, "one", &conf)?;
-        ensure!(error.code == 7 && error.msg.contains(why), "{kind}: {} {}", error.code, error.msg);
-        ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
-    }
-    let mut dhcp = conf(&ranges);
-    dhcp["ipam"] = json!({ "type": "dhcp" });
-    let error = refusal(&mut world, "one", &dhcp)?;
-    ensure!(
-        error.code == 7 && error.msg.contains("a policy does not decide its addresses"),
-        "{} {}",
-        error.code,
-        error.msg
-    );
-    // A stock plugin's configuration has the key in `ipam`.
-    let mut alone = json!({ "cniVersion": "1.1.0", "name": "dup", "type": "host-local",
-                            "ipam": { "type": "host-local", "ranges": ranges, "duplicates": { "detect": true } } });
-    let error = refusal(&mut world, "one", &alone)?;
-    ensure!(
-        error.code == 7 && error.msg.contains("ipam.duplicates") && error.msg.contains("another plugin"),
-        "{}",
-        error.msg
-    );
-    alone["ipam"]["duplicates"] = json!({ "detekt": true });
-    let error = refusal(&mut world, "one", &alone)?;
-    ensure!(error.code == 7 && error.msg.contains("\"detekt\""), "{}", error.msg);
-    let mut slow = conf(&ranges);
-    slow["duplicates"]["waitMs"] = json!(60_000);
-    let error = refusal(&mut world, "one", &slow)?;
-    ensure!(error.code == 7 && error.msg.contains("30 to 5000"), "{}", error.msg);
-    Ok(())
-}
-
 /// The delegate's link is on a link of the host, and the impostor is at that link's other end.
 fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
     let (_installation, mut world) = World::installed()?;
@@ -452,6 +322,6 @@ fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
     for to in ["10.64.0.100", "10.64.0.2", "fd64::100"] {
         ensure!(world.reaches("one", to)?, "{to} is not reached");
     }
-    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
     nothing_left(&world)
 }

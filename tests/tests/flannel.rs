@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     suite.test("gc", &weft, gc);
     suite.test("our-own-conf", &weft, our_own_conf);
     suite.test("beside-the-reference/plain", &both, || {
-        beside(V4, &json!({}), &json!({
+        expect_same_as_stock(V4, &json!({}), &json!({
             "cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "ipMasq": false, "mtu": 1450, "isGateway": true,
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.244.7.0/24" }]], "routes": [{ "dst": "10.244.0.0/16" }] } }))
     });
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         let more = json!({
             "delegate": { "hairpinMode": true, "isDefaultGateway": true, "mtu": 1400 },
             "ipam": { "routes": [{ "dst": "10.11.0.0/16", "gw": "10.244.7.9" }] } });
-        beside(DUAL, &more, &json!({
+        expect_same_as_stock(DUAL, &more, &json!({
             "cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "hairpinMode": true, "isDefaultGateway": true, "mtu": 1400,
             "ipMasq": true, "isGateway": true,
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.244.7.0/24" }], [{ "subnet": "fd00:244:0:7::/64" }]],
@@ -90,14 +90,14 @@ impl Node {
     fn refused(&mut self, more: &Value) -> Result<(u64, String)> {
         let conf = self.conf(more);
         let error = self.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-        self.empty()?;
+        self.expect_empty()?;
         Ok((error.code, error.msg))
     }
 
     /// Checks that nothing of the network is left.
-    fn empty(&self) -> Result<()> {
+    fn expect_empty(&self) -> Result<()> {
         ensure!(self.world.claims()?.is_empty(), "claims are left");
-        let state = observe::world(&self.world, &mut Names::default())?;
+        let state = observe::world_state(&self.world, &mut Names::default())?;
         let random = observe::random_links(&state);
         ensure!(random.is_empty(), "links are left: {random:?}");
         Ok(())
@@ -124,7 +124,7 @@ fn two_pods() -> Result<()> {
 
     let mut check = node.conf(&json!({}));
     check["prevResult"] = a;
-    node.call("CHECK", &Attach::eth0("a"), &check)?.quiet()?;
+    node.call("CHECK", &Attach::eth0("a"), &check)?.expect_quiet()?;
     // The node has another lease now, and then flanneld's file is removed: DEL needs neither.
     fs::write(&node.file, V4.replace("10.244.7.1", "10.244.8.1"))?;
     let other = node.conf(&json!({ "delegate": { "bridge": "cni1" } }));
@@ -133,9 +133,9 @@ fn two_pods() -> Result<()> {
     fs::remove_file(&node.file)?;
     for container in ["a", "b", "c", "c"] {
         let conf = node.conf(&json!({}));
-        node.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+        node.call("DEL", &Attach::eth0(container), &conf)?.expect_quiet()?;
     }
-    node.empty()
+    node.expect_empty()
 }
 
 /// flannel's own plugin stores its data for DEL by container alone, so the second attachment overwrites the first.
@@ -147,11 +147,11 @@ fn two_attachments() -> Result<()> {
     let net1 = Attach { container: "a", ifname: "net1", args: None };
     node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
     node.call("ADD", &net1, &other)?.result()?;
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
     ensure!(node.world.container("a")?.line("ip link show eth0").is_err(), "eth0 is gone");
     node.world.container("a")?.line("ip link show net1").context("net1 stays")?;
-    node.call("DEL", &net1, &other)?.quiet()?;
-    node.empty()
+    node.call("DEL", &net1, &other)?.expect_quiet()?;
+    node.expect_empty()
 }
 
 fn no_file() -> Result<()> {
@@ -164,11 +164,11 @@ fn no_file() -> Result<()> {
     );
     ensure!((code, msg.as_str()) == (11, want.as_str()), "{code} {msg:?}");
     let conf = node.conf(&json!({}));
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
     fs::write(&node.file, V4)?;
     node.add("a")?;
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-    node.empty()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
+    node.expect_empty()
 }
 
 fn bad_files() -> Result<()> {
@@ -233,8 +233,8 @@ fn delegate_fails() -> Result<()> {
     let want = "failed to delegate add: failed to allocate for range 0: 10.244.7.2 has been allocated to cid-a, \
                 duplicate allocation is not allowed";
     ensure!(error.msg == want, "{error:?}");
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-    node.empty()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
+    node.expect_empty()
 }
 
 fn status() -> Result<()> {
@@ -245,7 +245,7 @@ fn status() -> Result<()> {
         (call.container_id, call.netns, call.ifname) = (None, None, None);
         node.world.run(&call, "flannel")
     };
-    ask(&mut node)?.quiet()?;
+    ask(&mut node)?.expect_quiet()?;
     node.add("a")?;
     let error = ask(&mut node)?.error()?;
     ensure!(error.code == 50 && error.msg.contains("no IP addresses available"), "{error:?}");
@@ -253,7 +253,7 @@ fn status() -> Result<()> {
     let error = ask(&mut node)?.error()?;
     ensure!(error.code == 50 && error.msg.contains("Check the flannel pod log for this node."), "{error:?}");
     let conf = node.conf(&json!({}));
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()
 }
 
 fn gc() -> Result<()> {
@@ -265,10 +265,10 @@ fn gc() -> Result<()> {
     let conf = node.conf(&json!({ "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid }));
     let mut call = node.world.prepare("GC", &Attach::eth0("a"), &conf)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
-    node.world.run(&call, "flannel")?.quiet()?;
+    node.world.run(&call, "flannel")?.expect_quiet()?;
     ensure!(node.world.claims()? == ["10.244.7.2"], "only b went: {:?}", node.world.claims());
-    node.call("DEL", &Attach::eth0("a"), &node.conf(&json!({})))?.quiet()?;
-    node.empty()
+    node.call("DEL", &Attach::eth0("a"), &node.conf(&json!({})))?.expect_quiet()?;
+    node.expect_empty()
 }
 
 /// The same in a `"type": "weft"` network, which can do more than the plugin: another address policy, and a delegate
@@ -291,7 +291,7 @@ fn our_own_conf() -> Result<()> {
     let error = node.call("ADD", &Attach::eth0("b"), &closed)?.error()?;
     ensure!(error.code == 7 && error.msg.contains("list them in its \"settable\""), "{error:?}");
     fs::remove_file(&node.file)?;
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()
 }
 
 /// Runs ADD of two containers and DEL of both by a program, and records the kernel's state in between.
@@ -302,20 +302,20 @@ fn transcript(subject: &Subject, conf: &dyn Fn(&World) -> Result<Value>) -> Resu
     let mut results = Vec::new();
     for container in ["a", "b"] {
         results.push(world.call("ADD", &Attach::eth0(container), &conf)?.result()?);
-        observe::settle(&world)?;
-        observe::world(&world, &mut names)?;
+        observe::wait_until_settled(&world)?;
+        observe::world_state(&world, &mut names)?;
     }
-    let attached = observe::world(&world, &mut names)?;
+    let attached = observe::world_state(&world, &mut names)?;
     for container in ["a", "b"] {
-        names.learn(&world.container(container)?.path().display().to_string(), &format!("$NETNS({container})"));
-        world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+        names.set_symbol(&world.container(container)?.path().display().to_string(), &format!("$NETNS({container})"));
+        world.call("DEL", &Attach::eth0(container), &conf)?.expect_quiet()?;
     }
-    let left = observe::world(&world, &mut names)?;
+    let left = observe::world_state(&world, &mut names)?;
     Ok(names.value(&json!({ "results": results, "attached": attached, "left": left })))
 }
 
 /// Compares weft as flannel with the reference bridge, which gets the configuration that flannel's own plugin renders.
-fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
+fn expect_same_as_stock(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     let flannel = |world: &World| {
         let file = world.scratch().join("subnet.env");
         fs::write(&file, subnet)?;
@@ -365,8 +365,8 @@ fn external_delegate() -> Result<()> {
     let shown = node.world.host().line("ip -4 address show their0")?.text();
     ensure!(!shown.contains("10.244.7.1"), "isGateway is for the type \"bridge\" alone: {shown}");
     fs::remove_file(&node.file)?;
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-    node.empty()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
+    node.expect_empty()
 }
 
 /// A pod from before the switch: flannel's plugin left the delegate's configuration in its data directory.
@@ -386,11 +386,11 @@ fn made_by_stock() -> Result<()> {
     fs::write(file("a"), rendered.to_string())?;
     fs::write(file("b"), "{ damaged")?;
     let conf = node.conf(&json!({ "dataDir": data }));
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
     ensure!(node.world.container("a")?.line("ip link show eth0").is_err(), "eth0 is left");
     ensure!(!file("a").exists(), "flannel's file is left");
     let reply = node.call("DEL", &Attach::eth0("b"), &conf)?;
-    reply.quiet()?;
+    reply.expect_quiet()?;
     ensure!(reply.stderr.contains("failed to parse netconf"), "{:?}", reply.stderr);
-    node.call("DEL", &Attach::eth0("c"), &conf)?.quiet().context("one that nobody knows")
+    node.call("DEL", &Attach::eth0("c"), &conf)?.expect_quiet().context("one that nobody knows")
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{Call, ok};
+use weft_kit::cni::{Call, expect_ok};
 use weft_kit::names::Names;
 use weft_kit::observe;
 use weft_kit::process::{self, Place};
@@ -52,15 +52,15 @@ fn traced(world: &mut World, verb: &str) -> Result<Vec<String>> {
     );
     fs::write(&script, body).context("write the script")?;
     process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
-    ok(&call.run(&script, &world.place()?)?, verb)?;
+    expect_ok(&call.run(&script, &world.place()?)?, verb)?;
     Ok(fs::read_to_string(&log).context("read the trace")?.lines().map(str::to_owned).collect())
 }
 
-fn first(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
+fn first_match(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
     trace.iter().position(|line| matches(line)).with_context(|| format!("no {what} in\n{}", trace.join("\n")))
 }
 
-fn last(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
+fn last_match(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
     trace.iter().rposition(|line| matches(line)).with_context(|| format!("no {what} in\n{}", trace.join("\n")))
 }
 
@@ -68,11 +68,11 @@ fn last(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<
 fn journal_before_change() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     // The first call creates the store, which writes as well.
-    ok(&world.call("ADD", &Attach::eth0("first"), &conf())?, "first ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("first"), &conf())?, "first ADD")?;
     let trace = traced(&mut world, "ADD")?;
     let is_write = |line: &str| line.contains("pwrite64") && line.contains("weft.db-wal");
-    let written = last(&trace, "write of the log", is_write)?;
-    let changed = first(&trace, "RTM_NEWLINK", |line| line.contains("RTM_NEWLINK"))?;
+    let written = last_match(&trace, "write of the log", is_write)?;
+    let changed = first_match(&trace, "RTM_NEWLINK", |line| line.contains("RTM_NEWLINK"))?;
     ensure!(written < changed, "changed the node before the journal was written:\n{}", trace.join("\n"));
     no_other_program(&trace)
 }
@@ -80,10 +80,11 @@ fn journal_before_change() -> Result<()> {
 /// Invariant 2 on DEL: the link is deleted before the ledger is written.
 fn ledger_outlives_link() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
     let trace = traced(&mut world, "DEL")?;
-    let unlinked = last(&trace, "RTM_DELLINK", |line| line.contains("RTM_DELLINK"))?;
-    let released = first(&trace, "write of the log", |line| line.contains("pwrite64") && line.contains("weft.db-wal"))?;
+    let unlinked = last_match(&trace, "RTM_DELLINK", |line| line.contains("RTM_DELLINK"))?;
+    let released =
+        first_match(&trace, "write of the log", |line| line.contains("pwrite64") && line.contains("weft.db-wal"))?;
     ensure!(unlinked < released, "released the address before it was off the link:\n{}", trace.join("\n"));
     no_other_program(&trace)
 }
@@ -96,9 +97,9 @@ fn no_other_program(trace: &[String]) -> Result<()> {
 }
 
 fn kernel(world: &World) -> Result<Value> {
-    observe::settle(world)?;
+    observe::wait_until_settled(world)?;
     let mut names = Names::default();
-    let state = observe::world(world, &mut names)?;
+    let state = observe::world_state(world, &mut names)?;
     Ok(names.value(&state))
 }
 
@@ -172,9 +173,9 @@ fn fault_stays() -> Result<()> {
         let (bad, good) = (Attach::eth0(&names[0]), Attach::eth0(&names[1]));
         let error = world.call("ADD", &bad, faulty)?.error()?;
         ensure!(error.code >= 5, "{}: {error:?}", faulty["name"]);
-        ok(&world.call("ADD", &good, &conf())?, "ADD of another network")?;
-        ok(&world.call("DEL", &bad, faulty)?, "DEL of the one that failed")?;
-        ok(&world.call("DEL", &good, &conf())?, "DEL of the other")?;
+        expect_ok(&world.call("ADD", &good, &conf())?, "ADD of another network")?;
+        expect_ok(&world.call("DEL", &bad, faulty)?, "DEL of the one that failed")?;
+        expect_ok(&world.call("DEL", &good, &conf())?, "DEL of the other")?;
     }
     is_clean(&world)
 }
@@ -182,17 +183,17 @@ fn fault_stays() -> Result<()> {
 /// Invariant 4.
 fn del_needs_the_journal_alone() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
     let mut call = world.prepare("DEL", &Attach::eth0("pod"), &json!({ "cniVersion": "1.1.0", "name": "inv" }))?;
     call.netns = None;
     lose_everything(&mut world, "pod")?;
     for round in ["DEL", "DEL again"] {
-        ok(&world.run(&call, "weft")?, round)?;
+        expect_ok(&world.run(&call, "weft")?, round)?;
         is_clean(&world)?;
     }
     // A configuration that ADD would refuse.
     let broken = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "no-such-key": 1, "ipam": 7 });
-    ok(&world.call("DEL", &Attach::eth0("other"), &broken)?, "DEL with a broken configuration")
+    expect_ok(&world.call("DEL", &Attach::eth0("other"), &broken)?, "DEL with a broken configuration")
 }
 
 fn gc_call(world: &World, valid: &Value) -> Call {
@@ -206,18 +207,18 @@ fn gc_call(world: &World, valid: &Value) -> Call {
 fn gc_needs_the_journal_alone() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for container in ["stays", "goes", "went"] {
-        ok(&world.call("ADD", &Attach::eth0(container), &conf())?, container)?;
+        expect_ok(&world.call("ADD", &Attach::eth0(container), &conf())?, container)?;
     }
     lose_everything(&mut world, "went")?;
     let valid = json!([{ "containerID": "cid-stays", "ifname": "eth0" }]);
     let call = gc_call(&world, &valid);
-    ok(&world.run(&call, "weft")?, "GC")?;
+    expect_ok(&world.run(&call, "weft")?, "GC")?;
     let left = query(&world.state(), "SELECT container_id FROM journal")?;
     ensure!(left == "cid-stays", "journal after GC: {left}");
     ensure!(world.reaches("stays", "10.62.0.1")?, "GC cut the attachment that stays");
     ensure!(world.container("goes")?.line("ip link show eth0").is_err(), "the link of the one that goes is there");
     let call = gc_call(&world, &json!([]));
-    ok(&world.run(&call, "weft")?, "GC of everything")?;
+    expect_ok(&world.run(&call, "weft")?, "GC of everything")?;
     is_clean(&world)
 }
 
@@ -240,13 +241,13 @@ fn del_goes_on_past_failures() -> Result<()> {
     };
     write(script("echo '{\"code\":11,\"msg\":\"not now\"}'; exit 1"))?;
     world.add_path(&plugin);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
     let error = world.call("DEL", &Attach::eth0("pod"), &conf)?.error()?;
     ensure!(error.code == 104 && error.msg.contains("not now"), "{} {}", error.code, error.msg);
     ensure!(left_on_host(&world)?.is_empty(), "the link had to go although the IPAM plugin failed");
     ensure!(query(&world.state(), "SELECT count(*) FROM journal")? == "1", "the journal forgot what is left");
     write(script("exit 0"))?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL again")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL again")?;
     is_clean(&world)
 }
 
@@ -256,7 +257,7 @@ fn reboot() -> Result<()> {
         "delegate": { "type": "bridge", "bridge": "inv0" },
         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24", "rangeStart": "10.62.0.10", "rangeEnd": "10.62.0.11" }]] } });
     for container in ["a", "b"] {
-        ok(&world.call("ADD", &Attach::eth0(container), &capacity)?, container)?;
+        expect_ok(&world.call("ADD", &Attach::eth0(container), &capacity)?, container)?;
     }
     let full = world.call("ADD", &Attach::eth0("c"), &capacity)?.error()?;
     ensure!(full.code == 102, "{} {}", full.code, full.msg);
@@ -268,7 +269,7 @@ fn reboot() -> Result<()> {
     for container in ["a", "b"] {
         world.remove_container(container);
     }
-    ok(&world.call("ADD", &Attach::eth0("c"), &capacity)?, "ADD after the reboot")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("c"), &capacity)?, "ADD after the reboot")?;
     let left = query(&world.state(), "SELECT container_id FROM journal")?;
     ensure!(left == "cid-c", "journal after the reboot: {left}");
     Ok(())
@@ -281,13 +282,13 @@ fn reused_path() -> Result<()> {
                        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } });
     world.host().line("ip link add up0 type veth peer name up1")?;
     world.host().line("ip link set up0 up")?;
-    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
     let old = world.prepare("DEL", &Attach::eth0("old"), &conf)?;
     world.remove_container("old");
-    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
     let mut del = old;
     del.netns = Some(world.container("new")?.path().display().to_string());
-    ok(&world.run(&del, "weft")?, "DEL old by the new one's path")?;
+    expect_ok(&world.run(&del, "weft")?, "DEL old by the new one's path")?;
     if world.container("new")?.line("ip link show eth0").is_err() {
         bail!("DEL of the old attachment deleted the new container's link");
     }
@@ -314,14 +315,14 @@ fn reused_path_of_others() -> Result<()> {
     for conf in [by_ipam, by_delegate] {
         for is_reused in [true, false] {
             let (old, new) = (Attach::eth0("old"), Attach::eth0("new"));
-            ok(&world.call("ADD", &old, &conf)?, "ADD")?;
+            expect_ok(&world.call("ADD", &old, &conf)?, "ADD")?;
             fs::write(&log, "").context("empty the log")?;
             let mut del = world.prepare("DEL", &old, &conf)?;
             let own = del.netns.clone().context("a path")?;
             if is_reused {
                 del.netns = world.prepare("DEL", &new, &conf)?.netns;
             }
-            ok(&world.run(&del, "weft")?, "DEL")?;
+            expect_ok(&world.run(&del, "weft")?, "DEL")?;
             let said = fs::read_to_string(&log).context("read the log")?;
             let want = if is_reused { "DEL \n".to_owned() } else { format!("DEL {own}\n") };
             ensure!(said == want, "{conf}: {said:?} instead of {want:?}");
@@ -338,13 +339,13 @@ fn device_that_came_home() -> Result<()> {
                        "delegate": { "type": "host-device", "device": "dev0" } });
     world.host().line("ip link add dev0 type veth peer name peer0")?;
     let home = world.host().path().display().to_string();
-    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
     let old = world.container("old")?;
     for line in ["ip link set eth0 down", "ip link set eth0 name dev37", &format!("ip link set dev37 netns {home}")] {
         old.line(line)?;
     }
     world.remove_container("old");
-    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
     ensure!(world.container("new")?.line("ip link show eth0").is_ok(), "the new container has the device");
     Ok(())
 }

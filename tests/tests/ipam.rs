@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Reference, Need::Weft, Need::Weftctl];
     let mut suite = Suite::new();
     let mut mix = |name: &str, base: Base, conf: fn() -> Value| {
-        suite.test(format!("{name}/life"), &needs, move || life(base, &conf()));
+        suite.test(format!("{name}/life"), &needs, move || lifecycle(base, &conf()));
         suite.test(format!("{name}/netns-gone"), &needs, move || netns_gone(base, &conf()));
         suite.test(format!("{name}/exhausted"), &needs, move || exhausted(base, &conf()));
         suite.test(format!("{name}/add-fails-late"), &needs, move || add_fails_late(base, &conf()));
@@ -28,11 +28,13 @@ fn main() -> ExitCode {
     mix("stock-bridge-weft-ipam", Base::Reference, || bridge("bridge", &named("weft-ipam")));
     mix("stock-bridge-host-local-by-name", Base::WeftIpamOnly, || bridge("bridge", &named("host-local")));
     mix("weft-bridge-ext-ipam", Base::Weft, || bridge("bridge", &named("ext-local")));
-    mix("weft-ext-delegate", Base::Weft, || over("ext-bridge", &named("host-local")));
-    mix("weft-ext-delegate-ext-ipam", Base::Weft, || over("ext-bridge", &named("ext-local")));
-    mix("weft-delegate-ext-ipam", Base::Weft, || over("bridge", &named("ext-local")));
-    suite.test("missing-delegate", &needs, || missing(&over("no-such-bridge", &named("host-local")), "no-such-bridge"));
-    suite.test("missing-ipam", &needs, || missing(&over("bridge", &named("no-such-ipam")), "no-such-ipam"));
+    mix("weft-ext-delegate", Base::Weft, || conf_with("ext-bridge", &named("host-local")));
+    mix("weft-ext-delegate-ext-ipam", Base::Weft, || conf_with("ext-bridge", &named("ext-local")));
+    mix("weft-delegate-ext-ipam", Base::Weft, || conf_with("bridge", &named("ext-local")));
+    suite.test("missing-delegate", &needs, || {
+        missing(&conf_with("no-such-bridge", &named("host-local")), "no-such-bridge")
+    });
+    suite.test("missing-ipam", &needs, || missing(&conf_with("bridge", &named("no-such-ipam")), "no-such-ipam"));
     suite.test("static-by-name", &needs, static_by_name);
     suite.test("gc-reaches-external-ipam", &needs, gc_reaches_external_ipam);
     suite.test("gc-spares-a-namespace-that-got-the-path", &needs, gc_spares_a_namespace_that_got_the_path);
@@ -87,16 +89,19 @@ impl Mixed {
     }
 
     /// Calls with or without `prevResult`.
-    fn quiet(&mut self, verb: &str, container: &str, conf: &Value, previous: Option<&Value>) -> Result<()> {
+    fn expect_quiet(&mut self, verb: &str, container: &str, conf: &Value, previous: Option<&Value>) -> Result<()> {
         let mut conf = conf.clone();
         if let Some(previous) = previous {
             conf["prevResult"] = previous.clone();
         }
-        self.world.call(verb, &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("{verb} {container}"))
+        self.world
+            .call(verb, &Attach::eth0(container), &conf)?
+            .expect_quiet()
+            .with_context(|| format!("{verb} {container}"))
     }
 
     /// Returns the held addresses: weft's ledger and the stock plugin's files.
-    fn held(&self) -> Result<Vec<String>> {
+    fn held_addresses(&self) -> Result<Vec<String>> {
         let mut held = self.world.claims()?;
         let dir = self.world.lib_cni().join("networks/net");
         for entry in fs::read_dir(&dir).into_iter().flatten() {
@@ -110,11 +115,11 @@ impl Mixed {
     }
 
     fn nothing_left(&mut self) -> Result<()> {
-        let held = self.held()?;
+        let held = self.held_addresses()?;
         ensure!(held.is_empty(), "held: {held:?}");
         // Without a namespace, a stock delegate leaves the pair to the kernel, which deletes it with a delay.
         for _ in 0..50 {
-            let state = observe::world(&self.world, &mut Names::default())?;
+            let state = observe::world_state(&self.world, &mut Names::default())?;
             if observe::random_links(&state).is_empty() {
                 return Ok(());
             }
@@ -142,13 +147,13 @@ fn bridge(kind: &str, ipam: &Value) -> Value {
     json!({ "cniVersion": "1.0.0", "name": "net", "type": kind, "bridge": "mix0", "isGateway": true, "ipMasq": false, "ipam": ipam })
 }
 
-fn over(delegate: &str, ipam: &Value) -> Value {
+fn conf_with(delegate: &str, ipam: &Value) -> Value {
     json!({ "cniVersion": "1.0.0", "name": "net", "type": "weft", "ipam": ipam,
             "delegate": { "type": delegate, "bridge": "mix0", "isGateway": true } })
 }
 
 /// Runs ADD twice, traffic, CHECK, and DEL twice.
-fn life(base: Base, conf: &Value) -> Result<()> {
+fn lifecycle(base: Base, conf: &Value) -> Result<()> {
     let mut mixed = Mixed::new(base)?;
     let first = mixed.add("a", conf)?;
     let second = mixed.add("b", conf)?;
@@ -158,16 +163,16 @@ fn life(base: Base, conf: &Value) -> Result<()> {
         ensure!(result.pointer("/routes/0/dst") == Some(&json!("0.0.0.0/0")), "{result}");
         ensure!(result.pointer("/interfaces/2/name") == Some(&json!("eth0")), "{result}");
     }
-    ensure!(mixed.held()? == ["10.66.0.2", "10.66.0.3"], "held {:?}", mixed.held());
+    ensure!(mixed.held_addresses()? == ["10.66.0.2", "10.66.0.3"], "held {:?}", mixed.held_addresses());
     ensure!(mixed.world.reaches("a", "10.66.0.3")?, "a reaches b");
     ensure!(mixed.world.reaches("b", "10.66.0.1")?, "b reaches the gateway");
-    mixed.quiet("CHECK", "a", conf, Some(&first))?;
-    mixed.quiet("DEL", "a", conf, Some(&first))?;
-    mixed.quiet("DEL", "a", conf, None)?;
-    ensure!(mixed.held()? == ["10.66.0.3"], "held {:?}", mixed.held());
-    mixed.quiet("CHECK", "b", conf, Some(&second))?;
-    mixed.quiet("DEL", "b", conf, None)?;
-    mixed.quiet("DEL", "b", conf, None)?;
+    mixed.expect_quiet("CHECK", "a", conf, Some(&first))?;
+    mixed.expect_quiet("DEL", "a", conf, Some(&first))?;
+    mixed.expect_quiet("DEL", "a", conf, None)?;
+    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held {:?}", mixed.held_addresses());
+    mixed.expect_quiet("CHECK", "b", conf, Some(&second))?;
+    mixed.expect_quiet("DEL", "b", conf, None)?;
+    mixed.expect_quiet("DEL", "b", conf, None)?;
     mixed.nothing_left()
 }
 
@@ -180,7 +185,7 @@ fn netns_gone(base: Base, conf: &Value) -> Result<()> {
         let mut call = mixed.world.prepare("DEL", &Attach::eth0("a"), conf)?;
         call.netns = Some(path.to_owned());
         let kind = conf["type"].as_str().unwrap_or_default();
-        mixed.world.run(&call, kind)?.quiet().with_context(|| format!("DEL with netns {path:?}"))?;
+        mixed.world.run(&call, kind)?.expect_quiet().with_context(|| format!("DEL with netns {path:?}"))?;
         mixed.nothing_left()?;
     }
     Ok(())
@@ -194,12 +199,12 @@ fn exhausted(base: Base, conf: &Value) -> Result<()> {
     let first = mixed.add("a", &conf)?;
     let error = mixed.world.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
     ensure!(error.msg.contains("no IP addresses available in range set: 10.66.0.1-10.66.0.2"), "msg {:?}", error.msg);
-    mixed.quiet("DEL", "b", &conf, None)?;
-    ensure!(mixed.held()? == ["10.66.0.2"], "held {:?}", mixed.held());
-    mixed.quiet("DEL", "a", &conf, Some(&first))?;
+    mixed.expect_quiet("DEL", "b", &conf, None)?;
+    ensure!(mixed.held_addresses()? == ["10.66.0.2"], "held {:?}", mixed.held_addresses());
+    mixed.expect_quiet("DEL", "a", &conf, Some(&first))?;
     let again = mixed.add("b", &conf)?;
     ensure!(again.pointer("/ips/0/address") == Some(&json!("10.66.0.2/24".replace("24", "30"))), "{again}");
-    mixed.quiet("DEL", "b", &conf, Some(&again))?;
+    mixed.expect_quiet("DEL", "b", &conf, Some(&again))?;
     mixed.nothing_left()
 }
 
@@ -212,12 +217,12 @@ fn add_fails_late(base: Base, conf: &Value) -> Result<()> {
     }
     let error = mixed.world.call("ADD", &Attach::eth0("a"), conf)?.error()?;
     ensure!(error.msg.contains("already has an IP address different from 10.66.0.1/24"), "msg {:?}", error.msg);
-    let held = mixed.held()?;
+    let held = mixed.held_addresses()?;
     ensure!(held.is_empty(), "held after a failed ADD: {held:?}");
-    mixed.quiet("DEL", "a", conf, None)?;
+    mixed.expect_quiet("DEL", "a", conf, None)?;
     mixed.world.host().line("ip link del mix0")?;
     let result = mixed.add("a", conf)?;
-    mixed.quiet("DEL", "a", conf, Some(&result))?;
+    mixed.expect_quiet("DEL", "a", conf, Some(&result))?;
     mixed.nothing_left()
 }
 
@@ -226,7 +231,7 @@ fn missing(conf: &Value, name: &str) -> Result<()> {
     let mut mixed = Mixed::new(Base::Weft)?;
     let error = mixed.world.call("ADD", &Attach::eth0("a"), conf)?.error()?;
     ensure!(error.msg.starts_with(&format!("failed to find plugin \"{name}\" in path [")), "msg {:?}", error.msg);
-    mixed.quiet("DEL", "a", conf, None).ok();
+    mixed.expect_quiet("DEL", "a", conf, None).ok();
     mixed.nothing_left()
 }
 
@@ -238,8 +243,8 @@ fn static_by_name() -> Result<()> {
     let result = mixed.add("a", &conf)?;
     ensure!(result.pointer("/ips/0/address") == Some(&json!("10.66.0.9/24")), "{result}");
     ensure!(mixed.world.reaches("a", "10.66.0.1")?, "a reaches the gateway");
-    mixed.quiet("CHECK", "a", &conf, Some(&result))?;
-    mixed.quiet("DEL", "a", &conf, Some(&result))?;
+    mixed.expect_quiet("CHECK", "a", &conf, Some(&result))?;
+    mixed.expect_quiet("DEL", "a", &conf, Some(&result))?;
     mixed.nothing_left()
 }
 
@@ -260,7 +265,7 @@ fn gc_reaches_external_ipam() -> Result<()> {
     let newer = others.join("newer-local");
     fs::write(&newer, NEWER).context("write newer-local")?;
     fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("chmod")?;
-    let mut conf = over("bridge", &named("newer-local"));
+    let mut conf = conf_with("bridge", &named("newer-local"));
     conf["cniVersion"] = json!("1.1.0");
     mixed.add("a", &conf)?;
     mixed.add("b", &conf)?;
@@ -268,8 +273,8 @@ fn gc_reaches_external_ipam() -> Result<()> {
     gc["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
     let mut call = mixed.world.prepare("GC", &Attach::eth0("a"), &gc)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
-    mixed.world.run(&call, "weft")?.quiet()?;
-    ensure!(mixed.held()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held());
+    mixed.world.run(&call, "weft")?.expect_quiet()?;
+    ensure!(mixed.held_addresses()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held_addresses());
     ensure!(mixed.world.container("a")?.line("ip link show eth0").is_err(), "a still has its eth0");
     ensure!(mixed.world.container("b")?.line("ip link show eth0").is_ok(), "b lost its eth0");
     let received = fs::read_to_string(others.join("gc.json")).context("what newer-local received")?;
@@ -278,7 +283,7 @@ fn gc_reaches_external_ipam() -> Result<()> {
         received["cni.dev/valid-attachments"] == gc["cni.dev/valid-attachments"],
         "newer-local received {received}"
     );
-    mixed.quiet("DEL", "b", &conf, None)?;
+    mixed.expect_quiet("DEL", "b", &conf, None)?;
     mixed.nothing_left()
 }
 
@@ -289,7 +294,7 @@ fn gc_spares_a_namespace_that_got_the_path() -> Result<()> {
     let newer = mixed.world.scratch().join("others/newer-bridge");
     fs::write(&newer, NEWER.replace("ext-local", "ext-bridge")).context("write newer-bridge")?;
     fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("chmod")?;
-    let mut conf = over("newer-bridge", &named("host-local"));
+    let mut conf = conf_with("newer-bridge", &named("host-local"));
     conf["cniVersion"] = json!("1.1.0");
     let path = mixed.world.scratch().join("netns-of-a");
     symlink(mixed.world.container("a")?.path(), &path)?;
@@ -305,9 +310,9 @@ fn gc_spares_a_namespace_that_got_the_path() -> Result<()> {
     gc["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
     let mut call = mixed.world.prepare("GC", &Attach::eth0("b"), &gc)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
-    mixed.world.run(&call, "weft")?.quiet()?;
+    mixed.world.run(&call, "weft")?.expect_quiet()?;
     mixed.world.container("b")?.line("ip link show eth0").context("b lost its eth0")?;
     ensure!(mixed.world.claims()?.len() == 1, "the address of a is free: {:?}", mixed.world.claims());
-    mixed.quiet("DEL", "b", &conf, Some(&second))?;
+    mixed.expect_quiet("DEL", "b", &conf, Some(&second))?;
     mixed.nothing_left()
 }

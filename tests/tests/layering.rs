@@ -53,26 +53,25 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-/// Runs a check on every Rust file of the repository and reports all that fail.
 /// Invariant 9: a thread enters a network namespace in one place, and a mount namespace in another. Both start a thread
 /// for it.
 fn namespaces() -> Result<()> {
-    let allowed =
-        ["netlink/netns.rs", "netlink/identity.rs", "exec/place.rs"].map(|file| format!("runtime/core/src/{file}"));
+    let allowed = ["netlink/netns.rs", "netlink/identity.rs", "exec/mount_namespace.rs"]
+        .map(|file| format!("runtime/core/src/{file}"));
     let mut wrong = Vec::new();
     for file in rust_files(&repository().join("runtime"))? {
-        let name = short(&file);
+        let name = short_path(&file);
         if is_test(&file) || name.contains("/tests/") || allowed.contains(&name) {
             continue;
         }
         let text = fs::read_to_string(&file)?;
         for call in ["setns(", "CLONE_NEWNET", "CLONE_NEWNS"] {
             if text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(call)) {
-                wrong.push(format!("{name}: {call} belongs in netlink/netns.rs or exec/place.rs"));
+                wrong.push(format!("{name}: {call} belongs in netlink/netns.rs or exec/mount_namespace.rs"));
             }
         }
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
 /// The modes of weft's own files and directories are written in one place.
@@ -81,7 +80,7 @@ fn modes() -> Result<()> {
     let mut wrong = Vec::new();
     let mut owner = 0;
     for file in rust_files(&repository().join("runtime"))? {
-        let name = short(&file);
+        let name = short_path(&file);
         if is_test(&file) || name.contains("/tests/") {
             continue;
         }
@@ -98,9 +97,10 @@ fn modes() -> Result<()> {
     if owner != 2 {
         bail!("{OWNER} has {owner} modes: the file has moved");
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
+/// Runs a check on every Rust file of the repository and reports all that fail.
 fn every_file(check: &dyn Fn(&Path, &str) -> Option<String>) -> Result<()> {
     let mut wrong = Vec::new();
     let mut seen = 0;
@@ -108,16 +108,16 @@ fn every_file(check: &dyn Fn(&Path, &str) -> Option<String>) -> Result<()> {
         for file in rust_files(&repository().join(tree))? {
             let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
             seen += 1;
-            wrong.extend(check(&file, &text).map(|what| format!("{}: {what}", short(&file))));
+            wrong.extend(check(&file, &text).map(|what| format!("{}: {what}", short_path(&file))));
         }
     }
     if seen < 40 {
         bail!("only {seen} Rust files found: the trees have moved");
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
-fn all_well(wrong: Vec<String>) -> Result<()> {
+fn fail_if_any(wrong: Vec<String>) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("\n  {}", wrong.join("\n  ")) }
 }
 
@@ -150,9 +150,9 @@ fn dhcp_does_no_io() -> Result<()> {
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let does = |line: &&str| doers.iter().any(|doer| line.contains(doer));
-        wrong.extend(code.filter(does).map(|line| format!("{}: {}", short(&file), line.trim())));
+        wrong.extend(code.filter(does).map(|line| format!("{}: {}", short_path(&file), line.trim())));
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
 /// docs/error-codes.md explains exactly the codes that the code can return.
@@ -244,7 +244,7 @@ fn named_tests_exist() -> Result<()> {
     if seen < 50 {
         bail!("only {seen} names found: the tables have moved");
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
 /// Returns whether a word looks like a test's name, and not like a file or a key.
@@ -268,14 +268,14 @@ fn sdk_stands_alone() -> Result<()> {
     let mut wrong = Vec::new();
     let manifest = sdk.join("Cargo.toml");
     if read(manifest.clone())?.contains("..") {
-        wrong.push(format!("{} names a path outside", short(&manifest)));
+        wrong.push(format!("{} names a path outside", short_path(&manifest)));
     }
     for file in rust_files(&sdk.join("src"))? {
         if read(file.clone())?.contains("\"../../") {
-            wrong.push(format!("{} names a path outside", short(&file)));
+            wrong.push(format!("{} names a path outside", short_path(&file)));
         }
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
 /// `cargo tree` of the node binary has no compiler, no cluster client, no HTTP, no TLS.
@@ -357,7 +357,7 @@ fn every_kind_is_failed_and_killed() -> Result<()> {
     if kinds.len() < 15 {
         wrong.push(format!("only {kinds:?} were found"));
     }
-    all_well(wrong)
+    fail_if_any(wrong)
 }
 
 /// Returns all Rust files below a directory, without build output.
@@ -380,6 +380,6 @@ fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn short(file: &Path) -> String {
+fn short_path(file: &Path) -> String {
     file.strip_prefix(repository()).unwrap_or(file).display().to_string()
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::process::{self, Place};
 use weft_kit::programs;
 use weft_kit::sandbox;
@@ -60,7 +60,7 @@ fn kept() -> Result<()> {
         let mut call = world.prepare(verb, &pod, conf)?;
         call.path = Some(dir.display().to_string());
         let reply = call.run(&dir.join(&kind), &world.place()?)?;
-        ok(&reply, &format!("{verb} of {kind}"))?;
+        expect_ok(&reply, &format!("{verb} of {kind}"))?;
         if reply.stdout.is_empty() { Ok(Value::Null) } else { reply.json() }
     };
     let made = run(&mut world, &stock, "ADD", &bridge("mig"))?;
@@ -109,7 +109,7 @@ fn same_input() -> Result<()> {
         let mut call = world.prepare("DEL", &attach, &conf)?;
         // Keeps the caller's whitespace and order.
         call.stdin = format!("  {}\n", serde_json::to_string_pretty(&conf)?).into_bytes();
-        ok(&world.run(&call, name)?, "DEL")?;
+        expect_ok(&world.run(&call, name)?, "DEL")?;
         let said = recorded(&world, name);
         ensure!(said.ends_with(&String::from_utf8(call.stdin.clone())?), "another configuration: {said}");
         let field = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -138,9 +138,9 @@ fn not_asked() -> Result<()> {
     let mut idle = portmap();
     idle["runtimeConfig"] = json!({});
     idle["prevResult"] = result;
-    ok(&world.call("ADD", &pod, &idle)?, "ADD of portmap")?;
-    ok(&world.call("DEL", &pod, &idle)?, "DEL of portmap")?;
-    ok(&world.call("DEL", &pod, &bridge("mig"))?, "DEL of bridge")?;
+    expect_ok(&world.call("ADD", &pod, &idle)?, "ADD of portmap")?;
+    expect_ok(&world.call("DEL", &pod, &idle)?, "DEL of portmap")?;
+    expect_ok(&world.call("DEL", &pod, &bridge("mig"))?, "DEL of bridge")?;
     for name in ["bridge", "portmap", "host-local"] {
         let said = recorded(&world, name);
         ensure!(said.is_empty(), "{name} was asked: {said}");
@@ -157,7 +157,7 @@ fn failing() -> Result<()> {
     // A configuration that ADD would refuse made nothing, and its DEL succeeds.
     let mut unusable = bridge("mig");
     unusable["ipam"]["ranges"] = json!([[{ "subnet": "nonsense" }]]);
-    world.call("DEL", &pod, &unusable)?.quiet()
+    world.call("DEL", &pod, &unusable)?.expect_quiet()
 }
 
 /// Puts weft in charge of a name of Multus. Returns a configuration of Multus.
@@ -173,11 +173,11 @@ fn multus() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let conf = in_place_of(&world, "multus", 0)?;
     let call = world.prepare("DEL", &Attach::eth0("pod"), &conf)?;
-    world.run(&call, "multus")?.quiet()?;
+    world.run(&call, "multus")?.expect_quiet()?;
     ensure!(recorded(&world, "multus").is_empty(), "asked about a sandbox that Multus did not make");
     let cache = world.scratch().join(call.container_id.as_deref().context("an id")?);
     fs::write(&cache, "[]").context("write the list of delegates")?;
-    world.run(&call, "multus")?.quiet()?;
+    world.run(&call, "multus")?.expect_quiet()?;
     let said = recorded(&world, "multus");
     ensure!(said.ends_with(&String::from_utf8(call.stdin.clone())?), "another configuration: {said}");
     ensure!(said.contains("CNI_COMMAND=DEL") && said.contains("CNI_IFNAME=eth0"), "another call: {said}");
@@ -192,10 +192,10 @@ fn multus_shim() -> Result<()> {
     let conf = in_place_of(&world, "multus-shim", 0)?;
     let call = world.prepare("DEL", &Attach::eth0("pod"), &conf)?;
     fs::write(world.scratch().join(call.container_id.as_deref().context("an id")?), "[]").context("write the list")?;
-    ok(&world.run(&call, "multus-shim")?, "DEL without a daemon")?;
+    expect_ok(&world.run(&call, "multus-shim")?, "DEL without a daemon")?;
     ensure!(recorded(&world, "multus-shim").is_empty(), "asked although it would fail for ever");
     let _daemon = std::os::unix::net::UnixListener::bind(world.scratch().join("multus.sock")).context("listen")?;
-    ok(&world.run(&call, "multus-shim")?, "DEL")?;
+    expect_ok(&world.run(&call, "multus-shim")?, "DEL")?;
     ensure!(recorded(&world, "multus-shim").contains("CNI_COMMAND=DEL"), "not asked");
     Ok(())
 }
@@ -204,12 +204,12 @@ fn multus_shim() -> Result<()> {
 fn own_namespace() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let pod = Attach::eth0("pod");
-    ok(&world.call("ADD", &pod, &bridge("mig"))?, "ADD")?;
+    expect_ok(&world.call("ADD", &pod, &bridge("mig"))?, "ADD")?;
     let own = world.host().path().display().to_string();
     let mut call = world.prepare("DEL", &pod, &bridge("mig"))?;
     call.netns = Some(own.clone());
     for _ in 0..2 {
-        world.run(&call, "bridge")?.quiet()?;
+        world.run(&call, "bridge")?.expect_quiet()?;
     }
     let left = world.weftctl(&["ledger", "ls"])?;
     ensure!(left.as_array().is_some_and(Vec::is_empty), "left: {left}");
@@ -220,7 +220,7 @@ fn own_namespace() -> Result<()> {
 }
 
 /// A network with one address for a container.
-fn small(name: &str) -> Value {
+fn small_conf(name: &str) -> Value {
     let mut conf = bridge(name);
     conf["ipam"]["ranges"] = json!([[{ "subnet": "10.64.1.0/30" }]]);
     conf
@@ -230,13 +230,13 @@ fn small(name: &str) -> Value {
 /// cannot see has not ended.
 fn blind() -> Result<()> {
     let (installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("before"), &small_conf("mig"))?, "ADD")?;
     let store = world.state().join("weft.db").display().to_string();
     for hidden in ["/nowhere/netns/before", "/proc/4194305/ns/net"] {
         let hide = format!("UPDATE journal SET netns = '{hidden}'");
         process::run(&Place::default(), &["sqlite3", &store, &hide])?.success("hide the namespace")?;
         let mut foreign = World::new(&weft_kit::world::Subject::weft(&installation))?;
-        let mut add = foreign.prepare("ADD", &Attach::eth0("other"), &small("mig"))?;
+        let mut add = foreign.prepare("ADD", &Attach::eth0("other"), &small_conf("mig"))?;
         add.env.push(("WEFT_STATE_DIR".into(), world.state().display().to_string().into()));
         let error = foreign.run(&add, "bridge")?.error()?;
         ensure!(error.code == 102, "{hidden}: the address of a living container is given away: {}", error.msg);
@@ -247,17 +247,17 @@ fn blind() -> Result<()> {
 /// A node that is a container: the host's namespace is new under the same kernel, and nobody calls DEL.
 fn restarted() -> Result<()> {
     let (installation, mut world) = World::installed()?;
-    ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("before"), &small_conf("mig"))?, "ADD")?;
     world.remove_container("before");
-    let error = world.call("ADD", &Attach::eth0("other"), &small("mig"))?.error()?;
+    let error = world.call("ADD", &Attach::eth0("other"), &small_conf("mig"))?.error()?;
     ensure!(error.code == 102, "a container that is gone has its address until DEL: {} {}", error.code, error.msg);
     let subject = weft_kit::world::Subject::weft(&installation);
     let mut again = World::new(&subject)?;
     let state = world.state().display().to_string();
-    let mut status = again.prepare("STATUS", &Attach::eth0("after"), &with_version(small("mig")))?;
+    let mut status = again.prepare("STATUS", &Attach::eth0("after"), &with_version(small_conf("mig")))?;
     status.env.push(("WEFT_STATE_DIR".into(), state.clone().into()));
-    again.run(&status, "bridge")?.quiet()?;
-    let mut add = again.prepare("ADD", &Attach::eth0("after"), &small("mig"))?;
+    again.run(&status, "bridge")?.expect_quiet()?;
+    let mut add = again.prepare("ADD", &Attach::eth0("after"), &small_conf("mig"))?;
     add.env.push(("WEFT_STATE_DIR".into(), state.into()));
     let result = again.run(&add, "bridge")?.result()?;
     ensure!(result.pointer("/ips/0/address") == Some(&json!("10.64.1.2/30")), "{result}");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{CniError, Reply, ok};
+use weft_kit::cni::{CniError, Reply, expect_ok};
 use weft_kit::process;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -33,7 +33,7 @@ fn weft(ipam: Value) -> Value {
     json!({ "cniVersion": "1.1.0", "name": "mis", "type": "weft", "delegate": { "type": "bridge", "bridge": "mis0" }, "ipam": ipam })
 }
 
-fn stock(ipam: Value) -> Value {
+fn stock_conf(ipam: Value) -> Value {
     json!({ "cniVersion": "1.1.0", "name": "mis", "type": "bridge", "bridge": "mis0", "ipam": ipam })
 }
 
@@ -60,7 +60,7 @@ fn checked(world: &World, conf: &Value, more: &[&str]) -> Result<Vec<String>> {
     Ok(problems.iter().filter_map(text).collect())
 }
 
-fn whole(error: &CniError) -> String {
+fn full_text(error: &CniError) -> String {
     format!("{}; {}", error.msg, error.details)
 }
 
@@ -87,15 +87,20 @@ fn unknown_keys() -> Result<()> {
         ),
     ] {
         let text = format!("unknown key {key:?}");
-        for conf in [weft(ipam.clone()), stock(ipam)] {
+        for conf in [weft(ipam.clone()), stock_conf(ipam)] {
             let added = world.call("ADD", &pod, &conf)?.error()?;
-            ensure!(added.code == 7 && whole(&added).contains(&text), "ADD: {} {}", added.code, whole(&added));
-            ensure!(whole(&added).contains("did you mean"), "{}", whole(&added));
+            ensure!(added.code == 7 && full_text(&added).contains(&text), "ADD: {} {}", added.code, full_text(&added));
+            ensure!(full_text(&added).contains("did you mean"), "{}", full_text(&added));
             let status = on_status(&mut world, &conf)?.error()?;
-            ensure!(status.code == 7 && whole(&status).contains(&text), "STATUS: {} {}", status.code, whole(&status));
+            ensure!(
+                status.code == 7 && full_text(&status).contains(&text),
+                "STATUS: {} {}",
+                status.code,
+                full_text(&status)
+            );
             let reported = checked(&world, &conf, &[])?;
             ensure!(reported.iter().any(|line| line.contains(&text)), "check: {reported:?}");
-            ok(&world.call("DEL", &pod, &conf)?, "DEL")?;
+            expect_ok(&world.call("DEL", &pod, &conf)?, "DEL")?;
         }
     }
     // Under weft's own type an unknown key is refused, however unlike any known key it is.
@@ -119,14 +124,15 @@ fn unknown_keys() -> Result<()> {
 /// Other programs have keys of their own in a stock plugin's configuration.
 fn foreign_keys() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    let mut conf =
-        stock(json!({ "type": "host-local", "subnet": "10.65.0.0/24", "exclude": ["10.65.0.9"], "vendor.io/pool": 3 }));
+    let mut conf = stock_conf(
+        json!({ "type": "host-local", "subnet": "10.65.0.0/24", "exclude": ["10.65.0.9"], "vendor.io/pool": 3 }),
+    );
     conf["isGatway"] = json!(true);
     conf["vendor"] = json!({});
     ensure!(checked(&world, &conf, &[])?.is_empty(), "check finds something");
-    on_status(&mut world, &conf)?.quiet()?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")
+    on_status(&mut world, &conf)?.expect_quiet()?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")
 }
 
 fn all_at_once() -> Result<()> {
@@ -147,7 +153,7 @@ fn all_at_once() -> Result<()> {
     }
     let error = world.call("ADD", &Attach::eth0("pod"), &conf)?.error()?;
     for key in ["delegat", "isGatway", "feul"] {
-        ensure!(whole(&error).contains(&format!("unknown key {key:?}")), "{}", whole(&error));
+        ensure!(full_text(&error).contains(&format!("unknown key {key:?}")), "{}", full_text(&error));
     }
     ensure!(error.code == 7 && error.msg.contains("2 more"), "{} {}", error.code, error.msg);
     Ok(())
@@ -162,7 +168,7 @@ fn schema() -> Result<()> {
     ensure!(reported.iter().any(|line| line.contains("/routes/0/dst")), "{reported:?}");
     ensure!(reported.iter().any(|line| line.contains("/routes/0/mtu")), "{reported:?}");
     let error = on_status(&mut world, &wrong)?.error()?;
-    ensure!(error.code == 7 && whole(&error).contains("/routes/0/mtu"), "{} {}", error.code, whole(&error));
+    ensure!(error.code == 7 && full_text(&error).contains("/routes/0/mtu"), "{} {}", error.code, full_text(&error));
     Ok(())
 }
 
@@ -189,7 +195,7 @@ fn monitored() -> Result<()> {
             ensure!(reported.contains(part), "{part}: {reported}");
         }
         let status = on_status(&mut world, &wrong)?;
-        ensure!(status.ok() != promoted, "what is only watched keeps no pod away");
+        ensure!(status.is_ok() != promoted, "what is only watched keeps no pod away");
     }
     Ok(())
 }
@@ -230,7 +236,7 @@ fn status() -> Result<()> {
         ensure!(status.code == 50, "{conf}: {} {}", status.code, status.msg);
         ensure!(!checked(&world, &conf, &[])?.is_empty(), "check passes {conf}");
         world.call("ADD", &Attach::eth0("pod"), &conf)?.error().with_context(|| format!("ADD of {conf}"))?;
-        ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     }
     fs::write(world.state().join("node.json"), "{bad").context("write node.json")?;
     let conf = bridge("fine0");
@@ -243,10 +249,10 @@ fn device_away() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     world.host().line("ip link add dev0 type veth peer name dev1")?;
     let conf = json!({ "cniVersion": "1.1.0", "name": "mis", "type": "host-device", "device": "dev0" });
-    on_status(&mut world, &conf)?.quiet()?;
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
-    on_status(&mut world, &conf)?.quiet()?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")
+    on_status(&mut world, &conf)?.expect_quiet()?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    on_status(&mut world, &conf)?.expect_quiet()?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")
 }
 
 fn two_gateways() -> Result<()> {
@@ -263,7 +269,7 @@ fn two_gateways() -> Result<()> {
     for (pod, tier, gateway) in
         [("one", "gold", "10.79.1.1"), ("two", "none", "10.79.2.1"), ("three", "gold", "10.79.1.1")]
     {
-        ok(&world.call("ADD", &Attach::eth0(pod), &conf(tier))?, pod)?;
+        expect_ok(&world.call("ADD", &Attach::eth0(pod), &conf(tier))?, pod)?;
         ensure!(world.reaches(pod, gateway)?, "{pod} does not reach {gateway}");
     }
     // A network that declares neither is still refused.
@@ -273,7 +279,7 @@ fn two_gateways() -> Result<()> {
     ensure!(world.call("ADD", &Attach::eth0("four"), &other)?.error()?.code == 103, "a third subnet");
     for (pod, tier) in [("one", "gold"), ("two", "none"), ("three", "gold")] {
         world.call("CHECK", &Attach::eth0(pod), &conf(tier)).map(drop)?;
-        ok(&world.call("DEL", &Attach::eth0(pod), &conf(tier))?, pod)?;
+        expect_ok(&world.call("DEL", &Attach::eth0(pod), &conf(tier))?, pod)?;
     }
     Ok(())
 }
@@ -282,9 +288,9 @@ fn clashes() -> Result<()> {
     let (installation, world) = World::installed()?;
     let dir = world.scratch().join("net.d");
     fs::create_dir(&dir).context("create net.d")?;
-    let one = stock(json!({ "type": "host-local", "subnet": "10.65.0.0/16" }));
+    let one = stock_conf(json!({ "type": "host-local", "subnet": "10.65.0.0/16" }));
     fs::write(dir.join("10-one.conf"), one.to_string()).context("write a configuration")?;
-    let mut other = stock(json!({ "type": "host-local", "ranges": [[{ "subnet": "10.65.7.0/24" }]] }));
+    let mut other = stock_conf(json!({ "type": "host-local", "ranges": [[{ "subnet": "10.65.7.0/24" }]] }));
     other["name"] = json!("other");
     let dir = dir.display().to_string();
     let reported = checked(&world, &other, &["--conf-dir", &dir])?;
@@ -312,8 +318,9 @@ fn clashes() -> Result<()> {
     ensure!(found[0]["remedy"].to_string().contains("other ranges"), "{found:?}");
     // The usual way to share a subnet: a part for each.
     let part = |name: &str, first: &str, last: &str| {
-        let mut conf =
-            stock(json!({ "type": "host-local", "subnet": "10.65.0.0/16", "rangeStart": first, "rangeEnd": last }));
+        let mut conf = stock_conf(
+            json!({ "type": "host-local", "subnet": "10.65.0.0/16", "rangeStart": first, "rangeEnd": last }),
+        );
         conf["name"] = json!(name);
         conf
     };

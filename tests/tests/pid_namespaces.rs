@@ -84,7 +84,7 @@ fn not_removed() -> Result<()> {
     let mut call = world.prepare("DEL", &Attach::eth0("a"), &conf())?;
     call.netns = Some(path);
     let reply = world.run(&call, "weft")?;
-    ensure!(reply.ok(), "{}", String::from_utf8_lossy(&reply.stdout));
+    ensure!(reply.is_ok(), "{}", String::from_utf8_lossy(&reply.stdout));
     ensure!(world.claims()?.is_empty(), "its DEL left the claim");
     Ok(())
 }

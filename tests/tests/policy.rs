@@ -127,7 +127,7 @@ impl Node {
     }
 
     /// Creates a node whose network uses this policy.
-    fn with(component: &[u8]) -> Result<Self> {
+    fn with_policy(component: &[u8]) -> Result<Self> {
         let node = Self::new()?;
         fs::write(&node.policy, component).context("write the policy")?;
         Ok(node)
@@ -166,7 +166,7 @@ impl Node {
 
     fn del(&mut self, container: &str) -> Result<()> {
         let conf = self.conf(&json!({}));
-        self.call("DEL", &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("DEL {container}"))
+        self.call("DEL", &Attach::eth0(container), &conf)?.expect_quiet().with_context(|| format!("DEL {container}"))
     }
 
     /// Checks that nothing of a container is left on the node.
@@ -188,7 +188,7 @@ fn replace_by_rename(file: &Path, content: &[u8]) -> Result<()> {
 /// Between two ADDs only the file's content changes, and the new policy makes the next decision.
 fn swapped(guests: &Guests, put: &dyn Fn(&Path, &[u8]) -> Result<()>) -> Result<()> {
     let (low, high) = (guests.get("low")?, guests.get("high")?);
-    let mut node = Node::with(&low)?;
+    let mut node = Node::with_policy(&low)?;
     ensure!(node.add("a")? == "10.77.0.2/24", "low picks the lowest");
     put(&node.policy, &high)?;
     ensure!(node.add("b")? == "10.77.0.254/24", "high picks the highest");
@@ -209,7 +209,7 @@ fn swapped(guests: &Guests, put: &dyn Fn(&Path, &[u8]) -> Result<()>) -> Result<
 
 /// The runtime's user reads the policy's text.
 fn denial_text(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("high")?)?;
+    let mut node = Node::with_policy(&guests.get("high")?)?;
     let conf = node.conf(&json!({}));
     let attach = Attach { container: "a", ifname: "net1", args: None };
     let error = node.call("ADD", &attach, &conf)?.error()?;
@@ -221,7 +221,7 @@ fn denial_text(guests: &Guests) -> Result<()> {
 }
 
 /// Returns the configuration with a key beside `ipam`.
-fn with(conf: &Value, key: &str, value: &Value) -> Value {
+fn with_key(conf: &Value, key: &str, value: &Value) -> Value {
     let mut conf = conf.clone();
     conf[key] = value.clone();
     conf
@@ -229,7 +229,7 @@ fn with(conf: &Value, key: &str, value: &Value) -> Value {
 
 /// A worker, which is a process of its own without a user, returns the same decision, trace and refusal.
 fn isolated(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("high")?)?;
+    let mut node = Node::with_policy(&guests.get("high")?)?;
     ensure!(node.add("a")? == "10.77.0.254/24", "in the process");
     node.isolate()?;
     ensure!(node.add("b")? == "10.77.0.253/24", "in a worker");
@@ -245,7 +245,7 @@ fn isolated(guests: &Guests) -> Result<()> {
     let attach = Attach { container: "c", ifname: "net1", args: None };
     let error = node.call("ADD", &attach, &conf)?.error()?;
     ensure!(error.code == 100 && error.msg == "net1 of cid-c: this network is for eth0 alone", "{error:?}");
-    node.call("STATUS", &Attach::eth0("c"), &conf)?.quiet()?;
+    node.call("STATUS", &Attach::eth0("c"), &conf)?.expect_quiet()?;
     let replayed = node.world.weftctl(&["policy", "replay", &container_id("b")])?;
     ensure!(replayed.pointer("/0/same") == Some(&json!(true)), "{replayed}");
     node.del("a")?;
@@ -254,7 +254,7 @@ fn isolated(guests: &Guests) -> Result<()> {
 
 /// A policy in a scripting language works with the default limits. The first ADD does not wait for its compiler.
 fn script(language: &str) -> Result<()> {
-    let mut node = Node::with(&build_script_guest(language)?)?;
+    let mut node = Node::with_policy(&build_script_guest(language)?)?;
     let conf = node.conf(&json!({}));
     let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
     ensure!(error.code == 11, "code {} ({} / {})", error.code, error.msg, error.details);
@@ -297,7 +297,7 @@ fn by_label() -> Result<()> {
     let error = node.call("ADD", &Attach::eth0("d"), &conf(json!({ "tier": "iron" }), json!(null)))?.error()?;
     ensure!(error.code == 100 && error.msg.contains("tier=iron"), "{error:?}");
     for container in ["a", "b", "c", "d"] {
-        node.call("DEL", &Attach::eth0(container), &conf(json!({}), json!(null)))?.quiet()?;
+        node.call("DEL", &Attach::eth0(container), &conf(json!({}), json!(null)))?.expect_quiet()?;
     }
     ensure!(node.world.claims()?.is_empty(), "claims are left");
     Ok(())
@@ -329,7 +329,7 @@ fn execs(subject: &Subject, conf: &Value) -> Result<usize> {
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("chmod")?;
         call.limit = LIMIT;
         let reply = call.run(&script, &world.place()?)?;
-        ensure!(reply.ok(), "{verb}: {}", String::from_utf8_lossy(&reply.stdout));
+        ensure!(reply.is_ok(), "{verb}: {}", String::from_utf8_lossy(&reply.stdout));
         let lines = fs::read_to_string(&log).context("read strace's log")?;
         seen += lines.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0")).count();
     }

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 /// Returns whether the reference stands in for weft.
-fn alone() -> bool {
+fn is_alone() -> bool {
     std::env::var("WEFT_TEST_SUBJECT").is_ok_and(|subject| subject == "reference")
 }
 
@@ -68,7 +68,7 @@ fn add(suite: &mut Suite, edition: Edition, case: &Case, (version, ours): (&str,
         Edition::Debian => Need::Reference,
         Edition::Current => Need::Current,
     });
-    if !alone() {
+    if !is_alone() {
         needs.extend([Need::Weft, Need::Weftctl]);
     }
     // A case that cannot be parsed fails when it runs.
@@ -85,8 +85,8 @@ fn add(suite: &mut Suite, edition: Edition, case: &Case, (version, ours): (&str,
 
 fn compare(edition: Edition, case: &Case, (version, ours): (&str, &Ours), general: &[Differs]) -> Result<()> {
     let reference = case::run(case, version, &subject(edition)?)?;
-    wanted(case, &reference).context("reference")?;
-    if alone() {
+    expect_transcript(case, &reference).context("reference")?;
+    if is_alone() {
         let again = case::run(case, version, &subject(edition)?)?;
         let found = case::differences(&reference, &again);
         return report(case, found.iter().map(ToString::to_string).collect());
@@ -100,7 +100,7 @@ fn compare(edition: Edition, case: &Case, (version, ours): (&str, &Ours), genera
 
 fn by_weft(case: &Case, version: &str) -> Result<Value> {
     let weft = case::run(case, version, &Subject::weft(Installation::pristine()?))?;
-    wanted(case, &weft).context("weft")?;
+    expect_transcript(case, &weft).context("weft")?;
     Ok(weft)
 }
 
@@ -112,7 +112,7 @@ fn report(case: &Case, wrong: Vec<String>) -> Result<()> {
 }
 
 /// Checks values that a case expects of every subject.
-fn wanted(case: &Case, transcript: &Value) -> Result<()> {
+fn expect_transcript(case: &Case, transcript: &Value) -> Result<()> {
     for (pointer, want) in &case.want {
         let got = transcript.pointer(pointer).unwrap_or(&Value::Null);
         if got != want {

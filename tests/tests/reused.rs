@@ -155,7 +155,7 @@ fn add(world: &World, pod: (&str, &Path), plugins: &[Value]) -> Result<Vec<Value
     let mut result = Value::Null;
     for plugin in plugins {
         let reply = run(world, "ADD", pod, &part(plugin, &result))?;
-        ok(&reply, &format!("ADD of {}", plugin["type"]))?;
+        expect_ok(&reply, &format!("ADD of {}", plugin["type"]))?;
         result = reply.result()?;
     }
     Ok(plugins.iter().rev().map(|plugin| part(plugin, &result)).collect())
@@ -175,7 +175,7 @@ fn path_reused(steps: &[Value]) -> Result<()> {
     let before = second.state(&world)?;
     for round in ["DEL", "DEL again"] {
         for conf in &del {
-            ok(&run(&world, "DEL", ("first", &path), conf)?, &format!("{round} of {}", conf["type"]))?;
+            expect_ok(&run(&world, "DEL", ("first", &path), conf)?, &format!("{round} of {}", conf["type"]))?;
         }
         let now = second.state(&world)?;
         ensure!(before == now, "{round} changed\n{before}\nto\n{now}");
@@ -196,15 +196,15 @@ fn unknown_attachment() -> Result<()> {
     for kind in ["bridge", "macvlan"] {
         let conf = part(&json!({ "type": kind, "master": "up0", "ipam": pool }), &Value::Null);
         let first = Pod::at(&path)?;
-        ok(&run(&world, "ADD", ("first", &path), &conf)?, "ADD")?;
-        ok(&run(&world, "DEL", ("first", &path), &conf)?, "DEL")?;
+        expect_ok(&run(&world, "ADD", ("first", &path), &conf)?, "ADD")?;
+        expect_ok(&run(&world, "DEL", ("first", &path), &conf)?, "DEL")?;
         let second = first.replaced()?;
-        ok(&run(&world, "ADD", (SECOND, &path), &conf)?, "ADD")?;
+        expect_ok(&run(&world, "ADD", (SECOND, &path), &conf)?, "ADD")?;
         let before = second.state(&world)?;
-        ok(&run(&world, "DEL", ("first", &path), &conf)?, "DEL again")?;
+        expect_ok(&run(&world, "DEL", ("first", &path), &conf)?, "DEL again")?;
         let now = second.state(&world)?;
         ensure!(before == now, "{kind}: DEL changed\n{before}\nto\n{now}");
-        ok(&run(&world, "DEL", (SECOND, &path), &conf)?, "DEL of the second")?;
+        expect_ok(&run(&world, "DEL", (SECOND, &path), &conf)?, "DEL of the second")?;
         ensure!(second.netns.line("ip -o link")?.text().lines().count() == 1, "{kind}: DEL left its own link");
     }
     Ok(())
@@ -234,10 +234,10 @@ fn renamed_tuned() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let previous = foreign(&mut world, "pod", "other0")?;
     let conf = part(&json!({ "type": "tuning", "mtu": 1400, "txQLen": 77 }), &previous);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
     rename(&mut world)?;
     world.container("pod")?.line("ip link set eth0 mtu 1300 txqueuelen 66")?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     let of = |world: &mut World, name: &str| world.container("pod")?.line(&format!("ip link show {name}"));
     let other = of(&mut world, "eth0")?.text();
     ensure!(other.contains("mtu 1300") && other.contains("qlen 66"), "DEL changed another link: {other}");
@@ -250,10 +250,10 @@ fn renamed_in_vrf() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let previous = foreign(&mut world, "pod", "other0")?;
     let conf = part(&vrf(), &previous);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
     rename(&mut world)?;
     world.container("pod")?.line("ip link set eth0 master blue")?;
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     let members = world.container("pod")?.line("ip -o link show master blue")?.text();
     ensure!(members.contains("eth0") && !members.contains("old0"), "in the VRF: {members}");
     Ok(())
@@ -264,15 +264,15 @@ fn hosts_link() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let conf = |previous: &Value| part(&bandwidth(), previous);
     let first = foreign(&mut world, "first", "cali0")?;
-    ok(&world.call("ADD", &Attach::eth0("first"), &conf(&first))?, "ADD of the first")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("first"), &conf(&first))?, "ADD of the first")?;
     world.host().line("ip link delete cali0")?;
     let second = foreign(&mut world, "second", "cali0")?;
-    ok(&world.call("ADD", &Attach::eth0("second"), &conf(&second))?, "ADD of the second")?;
-    ok(&world.call("DEL", &Attach::eth0("first"), &conf(&first))?, "DEL of the first")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("second"), &conf(&second))?, "ADD of the second")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("first"), &conf(&first))?, "DEL of the first")?;
     let limits = world.host().line("tc qdisc show dev cali0")?.text();
     ensure!(limits.contains("tbf") && limits.contains("ingress"), "DEL removed the limits of another pod: {limits}");
-    ok(&world.call("CHECK", &Attach::eth0("second"), &conf(&second))?, "CHECK of the second")?;
-    ok(&world.call("DEL", &Attach::eth0("second"), &conf(&second))?, "DEL of the second")?;
+    expect_ok(&world.call("CHECK", &Attach::eth0("second"), &conf(&second))?, "CHECK of the second")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("second"), &conf(&second))?, "DEL of the second")?;
     let limits = world.host().line("tc qdisc show dev cali0")?.text();
     ensure!(!limits.contains("tbf") && !limits.contains("ingress"), "DEL left {limits}");
     Ok(())

@@ -253,7 +253,7 @@ fn every_index_in(world: &mut World, name: &str, conf: &Value) -> Result<()> {
     for at in 0..MOST_OPS {
         let before = snapshot(world)?;
         let reply = add(world, conf, at)?;
-        if reply.ok() {
+        if reply.is_ok() {
             ensure!(at > 0, "the plan of {name} is empty");
             return delete(world, conf);
         }
@@ -299,7 +299,7 @@ fn add(world: &mut World, conf: &Value, at: usize) -> Result<weft_kit::cni::Repl
 fn delete(world: &mut World, conf: &Value) -> Result<()> {
     ensure!(journal(&world.state())?.contains("cid-pod"), "a successful ADD is not in the journal");
     let reply = world.call("DEL", &Attach::eth0("pod"), conf)?;
-    ensure!(reply.ok(), "DEL: {}", String::from_utf8_lossy(&reply.stdout));
+    ensure!(reply.is_ok(), "DEL: {}", String::from_utf8_lossy(&reply.stdout));
     let left = journal(&world.state())?;
     ensure!(!left.contains("cid-pod"), "left in the ledger: {left}");
     Ok(())
@@ -308,9 +308,9 @@ fn delete(world: &mut World, conf: &Value) -> Result<()> {
 /// Returns links, addresses, routes, rules, rulesets and sysctls of host and container, and the ledger, as tools other
 /// than weft's read them.
 fn snapshot(world: &World) -> Result<Value> {
-    observe::settle(world)?;
+    observe::wait_until_settled(world)?;
     let mut names = Names::default();
-    let state = observe::world(world, &mut names)?;
+    let state = observe::world_state(world, &mut names)?;
     let rules = world.host().line("nft -j list ruleset")?.text();
     let rules: Value = serde_json::from_str(&rules).context("nft -j")?;
     // The version of nft is not part of the state.

@@ -23,24 +23,24 @@ fn main() -> ExitCode {
     weft.extend(tools);
     let mut suite = Suite::new();
     suite.test("reference/two-containers", &reference, || two_containers(&Subject::reference()?, &unmasked(), false));
-    suite.test("reference/exhausted", &reference, || exhausted(&Subject::reference()?, &narrow(stock())));
+    suite.test("reference/exhausted", &reference, || exhausted(&Subject::reference()?, &narrow(stock_conf())));
     suite.test("weft/two-containers", &weft, || {
         let installation = Installation::new()?;
-        two_containers(&Subject::weft(&installation), &ours(), true)
+        two_containers(&Subject::weft(&installation), &weft_conf(), true)
     });
     suite.test("weft/drop-in", &weft, || {
         let installation = Installation::new()?;
-        two_containers(&Subject::weft(&installation), &stock(), true)
+        two_containers(&Subject::weft(&installation), &stock_conf(), true)
     });
     suite.test("weft/exhausted", &weft, || {
         let installation = Installation::new()?;
-        exhausted(&Subject::weft(&installation), &narrow(ours()))
+        exhausted(&Subject::weft(&installation), &narrow(weft_conf()))
     });
     suite.run_threads(Some(2))
 }
 
 /// The stock plugins' configuration.
-fn stock() -> Value {
+fn stock_conf() -> Value {
     json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [{
         "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] } }] })
@@ -48,13 +48,13 @@ fn stock() -> Value {
 
 /// Returns it without `ipMasq`: `ctr` calls DEL without a namespace, and then the reference leaves its rules behind.
 fn unmasked() -> Value {
-    let mut conflist = stock();
+    let mut conflist = stock_conf();
     conflist["plugins"][0]["ipMasq"] = json!(false);
     conflist
 }
 
 /// weft's own.
-fn ours() -> Value {
+fn weft_conf() -> Value {
     json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [{
         "type": "weft",
         "delegate": { "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true },

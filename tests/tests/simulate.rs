@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Weftctl];
     suite.test("seed", &needs, seed);
     suite.test("terminal", &[&needs[..], &[Need::Tool("script")]].concat(), terminal);
-    suite.test("host-local-against-cluster-wide", &needs, against);
+    suite.test("host-local-against-cluster-wide", &needs, compares_policies);
     suite.test("exhaustion", &needs, exhaustion);
     suite.test("exhaustion-of-one-node", &needs, exhaustion_of_one_node);
     suite.test("keep", &needs, keep);
@@ -101,7 +101,7 @@ fn terminal() -> Result<()> {
 }
 
 /// With the same pods, the shipped policy for many nodes meets far fewer conflicts than the one for one node.
-fn against() -> Result<()> {
+fn compares_policies() -> Result<()> {
     let dir = scratch()?;
     let of =
         report(&dir, &["--policy", "host-local", "--against", "cluster-wide", "--nodes", "100", "--pods", "3000"])?;
@@ -220,7 +220,7 @@ fn keep() -> Result<()> {
 /// An address in cooldown is not allocated before its time.
 fn cooldown() -> Result<()> {
     let dir = scratch()?;
-    let of = |release: Value| {
+    let report_with_release = |release: Value| {
         let file = network(
             &dir,
             &json!({ "type": "cluster-wide", "ranges": [[{ "subnet": "10.9.0.0/25" }]], "release": release }),
@@ -246,7 +246,7 @@ fn cooldown() -> Result<()> {
             ],
         )
     };
-    let (rested, free) = (of(json!({ "cooldown": 20 }))?, of(json!("free"))?);
+    let (rested, free) = (report_with_release(json!({ "cooldown": 20 }))?, report_with_release(json!("free"))?);
     let used = |of: &Value| {
         let samples = of["policies"][0]["samples"].as_array().cloned().unwrap_or_default();
         samples.iter().filter_map(|sample| sample["used"].as_f64()).fold(0.0, f64::max)

@@ -1,23 +1,23 @@
 //! Steps as a whole: chained and in one process they do the same; rates hold, and with source based routing answers
 //! leave by the interface that was asked.
 
-use std::fs;
-use std::net::UdpSocket;
+#[path = "steps/rates.rs"]
+mod rates;
+#[path = "steps/tuning.rs"]
+mod tuning;
+
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::names::Names;
-use weft_kit::netns::NetNs;
-use weft_kit::observe;
-use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World};
+use weft_kit::{observe, sandbox};
+
+use self::rates::rates_hold_both_ways;
+use self::tuning::{attributes_come_back, only_listed_sysctls, repeated_sysctls};
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -37,9 +37,9 @@ fn main() -> ExitCode {
 }
 
 fn kernel(world: &World) -> Result<Value> {
-    observe::settle(world)?;
+    observe::wait_until_settled(world)?;
     let mut names = Names::default();
-    let state = observe::world(world, &mut names)?;
+    let state = observe::world_state(world, &mut names)?;
     Ok(names.value(&state))
 }
 
@@ -62,11 +62,11 @@ fn sbr() -> Value {
 }
 
 /// Returns a delegate and steps as one configuration.
-fn whole(delegate: Value, ipam: Value, steps: &[Value]) -> Value {
+fn conf_with_steps(delegate: Value, ipam: Value, steps: &[Value]) -> Value {
     json!({ "cniVersion": "1.0.0", "name": "steps", "type": "weft", "delegate": delegate, "ipam": ipam, "steps": steps })
 }
 
-fn part(conf: &Value, previous: &Value) -> Value {
+fn chained_conf(conf: &Value, previous: &Value) -> Value {
     let mut conf = conf.clone();
     conf["cniVersion"] = json!("1.0.0");
     conf["name"] = json!("steps");
@@ -78,11 +78,11 @@ fn part(conf: &Value, previous: &Value) -> Value {
 fn add_chain(world: &mut World, attach: &Attach<'_>, plugins: &[Value]) -> Result<(Value, Vec<Value>)> {
     let mut result = Value::Null;
     for plugin in plugins {
-        let reply = world.call("ADD", attach, &part(plugin, &result))?;
-        ok(&reply, &format!("ADD of {}", plugin["type"]))?;
+        let reply = world.call("ADD", attach, &chained_conf(plugin, &result))?;
+        expect_ok(&reply, &format!("ADD of {}", plugin["type"]))?;
         result = reply.result()?;
     }
-    Ok((result.clone(), plugins.iter().map(|plugin| part(plugin, &result)).collect()))
+    Ok((result.clone(), plugins.iter().map(|plugin| chained_conf(plugin, &result)).collect()))
 }
 
 /// The same delegate and steps leave the same kernel state and result both ways, and DEL leaves nothing.
@@ -94,14 +94,14 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let (_installation, mut together) = World::installed()?;
     together.container("pod")?;
     let empty = kernel(&together)?;
-    let conf = whole(ptp.clone(), ipam(), &steps);
+    let conf = conf_with_steps(ptp.clone(), ipam(), &steps);
     let reply = together.call("ADD", &eth0, &conf)?;
-    ok(&reply, "ADD in one process")?;
+    expect_ok(&reply, "ADD in one process")?;
     let (one_result, one_state) = (reply.result()?, kernel(&together)?);
     let again = Value::Array(vec![reply.result()?]);
-    ok(&together.call("CHECK", &eth0, &part(&conf, &again[0]))?, "CHECK in one process")?;
+    expect_ok(&together.call("CHECK", &eth0, &chained_conf(&conf, &again[0]))?, "CHECK in one process")?;
     for _ in 0..2 {
-        ok(&together.call("DEL", &eth0, &conf)?, "DEL in one process")?;
+        expect_ok(&together.call("DEL", &eth0, &conf)?, "DEL in one process")?;
         expect_same(&without_forwarding(&empty), &without_forwarding(&kernel(&together)?), "after DEL in one process")?;
     }
 
@@ -113,7 +113,7 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let (chain_result, confs) = add_chain(&mut apart, &eth0, &plugins)?;
     expect_same(&one_state, &kernel(&apart)?, "one process and chain")?;
     for (which, key) in [("names", "name"), ("MAC addresses", "mac")] {
-        let of = |result: &Value| {
+        let comparable_links = |result: &Value| {
             let listed = result["interfaces"].as_array().cloned().unwrap_or_default();
             let known = |link: &&Value| key == "name" || link["name"] == "eth0";
             let random = |link: &Value| if key == "name" { link[key].as_str().map(|name| name.len()) } else { None };
@@ -123,15 +123,18 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
                 .map(|link| random(link).map_or(link[key].clone(), Value::from))
                 .collect::<Vec<_>>()
         };
-        ensure!(of(&one_result) == of(&chain_result), "{which}: {one_result} and {chain_result}");
+        ensure!(
+            comparable_links(&one_result) == comparable_links(&chain_result),
+            "{which}: {one_result} and {chain_result}"
+        );
     }
     ensure!(chain_result["interfaces"].as_array().is_some_and(|links| links.len() == 3), "{chain_result}");
     for conf in &confs {
-        ok(&apart.call("CHECK", &eth0, conf)?, &format!("CHECK of {}", conf["type"]))?;
+        expect_ok(&apart.call("CHECK", &eth0, conf)?, &format!("CHECK of {}", conf["type"]))?;
     }
     for _ in 0..2 {
         for conf in confs.iter().rev() {
-            ok(&apart.call("DEL", &eth0, conf)?, &format!("DEL of {}", conf["type"]))?;
+            expect_ok(&apart.call("DEL", &eth0, conf)?, &format!("DEL of {}", conf["type"]))?;
         }
         expect_same(&without_forwarding(&empty), &without_forwarding(&kernel(&apart)?), "after DEL of the chain")?;
     }
@@ -175,12 +178,12 @@ fn differences(at: &str, a: &Value, b: &Value, lines: &mut Vec<String>) {
 fn check_in_one_process() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let bridge = json!({ "type": "bridge", "bridge": "st0", "isDefaultGateway": true });
-    let conf = whole(bridge, ipam(), &[tuning(), bandwidth(8_000_000, 800_000), sbr()]);
+    let conf = conf_with_steps(bridge, ipam(), &[tuning(), bandwidth(8_000_000, 800_000), sbr()]);
     let eth0 = Attach::eth0("pod");
     let reply = world.call("ADD", &eth0, &conf)?;
-    ok(&reply, "ADD")?;
-    let conf = part(&conf, &reply.result()?);
-    ok(&world.call("CHECK", &eth0, &conf)?, "CHECK")?;
+    expect_ok(&reply, "ADD")?;
+    let conf = chained_conf(&conf, &reply.result()?);
+    expect_ok(&world.call("CHECK", &eth0, &conf)?, "CHECK")?;
     let ifb = reply.result()?["interfaces"][3]["name"].as_str().context("four interfaces")?.to_owned();
     let breakages = [
         (
@@ -200,13 +203,13 @@ fn check_in_one_process() -> Result<()> {
     for (place, line, wanted) in &breakages {
         world.netns(place)?.line(line)?;
         let reply = world.call("CHECK", &eth0, &conf)?;
-        match (wanted.is_empty(), reply.ok()) {
+        match (wanted.is_empty(), reply.is_ok()) {
             (true, true) => {}
             (false, false) if reply.error()?.msg.starts_with(wanted) => {}
             _ => bail!("CHECK after {line}: {}", String::from_utf8_lossy(&reply.stdout)),
         }
     }
-    ok(&world.call("DEL", &eth0, &conf)?, "DEL")
+    expect_ok(&world.call("DEL", &eth0, &conf)?, "DEL")
 }
 
 /// GC of a chained step works from the journal: its configuration has no prevResult and no rates.
@@ -222,102 +225,10 @@ fn gc_removes_chained_steps() -> Result<()> {
     let valid = json!([{ "containerID": "cid-keep", "ifname": "eth0" }]);
     let conf =
         json!({ "cniVersion": "1.1.0", "name": "steps", "type": "bandwidth", "cni.dev/valid-attachments": valid });
-    ok(&world.call("GC", &Attach::eth0("keep"), &conf)?, "GC")?;
+    expect_ok(&world.call("GC", &Attach::eth0("keep"), &conf)?, "GC")?;
     let links = world.host().line("ip -j link show")?.text();
     ensure!(links.contains(&kept[0]), "GC removed the device of a valid attachment");
     ensure!(!links.contains(&kept[1]), "GC left {}", kept[1]);
-    Ok(())
-}
-
-/// The size of one UDP datagram of the flow on the wire, without the frame check sequence, which a veth does not have.
-const PAYLOAD: usize = 1_400;
-const ON_THE_WIRE: usize = PAYLOAD + 8 + 20 + 14;
-
-/// Returns the received bits per second of a flow that offers more than the limit.
-fn measured(from: &NetNs, to: &NetNs, address: &'static str, offered: f64) -> Result<f64> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let receiver = to.inside(move || receive(address, &stopped))?;
-    let sender_stop = Arc::clone(&stop);
-    let sender = from.inside(move || send(address, offered, &sender_stop))?;
-    let rate = receiver.join().map_err(|_panic| anyhow::anyhow!("the receiver panicked"))?;
-    stop.store(true, Ordering::Relaxed);
-    sender.join().map_err(|_panic| anyhow::anyhow!("the sender panicked"))??;
-    rate
-}
-
-/// Counts after the burst is used up.
-fn receive(address: &str, stop: &AtomicBool) -> Result<f64> {
-    let socket = UdpSocket::bind((address, 7000)).context("bind")?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).context("timeout")?;
-    let mut buffer = [0; 2 * PAYLOAD];
-    socket.recv(&mut buffer).context("nothing arrives")?;
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(700) {
-        socket.recv(&mut buffer).context("the flow stopped")?;
-    }
-    let (start, mut count) = (Instant::now(), 0_u32);
-    while start.elapsed() < Duration::from_secs(3) && !stop.load(Ordering::Relaxed) {
-        socket.recv(&mut buffer).context("the flow stopped")?;
-        count += 1;
-    }
-    Ok(f64::from(count) * ON_THE_WIRE as f64 * 8.0 / start.elapsed().as_secs_f64())
-}
-
-/// Sends at a rate, catching up after every delay.
-fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("bind")?;
-    socket.connect((address, 7000)).context("connect")?;
-    let (start, mut sent) = (Instant::now(), 0_f64);
-    while !stop.load(Ordering::Relaxed) {
-        // A full queue blocks the sender: it may never catch up.
-        while sent < offered * start.elapsed().as_secs_f64() && !stop.load(Ordering::Relaxed) {
-            // Nobody listens yet, or the queue is full: both are fine.
-            drop(socket.send(&[0; PAYLOAD]));
-            sent += ON_THE_WIRE as f64 * 8.0;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Received rates are within a tenth of the configured ones. A busy machine gets another attempt.
-fn rates_hold_both_ways() -> Result<()> {
-    const RATE: f64 = 20e6;
-    let (_installation, mut world) = World::installed()?;
-    let conf = whole(
-        json!({ "type": "ptp" }),
-        json!({ "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] }),
-        &[bandwidth(20_000_000, 2_000_000)],
-    );
-    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
-    let pod = world.containers().get("pod").context("pod")?;
-    for (way, from, to, address) in
-        [("ingress", world.host(), pod, "10.63.0.2"), ("egress", pod, world.host(), "10.63.0.1")]
-    {
-        let mut seen = Vec::new();
-        let held = (0..4).any(|_| match measured(from, to, address, 1.6 * RATE) {
-            Ok(rate) => {
-                seen.push(format!("{:.2} Mbit/s", rate / 1e6));
-                (rate / RATE - 1.0).abs() <= 0.1
-            }
-            Err(error) => {
-                seen.push(format!("{error:#}"));
-                false
-            }
-        });
-        ensure!(held, "{way} at {} Mbit/s: {}", RATE / 1e6, seen.join(", "));
-    }
-    // Without the step the same flow is not limited.
-    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
-    let mut free = conf.clone();
-    free["steps"] = json!([]);
-    ok(&world.call("ADD", &Attach::eth0("pod"), &free)?, "ADD without rates")?;
-    let pod = world.containers().get("pod").context("pod")?;
-    let address =
-        if world.claims()?.iter().any(|claim| claim.starts_with("10.63.0.3")) { "10.63.0.3" } else { "10.63.0.2" };
-    let rate = measured(world.host(), pod, address, 1.6 * RATE)?;
-    ensure!(rate > 1.2 * RATE, "without rates only {:.2} Mbit/s arrive", rate / 1e6);
     Ok(())
 }
 
@@ -331,8 +242,12 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
     let dead = json!({ "type": "static", "addresses": [{ "address": "10.64.0.5/24", "gateway": "10.64.0.1" },
                                                       { "address": "fd64::5/64", "gateway": "fd64::1" }],
                        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] });
-    ok(
-        &world.call("ADD", &Attach::eth0("pod"), &whole(json!({ "type": "bridge", "bridge": "dead0" }), dead, &[]))?,
+    expect_ok(
+        &world.call(
+            "ADD",
+            &Attach::eth0("pod"),
+            &conf_with_steps(json!({ "type": "bridge", "bridge": "dead0" }), dead, &[]),
+        )?,
         "ADD eth0",
     )?;
     let live = json!({ "type": "static", "addresses": [{ "address": "10.65.0.5/24", "gateway": "10.65.0.1" },
@@ -340,15 +255,15 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
     let net1 = Attach { ifname: "net1", ..Attach::eth0("pod") };
     let bridge = json!({ "type": "bridge", "bridge": "live0", "isGateway": true });
     for (steps, answers) in [(vec![], false), (vec![sbr()], true)] {
-        let conf = whole(bridge.clone(), live.clone(), &steps);
-        ok(&world.call("ADD", &net1, &conf)?, "ADD net1")?;
+        let conf = conf_with_steps(bridge.clone(), live.clone(), &steps);
+        expect_ok(&world.call("ADD", &net1, &conf)?, "ADD net1")?;
         for address in ["10.65.0.5", "fd65::5"] {
             ensure!(
                 world.reaches("outside", address)? == answers,
                 "{address} with steps {steps:?}: answers is not {answers}"
             );
         }
-        ok(&world.call("DEL", &net1, &conf)?, "DEL net1")?;
+        expect_ok(&world.call("DEL", &net1, &conf)?, "DEL net1")?;
         let rules = world.netns("pod")?.line("ip rule")?.text() + &world.netns("pod")?.line("ip -6 rule")?.text();
         ensure!(!rules.contains("10.65") && !rules.contains("fd65"), "rules left: {rules}");
     }
@@ -361,9 +276,9 @@ fn two_networks_with_one_range() -> Result<()> {
     for (ifname, bridge, address) in [("net1", "ov1", "10.66.0.5"), ("net2", "ov2", "10.66.0.6")] {
         let ipam =
             json!({ "type": "static", "addresses": [{ "address": format!("{address}/24"), "gateway": "10.66.0.1" }] });
-        let conf = whole(json!({ "type": "bridge", "bridge": bridge }), ipam, &[sbr()]);
+        let conf = conf_with_steps(json!({ "type": "bridge", "bridge": bridge }), ipam, &[sbr()]);
         let attach = Attach { ifname, ..Attach::eth0("pod") };
-        ok(&world.call("ADD", &attach, &conf)?, ifname)?;
+        expect_ok(&world.call("ADD", &attach, &conf)?, ifname)?;
     }
     let pod = world.netns("pod")?;
     for (ifname, address, table) in [("net1", "10.66.0.5", 100), ("net2", "10.66.0.6", 101)] {
@@ -374,85 +289,6 @@ fn two_networks_with_one_range() -> Result<()> {
         ensure!(far[0]["dev"] == ifname && far[0]["gateway"] == "10.66.0.1", "from {address}: {far}");
         let rules = pod.line("ip rule")?.text();
         ensure!(rules.contains(&format!("from {address} lookup {table}")), "{rules}");
-    }
-    Ok(())
-}
-
-/// `/etc/cni/tuning/allowlist.conf`, of which this process has a private copy.
-fn only_listed_sysctls() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let list = std::path::Path::new("/etc/cni/tuning/allowlist.conf");
-    fs::create_dir_all(list.parent().context("a directory")?).context("create the directory")?;
-    fs::write(list, "^net\\.core\\.somaxconn$\n\nnet.ipv4.conf.IFNAME\n").context("write the list")?;
-    let outcome = (|| {
-        let ptp = json!({ "type": "ptp" });
-        let conf = whole(ptp.clone(), ipam(), &[tuning()]);
-        ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD with listed sysctls")?;
-        ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
-        let other = json!({ "type": "tuning", "sysctl": { "net.ipv4.ip_forward": "1" } });
-        let before = kernel(&world)?;
-        let error = world.call("ADD", &Attach::eth0("pod"), &whole(ptp, ipam(), &[other]))?.error()?;
-        let wanted = "Sysctl net.ipv4.ip_forward is not allowed. Only the following sysctls are allowed: \
-                      [^net\\.core\\.somaxconn$ net.ipv4.conf.IFNAME]";
-        ensure!(error.code == 7 && error.msg == wanted, "{}: {}", error.code, error.msg);
-        expect_same(&before, &kernel(&world)?, "after the refusal")
-    })();
-    fs::remove_file(list).context("remove the list")?;
-    outcome
-}
-
-/// A repeated key is refused, which only the text of the configuration shows.
-fn repeated_sysctls() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let texts = [
-        (
-            "tuning",
-            r#"{"cniVersion": "1.0.0", "name": "n", "type": "tuning", "prevResult": {},
-                       "sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}"#,
-        ),
-        (
-            "weft",
-            r#"{"cniVersion": "1.0.0", "name": "n", "type": "weft", "delegate": {"type": "bridge"},
-                     "steps": [{"type": "sbr"}, {"type": "tuning", "sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}]}"#,
-        ),
-    ];
-    for (kind, text) in texts {
-        let mut call = world.prepare("ADD", &Attach::eth0("pod"), &json!({}))?;
-        call.stdin = text.as_bytes().to_vec();
-        let error = world.run(&call, kind)?.error()?;
-        ensure!(
-            error.code == 7 && error.msg == "duplicated sysctl keys are not allowed",
-            "{}: {}",
-            error.code,
-            error.msg
-        );
-    }
-    Ok(())
-}
-
-/// A link that another program put into the container stays after DEL, with its earlier attributes.
-fn attributes_come_back() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    world.netns("pod")?.line("ip link add eth0 address 02:00:00:00:00:09 txqueuelen 500 type veth peer name far")?;
-    world.netns("pod")?.line("ip link set eth0 up")?;
-    let before = kernel(&world)?;
-    let path = world.netns("pod")?.path().display().to_string();
-    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "mac": "02:00:00:00:00:09", "sandbox": path }] });
-    let mut conf = part(&tuning(), &previous);
-    if let Some(conf) = conf.as_object_mut() {
-        conf.remove("sysctl");
-    }
-    let reply = world.call("ADD", &Attach::eth0("pod"), &conf)?;
-    ok(&reply, "ADD")?;
-    ensure!(reply.result()?["interfaces"][0]["mac"] == "c2:11:22:33:44:55", "{}", reply.result()?);
-    ensure!(kernel(&world)? != before, "nothing was tuned");
-    let files = fs::read_dir("/run/cni/tuning").map(Iterator::count).unwrap_or_default();
-    ensure!(files == 0, "no backup file is wanted");
-    // Whatever the configuration contains by then.
-    let bare = json!({ "cniVersion": "1.0.0", "name": "steps", "type": "tuning" });
-    for _ in 0..2 {
-        ok(&world.call("DEL", &Attach::eth0("pod"), &bare)?, "DEL")?;
-        expect_same(&before, &kernel(&world)?, "after DEL")?;
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("cargo")];
     for isolation in ["none", "worker"] {
         suite.test(format!("{isolation}/reads-its-directory"), &needs, move || reads(isolation));
-        suite.test(format!("{isolation}/reaches-nothing-else"), &needs, move || reaches(isolation));
+        suite.test(format!("{isolation}/reaches-nothing-else"), &needs, move || reaches_nothing(isolation));
         suite.test(format!("{isolation}/is-ended"), &needs, move || is_ended(isolation));
     }
     suite.test("author", &needs, author);
@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// Returns what the policy says in its denial.
-    fn says(&mut self, word: &str) -> Result<String> {
+    fn denial_text(&mut self, word: &str) -> Result<String> {
         let conf = self.conf(word);
         let mut call = self.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
         call.limit = LIMIT;
@@ -141,15 +141,15 @@ impl Node {
 /// Reads names, links and contents, and what was written in between.
 fn reads(isolation: &str) -> Result<()> {
     let mut node = Node::new(isolation)?;
-    let seen = node.says("look")?;
+    let seen = node.denial_text("look")?;
     ensure!(seen.contains("table \"rack 1\"") && seen.contains("env [] args []"), "{seen}");
-    let listed = node.says("list")?;
+    let listed = node.denial_text("list")?;
     for part in ["/data/..2026/table Some(6)", "/data/table -> "] {
         ensure!(listed.contains(part), "no {part} in {listed}");
     }
-    ensure!(node.says("seek")? == "seek: Ok(\"1\")");
+    ensure!(node.denial_text("seek")? == "seek: Ok(\"1\")");
     fs::write(node.file("data/..2026/table"), "rack 2").context("write the table")?;
-    let seen = node.says("look")?;
+    let seen = node.denial_text("look")?;
     ensure!(seen.contains("table \"rack 2\""), "{seen}");
     // If files are too many or too large, the error has the directory's name.
     fs::File::create(node.file("data/huge")).context("create a file")?.set_len(65 << 20)?;
@@ -169,7 +169,7 @@ fn author() -> Result<()> {
     ensure!(shown["dataDigest"].is_null() && shown["schema"].is_object(), "{shown}");
 
     let conf = node.conf("look");
-    node.says("look")?;
+    node.denial_text("look")?;
     let why = node.world.weftctl(&["explain", "cid-a"])?;
     let digest = why.pointer("/0/failure/attempt/data_digest").context("a digest")?;
     let shown = node.world.weftctl(&["policy", "inspect", &policy, "--data", &data])?;
@@ -239,9 +239,9 @@ fn author_repeats(node: &mut Node, policy: &str, data: &str) -> Result<()> {
     Ok(())
 }
 
-fn reaches(isolation: &str) -> Result<()> {
+fn reaches_nothing(isolation: &str) -> Result<()> {
     let mut node = Node::new(isolation)?;
-    let reached = node.says("reach")?;
+    let reached = node.denial_text("reach")?;
     ensure!(reached == "reached: []", "{reached}");
     ensure!(fs::read_to_string(node.file("data/table"))? == "rack 1", "the policy wrote");
     let entries = fs::read_dir(node.file("data"))?.count();
@@ -258,7 +258,7 @@ fn is_ended(isolation: &str) -> Result<()> {
         call.limit = LIMIT;
         let error = node.world.run(&call, "weft")?.error()?;
         ensure!(error.code == 101, "{word}: {error:?}");
-        ensure!(node.says("seek")? == "seek: Ok(\"1\")", "after {word}");
+        ensure!(node.denial_text("seek")? == "seek: Ok(\"1\")", "after {word}");
     }
     Ok(())
 }

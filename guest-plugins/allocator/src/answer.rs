@@ -50,7 +50,7 @@ pub fn decide(
     why: &str,
 ) -> Result<Decision, Denial> {
     let routes = conf::routes(ipam).map_err(invalid)?;
-    let release = owned(release(ipam).map_err(invalid)?, request)?;
+    let release = owned_release(release(ipam).map_err(invalid)?, request)?;
     let picks = pool::pick(request, sets, ledger)?;
     let reasons: Vec<&str> = picks.iter().map(|pick| pick.reason.as_str()).collect();
     Ok(Decision {
@@ -63,7 +63,7 @@ pub fn decide(
 }
 
 /// A kept address belongs to the most permanent identity of the attachment.
-fn owned(release: Release, request: &Request) -> Result<ReleaseRule, Denial> {
+fn owned_release(release: Release, request: &Request) -> Result<ReleaseRule, Denial> {
     match release {
         Release::Free => Ok(ReleaseRule::Free),
         Release::Cooldown(seconds) => Ok(ReleaseRule::Cooldown(seconds)),

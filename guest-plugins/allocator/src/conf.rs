@@ -28,7 +28,7 @@ pub fn parse(config: &str) -> Result<Value, Problem> {
 /// # Errors
 ///
 /// It is not an object.
-pub fn top(value: &Value) -> Result<Object<'_>, Problem> {
+pub fn top_object(value: &Value) -> Result<Object<'_>, Problem> {
     object(value, String::new())
 }
 
@@ -72,7 +72,7 @@ impl<'a> Object<'a> {
     /// # Errors
     ///
     /// Names the first unknown key, with the known ones.
-    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+    pub fn refuse_unknown(&self, known: &[&str]) -> Result<(), Problem> {
         let is_known = |key: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(key));
         match self.map.keys().find(|key| !is_known(key)) {
             None => Ok(()),

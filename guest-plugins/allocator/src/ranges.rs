@@ -60,7 +60,7 @@ fn keep<'a>(
     sets: &mut Vec<Declared<'a>>,
     problems: &mut Vec<Problem>,
 ) {
-    match ranges.and_then(|ranges| whole(&set.at, ranges)) {
+    match ranges.and_then(|ranges| check_set(&set.at, ranges)) {
         Ok(ranges) => set.ranges = ranges,
         Err(error) => {
             let message = format!("invalid range set {}: {}", sets.len(), error.message);
@@ -123,7 +123,7 @@ fn last_usable(subnet: IpPrefix) -> IpAddress {
 }
 
 /// Checks the rules among the ranges of one set.
-fn whole(at: &str, ranges: Vec<IpRange>) -> Result<Vec<IpRange>, Problem> {
+fn check_set(at: &str, ranges: Vec<IpRange>) -> Result<Vec<IpRange>, Problem> {
     let Some(first) = ranges.first() else { return Err(problem(at, "empty range set")) };
     if ranges.iter().any(|range| !same_family(range.first, first.first)) {
         return Err(problem(at, "mixed address families"));

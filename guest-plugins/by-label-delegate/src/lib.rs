@@ -10,7 +10,7 @@
 //! those that match none, and without it they are denied. `set` gives values to keys that the delegate lists as settable.
 
 use weft_allocator::conf;
-use weft_labels::shown;
+use weft_labels::format_labels;
 use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
 use weft_sdk::{DelegatePolicy, Denial, Pair, Problem};
 
@@ -21,7 +21,7 @@ struct ByLabelDelegate;
 impl DelegatePolicy for ByLabelDelegate {
     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let select = conf::top(&config).map_err(conf::invalid)?;
+        let select = conf::top_object(&config).map_err(conf::invalid)?;
         let rules = rules::read(&select).map_err(conf::invalid)?;
         let pod: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(pod, &request.node.labels).ok_or_else(|| no_match(request, pod))?;
@@ -32,14 +32,14 @@ impl DelegatePolicy for ByLabelDelegate {
         Ok(Choice {
             name: rule.leads_to.delegate.clone(),
             settings: rule.leads_to.set.clone(),
-            reason: format!("{} chose {}", rule.why("pod ", "node "), rule.leads_to.delegate),
+            reason: format!("{} chose {}", rule.describe("pod ", "node "), rule.leads_to.delegate),
         })
     }
 
     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem> {
-        let read = conf::parse(config).and_then(|config| rules::read(&conf::top(&config)?));
+        let read = conf::parse(config).and_then(|config| rules::read(&conf::top_object(&config)?));
         match read {
-            Ok(rules) => rules.all().flat_map(|rule| rules::problems(rule, candidates)).collect(),
+            Ok(rules) => rules.all_rules().flat_map(|rule| rules::problems(rule, candidates)).collect(),
             Err(problem) => vec![problem],
         }
     }
@@ -52,9 +52,9 @@ impl DelegatePolicy for ByLabelDelegate {
 fn no_match(request: &ChoiceRequest, pod: &[Pair]) -> Denial {
     Denial::Denied(format!(
         "no rule matches the labels of the pod ({}) and of the node {:?} ({}), and there is no \"default\" delegate",
-        shown(pod),
+        format_labels(pod),
         request.node.name,
-        shown(&request.node.labels)
+        format_labels(&request.node.labels)
     ))
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Target {
 
 /// Reads them. `files` is a key of the host; this policy needs none.
 pub(crate) fn read(select: &Object<'_>) -> Result<Rules<Target>, Problem> {
-    select.only(&["policy", "files", "rules", "default"])?;
+    select.refuse_unknown(&["policy", "files", "rules", "default"])?;
     let mut rules = Vec::new();
     for (at, value) in select.list("rules")? {
         rules.push(rule(&object(value, at)?)?);
@@ -28,10 +28,10 @@ pub(crate) fn read(select: &Object<'_>) -> Result<Rules<Target>, Problem> {
 }
 
 fn rule(entry: &Object<'_>) -> Result<Rule<Target>, Problem> {
-    entry.only(&["match", "delegate", "set"])?;
+    entry.refuse_unknown(&["match", "delegate", "set"])?;
     let at = entry.at();
     let wanted = entry.object("match")?.ok_or_else(|| problem(at, format!("{at} has no match")))?;
-    wanted.only(&["pod", "node"])?;
+    wanted.refuse_unknown(&["pod", "node"])?;
     let labels = |key| Ok(Wanted::read(&wanted, key)?.unwrap_or_default());
     let (pod, node) = (labels("pod")?, labels("node")?);
     Ok(Rule { at: at.to_owned(), pod, node, leads_to: target(entry)? })
@@ -44,7 +44,7 @@ fn default(value: &Value, at: String) -> Result<Rule<Target>, Problem> {
         }
         Value::Object(_) => {
             let entry = object(value, at.clone())?;
-            entry.only(&["delegate", "set"])?;
+            entry.refuse_unknown(&["delegate", "set"])?;
             Ok(Rule::default(at, target(&entry)?))
         }
         other => Err(mistyped(at, "the name of a delegate, or an object with \"delegate\" and \"set\"", other)),

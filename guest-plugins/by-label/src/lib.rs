@@ -12,7 +12,7 @@
 use weft_allocator::conf::{Object, object, problem};
 use weft_allocator::{answer, conf, ranges};
 use weft_labels::sets::{self, Sets};
-use weft_labels::{Rules, Wanted, shown};
+use weft_labels::{Rules, Wanted, format_labels};
 use weft_sdk::{Decision, Denial, Ledger, Pair, Policy, Problem, Request};
 
 struct ByLabel;
@@ -20,12 +20,12 @@ struct ByLabel;
 impl Policy for ByLabel {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let ipam = conf::top(&config).map_err(conf::invalid)?;
+        let ipam = conf::top_object(&config).map_err(conf::invalid)?;
         let rules = rules(&ipam).map_err(conf::invalid)?;
         let labels: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(labels, &[]).ok_or_else(|| no_match(labels))?;
-        let why = format!("{} chose {}: ", rule.why("", ""), rule.leads_to.join(", "));
-        answer::decide(request, &ipam, &rule.places(request)?, ledger, &why)
+        let why = format!("{} chose {}: ", rule.describe("", ""), rule.leads_to.join(", "));
+        answer::decide(request, &ipam, &rule.indexes(request)?, ledger, &why)
     }
 
     fn validate(config: &str) -> Vec<Problem> {
@@ -54,13 +54,13 @@ fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
 }
 
 fn no_match(labels: &[Pair]) -> Denial {
-    let seen = shown(labels);
+    let seen = format_labels(labels);
     Denial::Denied(format!("no rule matches the labels of the pod ({seen}) and there is no \"default\" set"))
 }
 
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let ipam = conf::top(&config)?;
+    let ipam = conf::top_object(&config)?;
     let (sets, mut problems) = ranges::check(&ipam);
     for (i, set) in sets.iter().enumerate() {
         match set.name {

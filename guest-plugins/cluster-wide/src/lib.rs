@@ -28,7 +28,7 @@ struct ClusterWide;
 impl Policy for ClusterWide {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let ipam = conf::top(&config).map_err(conf::invalid)?;
+        let ipam = conf::top_object(&config).map_err(conf::invalid)?;
         let excluded = exclude::read(&ipam).map_err(conf::invalid)?;
         let rules = rules(&ipam).map_err(conf::invalid)?;
         let (sets, why) = choose(&rules, request)?;
@@ -50,7 +50,7 @@ fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
     let mut rules = Vec::new();
     for (at, value) in ipam.list("rules")? {
         let entry = object(value, at.clone())?;
-        entry.only(&["matchNodeLabels", "matchLabels", "set", "sets"])?;
+        entry.refuse_unknown(&["matchNodeLabels", "matchLabels", "set", "sets"])?;
         let labels = |key| Ok(Wanted::read(&entry, key)?.unwrap_or_default());
         let (node, pod) = (labels("matchNodeLabels")?, labels("matchLabels")?);
         if node.is_empty() && pod.is_empty() {
@@ -73,12 +73,12 @@ fn choose(rules: &Rules<Sets>, request: &Request) -> Result<(Vec<usize>, String)
             format!("no rule matches the labels of node {node:?} and of the pod, and there is no \"default\" set");
         Denial::Denied(text)
     })?;
-    Ok((rule.places(request)?, format!("{} chose {}: ", rule.why("pod ", "node "), rule.leads_to.join(", "))))
+    Ok((rule.indexes(request)?, format!("{} chose {}: ", rule.describe("pod ", "node "), rule.leads_to.join(", "))))
 }
 
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let ipam = conf::top(&config)?;
+    let ipam = conf::top_object(&config)?;
     let (sets, mut problems) = ranges::check(&ipam);
     match rules(&ipam) {
         Ok(rules) => problems.extend(rules.unknown_sets(&sets)),

@@ -13,7 +13,7 @@ fn of_pod(uid: &str, mut request: Request) -> Request {
     request
 }
 
-fn first(decision: &Decision) -> String {
+fn first_candidate(decision: &Decision) -> String {
     decision.addresses[0].candidates[0].to_string()
 }
 
@@ -29,8 +29,8 @@ fn pods_start_at_different_places_and_a_retry_at_the_same() {
         let decision = decide(&pod).expect("an address");
         let mut retry = pod.clone();
         retry.attachment.container_id = "another-sandbox".into();
-        assert_eq!(first(&decide(&retry).expect("an address")), first(&decision));
-        *seen.entry(first(&decision)).or_default() += 1;
+        assert_eq!(first_candidate(&decide(&retry).expect("an address")), first_candidate(&decision));
+        *seen.entry(first_candidate(&decision)).or_default() += 1;
     }
     // 1,000 draws from 4,093: about 886 different ones.
     assert!(seen.len() > 840, "{} different addresses", seen.len());
@@ -52,8 +52,9 @@ fn all_addresses_are_reached_from_anywhere() {
 
 #[test]
 fn ipv6_is_spread_over_the_whole_range() {
-    let of =
-        |uid: &str| first(&decide(&of_pod(uid, request("{}", vec![set(&["2001:db8::/64"])]))).expect("an address"));
+    let of = |uid: &str| {
+        first_candidate(&decide(&of_pod(uid, request("{}", vec![set(&["2001:db8::/64"])]))).expect("an address"))
+    };
     assert_ne!(of("a"), of("b"));
     assert!(of("a").len() > "2001:db8::ffff/64".len(), "{}", of("a"));
 }
@@ -84,8 +85,8 @@ fn the_labels_of_the_node_pick_the_ranges() {
     let sets = vec![named("a", "10.1.0.0/24"), named("rest", "10.2.0.0/24")];
     let mut there = request(config, sets.clone());
     there.node.labels = vec![Pair { key: "zone".into(), value: "a".into() }];
-    assert!(first(&decide(&there).expect("an address")).starts_with("10.1.0."));
-    assert!(first(&decide(&request(config, sets.clone())).expect("an address")).starts_with("10.2.0."));
+    assert!(first_candidate(&decide(&there).expect("an address")).starts_with("10.1.0."));
+    assert!(first_candidate(&decide(&request(config, sets.clone())).expect("an address")).starts_with("10.2.0."));
     let strict = r#"{"rules": [{"matchNodeLabels": {"zone": "a"}, "set": "a"}]}"#;
     let denied = decide(&request(strict, sets));
     assert!(matches!(&denied, Err(Denial::Denied(text)) if text.contains("node \"node\"")), "{denied:?}");

@@ -31,8 +31,8 @@ struct Flannel;
 impl DelegatePolicy for Flannel {
     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let select = conf::top(&config).map_err(conf::invalid)?;
-        select.only(&KEYS).map_err(conf::invalid)?;
+        let select = conf::top_object(&config).map_err(conf::invalid)?;
+        select.refuse_unknown(&KEYS).map_err(conf::invalid)?;
         let candidate = candidate(&select, &request.candidates).map_err(conf::invalid)?;
         if let Some(problem) = not_settable(candidate) {
             return Err(conf::invalid(problem));
@@ -62,9 +62,9 @@ impl DelegatePolicy for Flannel {
 
 fn check(config: &str, candidates: &[Candidate]) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let select = conf::top(&config)?;
+    let select = conf::top_object(&config)?;
     let mut problems = Vec::new();
-    problems.extend(select.only(&KEYS).err());
+    problems.extend(select.refuse_unknown(&KEYS).err());
     match select.object("files") {
         Ok(files) if files.as_ref().is_some_and(|files| files.get(FILE).is_some()) => {}
         Ok(_without) => problems.push(problem("/files", undeclared())),

@@ -33,7 +33,7 @@ pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
     for line in content.split('\n') {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let (key, value) = line.split_once('=').map_or((line, None), |(key, value)| (key, Some(value)));
-        lines.take(key, value)?;
+        lines.set_key(key, value)?;
     }
     let missing = lines.missing();
     if !missing.is_empty() {
@@ -50,7 +50,7 @@ pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
 // === impl Lines ===
 
 impl Lines {
-    fn take(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
+    fn set_key(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         // The plugin panics if the `=` is missing.
         let value = || value.ok_or_else(|| format!("{key} has no value"));
         match key {

@@ -116,7 +116,7 @@ fn what_the_delegate_says_stays_and_ranges_are_replaced() {
 }
 
 #[test]
-fn what_is_not_settable_is_left_alone_or_asked_for() {
+fn keys_that_are_not_settable_are_left_alone_or_requested() {
     let only = ["ipam.ranges", "ipam.Routes"];
     let choice = Flannel::choose(&request(candidate(&json!({"type": "bridge"}), &only), Some(V4))).expect("a choice");
     let keys: Vec<&str> = choice.settings.iter().map(|setting| setting.key.as_str()).collect();

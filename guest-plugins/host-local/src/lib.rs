@@ -10,7 +10,7 @@ struct HostLocal;
 impl Policy for HostLocal {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let ipam = conf::top(&config).map_err(conf::invalid)?;
+        let ipam = conf::top_object(&config).map_err(conf::invalid)?;
         let sets: Vec<usize> = (0..request.range_sets.len()).collect();
         answer::decide(request, &ipam, &sets, ledger, "")
     }
@@ -26,7 +26,7 @@ impl Policy for HostLocal {
 
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let ipam = conf::top(&config)?;
+    let ipam = conf::top_object(&config)?;
     let (_sets, mut problems) = ranges::check(&ipam);
     problems.extend(conf::routes(&ipam).err());
     problems.extend(answer::release(&ipam).err());

@@ -34,7 +34,7 @@ pub struct Rules<T> {
 
 /// Formats labels for people.
 #[must_use]
-pub fn shown(labels: &[Pair]) -> String {
+pub fn format_labels(labels: &[Pair]) -> String {
     let texts: Vec<String> = labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect();
     if texts.is_empty() { "it has none".to_owned() } else { texts.join(", ") }
 }
@@ -79,7 +79,7 @@ impl<T> Rule<T> {
 
     /// Returns the rule's place and its labels, each with the word for its owner.
     #[must_use]
-    pub fn why(&self, pod: &str, node: &str) -> String {
+    pub fn describe(&self, pod: &str, node: &str) -> String {
         let labels: Vec<String> = self.pod.texts(pod).chain(self.node.texts(node)).collect();
         if labels.is_empty() { self.at.clone() } else { format!("{} ({})", self.at, labels.join(", ")) }
     }
@@ -108,7 +108,7 @@ impl<T> Rules<T> {
     }
 
     /// Returns all rules, the default last.
-    pub fn all(&self) -> impl Iterator<Item = &Rule<T>> {
+    pub fn all_rules(&self) -> impl Iterator<Item = &Rule<T>> {
         self.rules.iter().chain(&self.default)
     }
 }
@@ -139,18 +139,18 @@ mod tests {
         let rules = Rules::new(rules, Some(Rule::default("/default".into(), 9)));
         let chosen = |pod: &[(&str, &str)], node: &[(&str, &str)]| {
             let rule = rules.choose(&pairs(pod), &pairs(node)).expect("there is a default");
-            (rule.leads_to, rule.why("pod ", "node "))
+            (rule.leads_to, rule.describe("pod ", "node "))
         };
         let all: &[(&str, &str)] = &[("b", "2"), ("c", "3"), ("a", "1")];
         assert_eq!(chosen(all, &[("rack", "x")]), (0, "/rules/0 (pod a=1, pod b=2, node rack=x)".to_owned()));
         assert_eq!(chosen(all, &[("rack", "y")]), (1, "/rules/1 (pod a=1)".to_owned()));
         assert_eq!(chosen(&[("a", "2")], &[("rack", "x")]), (9, "/default".to_owned()));
-        assert_eq!(rules.all().count(), 3);
+        assert_eq!(rules.all_rules().count(), 3);
     }
 
     #[test]
     fn labels_as_people_write_them() {
-        assert_eq!(shown(&pairs(&[("a", "1"), ("b", "2")])), "a=1, b=2");
-        assert_eq!(shown(&[]), "it has none");
+        assert_eq!(format_labels(&pairs(&[("a", "1"), ("b", "2")])), "a=1, b=2");
+        assert_eq!(format_labels(&[]), "it has none");
     }
 }

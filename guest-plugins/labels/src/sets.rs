@@ -51,7 +51,7 @@ impl Rule<Sets> {
     ///
     /// # Errors
     /// A set of that name does not exist.
-    pub fn places(&self, request: &Request) -> Result<Vec<usize>, Denial> {
+    pub fn indexes(&self, request: &Request) -> Result<Vec<usize>, Denial> {
         let find = |name: &String| {
             let found = request.range_sets.iter().position(|set| set.name.as_ref() == Some(name));
             found.ok_or_else(|| Denial::InvalidConfig(unknown(name)))
@@ -69,7 +69,7 @@ impl Rules<Sets> {
             let strange = rule.leads_to.iter().filter(|name| !is_known(name));
             strange.map(|name| problem(rule.at.clone(), unknown(name))).collect()
         };
-        self.all().flat_map(of_rule).collect()
+        self.all_rules().flat_map(of_rule).collect()
     }
 }
 

@@ -23,13 +23,13 @@ struct Address {
 impl Policy for Static {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
-        let ipam = conf::top(&config).map_err(conf::invalid)?;
+        let ipam = conf::top_object(&config).map_err(conf::invalid)?;
         let (addresses, why) = addresses(request, &ipam).map_err(conf::invalid)?;
         count(&addresses, &request.cni_version)?;
         for entry in &addresses {
             let claim = ledger.claimed_by(entry.address.address);
             if let Some(claim) = claim.filter(|claim| !kept_for_us(claim, request)) {
-                return Err(Denial::Denied(taken(&claim)));
+                return Err(Denial::Denied(taken_message(&claim)));
             }
         }
         let wanted = |entry: &Address| WantedAddress { candidates: vec![entry.address], gateway: entry.gateway };
@@ -128,7 +128,7 @@ fn kept_for_us(claim: &Claim, request: &Request) -> bool {
     claim.state == ClaimState::Kept && request.identities.contains(&claim.owner)
 }
 
-fn taken(claim: &Claim) -> String {
+fn taken_message(claim: &Claim) -> String {
     let Claim { address, owner, ifname, .. } = claim;
     match claim.state {
         ClaimState::Active => format!("{address} is in use by {owner} ({ifname})"),
@@ -139,7 +139,7 @@ fn taken(claim: &Claim) -> String {
 
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
-    let ipam = conf::top(&config)?;
+    let ipam = conf::top_object(&config)?;
     let problems = [configured(&ipam).err(), conf::routes(&ipam).err(), conf::dns(&ipam).err()];
     Ok(problems.into_iter().flatten().collect())
 }

@@ -8,7 +8,7 @@ use super::Static;
 const CONFIG: &str = r#"{"type": "static", "addresses": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}, {"address": "2001:db8::5/64"}],
     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "gw": "10.1.0.2"}], "dns": {"nameservers": ["10.1.0.53"], "domain": ""}}"#;
 
-fn asked(config: &str, args: &[(&str, &str)], wishes: &[(&str, RequestSource)]) -> Request {
+fn request_with(config: &str, args: &[(&str, &str)], wishes: &[(&str, RequestSource)]) -> Request {
     let mut request = request(config, Vec::new());
     let pair = |(key, value): &(&str, &str)| Pair { key: (*key).to_owned(), value: (*value).to_owned() };
     request.cni_args = args.iter().map(pair).collect();
@@ -28,7 +28,7 @@ fn addresses(request: &Request) -> Vec<String> {
 
 #[test]
 fn the_configuration_as_it_stands() {
-    let request = asked(CONFIG, &[], &[]);
+    let request = request_with(CONFIG, &[], &[]);
     assert_eq!(addresses(&request), ["10.1.0.5/24 via 10.1.0.1", "2001:db8::5/64"]);
     let decision = decide(&request).expect("a decision");
     assert_eq!(decision.routes.len(), 2, "repeated destinations make multipath routes");
@@ -40,23 +40,23 @@ fn the_configuration_as_it_stands() {
 fn precedence_is_the_stock_plugins() {
     let args = [("IP", "10.2.0.5/24, 10.3.0.5/24"), ("GATEWAY", "10.3.0.1,10.1.0.9")];
     assert_eq!(
-        addresses(&asked(CONFIG, &args, &[])),
+        addresses(&request_with(CONFIG, &args, &[])),
         ["10.1.0.5/24 via 10.1.0.1", "2001:db8::5/64", "10.2.0.5/24", "10.3.0.5/24 via 10.3.0.1"]
     );
     let by_args = ("10.4.0.5/24", RequestSource::Args);
     let by_runtime = ("10.5.0.5/24", RequestSource::RuntimeConfig);
-    assert_eq!(addresses(&asked(CONFIG, &args, &[by_args])), ["10.4.0.5/24"]);
-    assert_eq!(addresses(&asked(CONFIG, &args, &[by_args, by_runtime])), ["10.5.0.5/24"]);
+    assert_eq!(addresses(&request_with(CONFIG, &args, &[by_args])), ["10.4.0.5/24"]);
+    assert_eq!(addresses(&request_with(CONFIG, &args, &[by_args, by_runtime])), ["10.5.0.5/24"]);
     assert_eq!(
-        decide(&asked(CONFIG, &args, &[by_runtime])).expect("a decision").reason,
+        decide(&request_with(CONFIG, &args, &[by_runtime])).expect("a decision").reason,
         "the addresses of runtimeConfig"
     );
     // Replaced addresses are not even parsed.
     let broken = r#"{"addresses": [{"address": "nonsense"}]}"#;
-    assert_eq!(addresses(&asked(broken, &[], &[by_args])), ["10.4.0.5/24"]);
-    assert_eq!(addresses(&asked("{}", &[], &[])), Vec::<String>::new(), "zero addresses are allowed");
+    assert_eq!(addresses(&request_with(broken, &[], &[by_args])), ["10.4.0.5/24"]);
+    assert_eq!(addresses(&request_with("{}", &[], &[])), Vec::<String>::new(), "zero addresses are allowed");
     let empty = [("IP", ""), ("GATEWAY", "")];
-    assert_eq!(addresses(&asked(CONFIG, &empty, &[])).len(), 2, "empty arguments ask for nothing");
+    assert_eq!(addresses(&request_with(CONFIG, &empty, &[])).len(), 2, "empty arguments ask for nothing");
 }
 
 #[test]
@@ -64,20 +64,20 @@ fn unreadable_addresses_have_the_stock_plugins_words() {
     let config = |address: &str| format!(r#"{{"addresses": [{{"address": {address}}}]}}"#);
     let field = "the 'address' field is expected to be in CIDR notation, got: ";
     for (request, text) in [
-        (asked(&config("\"10.1.0.5\""), &[], &[]), format!("{field}'10.1.0.5'")),
-        (asked(&config("null"), &[], &[]), format!("{field}''")),
+        (request_with(&config("\"10.1.0.5\""), &[], &[]), format!("{field}'10.1.0.5'")),
+        (request_with(&config("null"), &[], &[]), format!("{field}''")),
         (
-            asked("{}", &[("IP", "10.1.0.5/24,x")], &[]),
+            request_with("{}", &[("IP", "10.1.0.5/24,x")], &[]),
             "the 'ip' field is expected to be in CIDR notation, got: 'x'".into(),
         ),
-        (asked("{}", &[("IP", "10.1.0.5/24"), ("GATEWAY", "y")], &[]), "invalid gateway address: y".into()),
-        (asked("{}", &[("GATEWAY", "10.1.0.300")], &[]), "invalid gateway address: 10.1.0.300".into()),
+        (request_with("{}", &[("IP", "10.1.0.5/24"), ("GATEWAY", "y")], &[]), "invalid gateway address: y".into()),
+        (request_with("{}", &[("GATEWAY", "10.1.0.300")], &[]), "invalid gateway address: 10.1.0.300".into()),
         (
-            asked("{}", &[], &[("10.1.0.5", RequestSource::Args)]),
+            request_with("{}", &[], &[("10.1.0.5", RequestSource::Args)]),
             "an entry in the 'ips' field is NOT in CIDR notation, got: '10.1.0.5'".into(),
         ),
         (
-            asked("{}", &[], &[("z", RequestSource::RuntimeConfig)]),
+            request_with("{}", &[], &[("z", RequestSource::RuntimeConfig)]),
             "an entry in the 'ips' field is NOT in CIDR notation, got: 'z'".into(),
         ),
     ] {
@@ -89,24 +89,24 @@ fn unreadable_addresses_have_the_stock_plugins_words() {
 fn old_versions_have_one_address_per_family() {
     let two = r#"{"addresses": [{"address": "10.1.0.5/24"}, {"address": "10.1.0.6/24"}]}"#;
     for version in ["0.1.0", "0.2.0", ""] {
-        let request = Request { cni_version: version.into(), ..asked(two, &[], &[]) };
+        let request = Request { cni_version: version.into(), ..request_with(two, &[], &[]) };
         let text = format!("CNI version {version} does not support more than 1 address per family");
         assert_eq!(decide(&request), Err(Denial::InvalidConfig(text)));
-        let one_each = Request { cni_version: version.into(), ..asked(CONFIG, &[], &[]) };
+        let one_each = Request { cni_version: version.into(), ..request_with(CONFIG, &[], &[]) };
         decide(&one_each).expect("one of each family");
     }
-    decide(&Request { cni_version: "0.3.0".into(), ..asked(two, &[], &[]) }).expect("since 0.3.0");
+    decide(&Request { cni_version: "0.3.0".into(), ..request_with(two, &[], &[]) }).expect("since 0.3.0");
 }
 
 #[test]
 fn a_taken_address_says_who_has_it() {
     let mut ledger = ModelLedger::default();
     ledger.claim("10.1.0.5".parse().expect("an address"), "c7", ClaimState::Active);
-    let denial = Static::allocate(&asked(CONFIG, &[], &[]), &ledger).expect_err("taken");
+    let denial = Static::allocate(&request_with(CONFIG, &[], &[]), &ledger).expect_err("taken");
     assert_eq!(denial, Denial::Denied("10.1.0.5 is in use by c7 (eth0)".into()));
     let mut ledger = ModelLedger::default();
     ledger.claim("10.1.0.5".parse().expect("an address"), "pod:ns/name", ClaimState::Kept);
-    Static::allocate(&asked(CONFIG, &[], &[]), &ledger).expect("kept for this pod");
+    Static::allocate(&request_with(CONFIG, &[], &[]), &ledger).expect("kept for this pod");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! line in `start`. `dhcp` is the service `lease`, for work that takes longer than a CNI call and outlives it.
 //!
 //! Invariants: services fail independently, so a panic or an absent API server in one does not affect another. An
-//! answer is in the store before it is sent. The end of the agent, however it comes, releases nothing. Blocking work
+//! answer is in the store before it is sent. When the agent ends, for whatever reason, nothing is released. Blocking work
 //! runs on threads of its own, never on the loop's, and only these threads enter namespaces.
 
 pub mod artifact;
@@ -141,15 +141,16 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
 /// Starts every part that the options request.
 async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) -> anyhow::Result<Services> {
     let health: Rc<Health> = Rc::default();
-    let mut services = Services::default().with(Rc::clone(&leases));
+    let mut services = Services::default().with_handler(Rc::clone(&leases));
     let (mut cluster, mut statuses, mut events) = (None, None, None);
     if let Some(KubernetesOptions { node, source, kubelet }) = &options.kubernetes {
         let its = Cluster::start(source.clone(), node, log);
         report_cluster(&its, &health);
         let its_events = Events::start(Rc::clone(&its), log);
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
-        services =
-            services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
+        services = services
+            .with_handler(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet))))
+            .with_handler(Rc::clone(&its_statuses));
         leases.send_events_with(LeaseEvents {
             events: its_events.clone(),
             node: node.clone(),
@@ -157,15 +158,17 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         });
         (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
     } else {
-        services = services.without::<pod_messages::Pod>(NO_CLUSTER).without::<status_messages::Status>(NO_CLUSTER);
+        services = services
+            .with_disabled::<pod_messages::Pod>(NO_CLUSTER)
+            .with_disabled::<status_messages::Status>(NO_CLUSTER);
     }
     let policies = Policies::start(cluster.clone(), &options.policies, state, log);
-    services = services.with(Rc::clone(&policies));
+    services = services.with_handler(Rc::clone(&policies));
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
     let sender = events.as_ref().map(|(events, _node)| events.clone());
     let claims = claims(state, node.clone(), (cluster.as_ref(), sender.clone()), log);
-    services = services.with(Rc::clone(&claims));
-    services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
+    services = services.with_handler(Rc::clone(&claims));
+    services = services.with_handler(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
     let filters = Filters::start(state, log);
     let sweep = options

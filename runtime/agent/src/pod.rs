@@ -77,7 +77,7 @@ impl Pods {
 
     /// Returns definitions by full name. An error only affects its own definition.
     async fn networks(&self, names: &BTreeSet<String>, deadline: Deadline) -> BTreeMap<String, Definition> {
-        let one = |full: &String| {
+        let read_definition = |full: &String| {
             let full = full.clone();
             async move {
                 let (namespace, name) = full.split_once('/').unwrap_or(("", &full));
@@ -91,12 +91,12 @@ impl Pods {
                 (full, definition)
             }
         };
-        stream::iter(names).map(one).buffer_unordered(READS).collect().await
+        stream::iter(names).map(read_definition).buffer_unordered(READS).collect().await
     }
 
     /// Returns definitions from the copy.
     fn known(&self, names: Vec<String>) -> BTreeMap<String, Definition> {
-        let one = |full: String| {
+        let known_definition = |full: String| {
             let (namespace, name) = full.split_once('/').unwrap_or(("", &full));
             let definition = match self.cluster.known_nad(namespace, name) {
                 Some(nad) => Definition::Found { config: nad.config.clone(), annotations: nad.annotations.clone() },
@@ -105,7 +105,7 @@ impl Pods {
             };
             (full, definition)
         };
-        names.into_iter().map(one).collect()
+        names.into_iter().map(known_definition).collect()
     }
 }
 

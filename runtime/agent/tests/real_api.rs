@@ -41,7 +41,7 @@ impl Cluster {
     }
 
     fn apply(&self, object: &Value) {
-        until(&format!("apply {object}"), || self.run(&["apply", "-f", "-"], &object.to_string()).is_ok());
+        wait_until(&format!("apply {object}"), || self.run(&["apply", "-f", "-"], &object.to_string()).is_ok());
     }
 
     fn get(&self, kind: &str, name: &str) -> Value {
@@ -60,7 +60,7 @@ impl Cluster {
     }
 }
 
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
         assert!(began.elapsed() < Duration::from_secs(90), "{what}: not within 90 s");
@@ -71,7 +71,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
 /// Writes a kubeconfig of the agent's service account, for the administrator's server.
 fn account(cluster: &Cluster, dir: &Path) -> PathBuf {
     let mut token = String::new();
-    until("a token of the service account", || {
+    wait_until("a token of the service account", || {
         cluster
             .run(&["-n", "kube-system", "create", "token", "weft"], "")
             .map(|text| token = text.trim().to_owned())
@@ -104,7 +104,7 @@ fn start(cluster: &Cluster, dir: &Path) -> PathBuf {
     let state = dir.join("state");
     std::fs::create_dir_all(&state).unwrap();
     thread::spawn(move || weft_agent::run(&options, &state).unwrap());
-    until("the agent is ready", || {
+    wait_until("the agent is ready", || {
         ask::<Health>(&socket, &HealthRequest {}, LONG).is_ok_and(|health| health.faults.is_empty())
     });
     socket
@@ -149,7 +149,7 @@ fn the_listed_rights_are_enough_on_a_real_api_server() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
     for file in ["kubernetes/rbac.yaml", "crds/network-attachment-definitions.yaml"] {
         let path = deploy.join(file).display().to_string();
-        until(file, || cluster.run(&["apply", "-f", &path], "").is_ok());
+        wait_until(file, || cluster.run(&["apply", "-f", &path], "").is_ok());
     }
     cluster.apply(
         &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE, "labels": {"tier": "gold"}}}),
@@ -174,7 +174,7 @@ fn the_listed_rights_are_enough_on_a_real_api_server() {
     let text = "[{\n    \"name\": \"default-net\",\n    \"default\": true,\n    \"dns\": {}\n}]";
     assert_eq!(report(&socket, &uid, text), StatusReply::Written);
     assert_eq!(cluster.get("pod", "web")["metadata"]["annotations"][STATUS], text);
-    until("the event is there", || {
+    wait_until("the event is there", || {
         let events = cluster.run(&["-n", SPACE, "get", "events", "-o", "json"], "").unwrap();
         events.contains("AddedInterface") && events.contains("Add net1 [10.0.0.5/24] from weft-test/a")
     });

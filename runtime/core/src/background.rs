@@ -21,9 +21,9 @@ use nix::libc::{CPU_CLR, CPU_COUNT, cpu_set_t, pthread_setaffinity_np, sched_get
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// At its end, waits until the other side is dropped.
-struct Until(Receiver<()>);
+struct WaitForCreator(Receiver<()>);
 
-impl Drop for Until {
+impl Drop for WaitForCreator {
     fn drop(&mut self) {
         self.0.recv().ok();
     }
@@ -37,7 +37,7 @@ pub(crate) fn start(name: &str, job: impl FnOnce() + Send + 'static) -> io::Resu
     let (not_yet_moved, moved) = mpsc::sync_channel::<()>(0);
     let helper = Builder::new().name(name.to_owned()).spawn(move || {
         // Created in here: if no thread can be started, the creator drops the closure, and must not wait for itself.
-        let _moved = Until(moved);
+        let _moved = WaitForCreator(moved);
         job();
     })?;
     move_apart(&helper);
@@ -80,19 +80,19 @@ mod tests {
     use super::*;
 
     /// Processors of the calling thread.
-    fn own() -> Vec<usize> {
+    fn own_processors() -> Vec<usize> {
         let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
         (0..CpuSet::count()).filter(|at| set.is_set(*at).unwrap()).collect()
     }
 
     #[test]
     fn helpers_are_kept_off_one_processor() {
-        let all = own();
+        let all = own_processors();
         let (go, wait) = mpsc::sync_channel::<()>(0);
         let (report, reported) = mpsc::sync_channel(1);
         start("helper", move || {
             wait.recv().ok();
-            report.send(own()).unwrap();
+            report.send(own_processors()).unwrap();
         })
         .unwrap();
         drop(go);
@@ -103,11 +103,11 @@ mod tests {
 
     /// Helpers that end at once, most of them before they can be moved.
     #[test]
-    fn the_maker_stays_where_it_may_be() {
-        let all = own();
+    fn the_creator_keeps_its_processors() {
+        let all = own_processors();
         for _ in 0..5_000 {
             start("helper", || ()).unwrap();
-            assert_eq!(own(), all);
+            assert_eq!(own_processors(), all);
         }
     }
 }

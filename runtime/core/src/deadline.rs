@@ -14,7 +14,7 @@ use nix::sys::time::TimeVal;
 
 /// A socket that is read and written until a deadline.
 #[derive(Debug)]
-pub(crate) struct Until<'s> {
+pub(crate) struct DeadlineStream<'s> {
     pub(crate) socket: &'s UnixStream,
     pub(crate) deadline: Instant,
 }
@@ -28,7 +28,7 @@ pub(crate) fn connect(address: &SocketAddr, deadline: Instant) -> io::Result<Uni
     };
     let stream: OwnedFd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     loop {
-        let left = left(deadline)?;
+        let left = time_left(deadline)?;
         let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(seconds, i64::from(left.subsec_micros())))?;
         match socket::connect(stream.as_raw_fd(), &address) {
@@ -50,23 +50,23 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// Returns the time left, at least the shortest that a socket can be given.
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_micros(1))) }
 }
 
 // === impl Until ===
 
-impl Read for Until<'_> {
+impl Read for DeadlineStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(left(self.deadline)?))?;
+        self.socket.set_read_timeout(Some(time_left(self.deadline)?))?;
         self.socket.read(buffer)
     }
 }
 
-impl Write for Until<'_> {
+impl Write for DeadlineStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(Some(left(self.deadline)?))?;
+        self.socket.set_write_timeout(Some(time_left(self.deadline)?))?;
         self.socket.write(bytes)
     }
 
@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Instant {
+    fn short_deadline() -> Instant {
         Instant::now() + Duration::from_millis(300)
     }
 
@@ -98,7 +98,7 @@ mod tests {
             }
         });
         // Longer than a byte takes, shorter than eight do.
-        let error = Until { socket: &ours, deadline: soon() }.read_exact(&mut [0; 8]).unwrap_err();
+        let error = DeadlineStream { socket: &ours, deadline: short_deadline() }.read_exact(&mut [0; 8]).unwrap_err();
         assert!(is_timeout(&error), "{error}");
         trickle.join().unwrap();
     }
@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn a_peer_that_reads_nothing_does_not_either() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let error = Until { socket: &ours, deadline: soon() }.write_all(&vec![0; 16 << 20]).unwrap_err();
+        let error =
+            DeadlineStream { socket: &ours, deadline: short_deadline() }.write_all(&vec![0; 16 << 20]).unwrap_err();
         assert!(is_timeout(&error), "{error}");
     }
 
@@ -120,14 +121,14 @@ mod tests {
         let address = SocketAddr::from_pathname(&path).unwrap();
         let mut waiting = Vec::new();
         let error = loop {
-            match connect(&address, soon()) {
+            match connect(&address, short_deadline()) {
                 Ok(stream) => waiting.push(stream),
                 Err(error) => break error,
             }
         };
         assert!(is_timeout(&error) && !waiting.is_empty(), "{error}");
         drop(listener);
-        let error = connect(&address, soon()).unwrap_err();
+        let error = connect(&address, short_deadline()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
 }

@@ -5,11 +5,11 @@
 //! the end of the plugin itself counts. Nor does a killed plugin that the kernel does not let end, for example because
 //! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it. The same
 //! holds for a plugin whose file cannot be read (`start`).
-//! A plugin runs where the node's files are (`place`).
+//! A plugin runs where the node's files are (`mount_namespace`).
 
 mod end;
+mod mount_namespace;
 mod pipes;
-mod place;
 mod start;
 
 use std::ffi::OsString;
@@ -24,10 +24,10 @@ use nix::sys::signal::Signal;
 pub use self::end::Fate;
 pub(crate) use self::end::{GRACE, kill};
 use self::end::{SHORT_GRACE, reap};
+pub use self::mount_namespace::{HostView, NodeMounts, PluginLocation, RUNTIME_SOCKETS, current_place, set_host_view};
 use self::pipes::ANSWER_LIMIT;
 pub use self::pipes::Answer;
 pub(crate) use self::pipes::{Ended, talk};
-pub use self::place::{HostView, NodeMounts, Place, RUNTIME_SOCKETS, place, set_host_view};
 pub(crate) use self::start::{by_deadline, start_by};
 use crate::cni::{CniError, code};
 use crate::phases::{Phase, timed};
@@ -131,7 +131,7 @@ pub enum ExecError {
         verb: String,
         /// Its time limit.
         seconds: f32,
-        /// What became of it.
+        /// What happened to it.
         fate: Fate,
     },
     /// Its output is far larger than any result.
@@ -141,7 +141,7 @@ pub enum ExecError {
         plugin: String,
         /// The limit in bytes.
         limit: usize,
-        /// What became of it.
+        /// What happened to it.
         fate: Fate,
     },
     /// It would run in a container, where it finds other files than on the node.
@@ -216,9 +216,9 @@ fn in_place(
     work: impl FnOnce(&ExecCall<'_>) -> Result<Answer, ExecError> + Send,
 ) -> Result<Answer, ExecError> {
     let plugin = || call.plugin.to_owned();
-    timed(Phase::Plugins, || match place().map_err(|why| ExecError::OutOfReach { plugin: plugin(), why })? {
-        Place::Here => work(call),
-        Place::Node(files) => {
+    timed(Phase::Plugins, || match current_place().map_err(|why| ExecError::OutOfReach { plugin: plugin(), why })? {
+        PluginLocation::Here => work(call),
+        PluginLocation::Node(files) => {
             let netns = files.path(Path::new(call.netns)).display().to_string();
             let call = ExecCall { netns: &netns, ..call.clone() };
             files.run(|| work(&call)).map_err(|source| ExecError::Run { plugin: plugin(), source })?

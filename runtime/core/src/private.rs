@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_roots_alone() {
+    fn new_files_belong_to_root_alone() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         make_dir(&below).unwrap();

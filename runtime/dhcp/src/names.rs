@@ -70,7 +70,7 @@ pub(crate) fn write(names: &[String]) -> Vec<u8> {
 }
 
 /// Reads a text option that should be one domain name (option 15): trailing zero bytes and a trailing dot are common.
-pub(crate) fn plain(bytes: &[u8]) -> Option<String> {
+pub(crate) fn read_domain(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']).trim_end_matches('.');
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (!text.is_empty() && text.len() <= MAX_NAME && text.chars().all(fine)).then(|| text.to_owned())
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn a_plain_name_is_a_name() {
-        assert_eq!(plain(b"lan.example.\0").as_deref(), Some("lan.example"));
-        assert_eq!(plain(b"two names"), None);
-        assert_eq!(plain(b"\nnameserver 6.6.6.6"), None);
-        assert_eq!(plain(b""), None);
+        assert_eq!(read_domain(b"lan.example.\0").as_deref(), Some("lan.example"));
+        assert_eq!(read_domain(b"two names"), None);
+        assert_eq!(read_domain(b"\nnameserver 6.6.6.6"), None);
+        assert_eq!(read_domain(b""), None);
     }
 
     proptest::proptest! {
@@ -117,7 +117,7 @@ mod tests {
             for name in read(&bytes).unwrap_or_default() {
                 proptest::prop_assert!(name.len() <= MAX_NAME);
             }
-            proptest::prop_assert!(plain(&bytes).is_none_or(|name| name.len() <= bytes.len()));
+            proptest::prop_assert!(read_domain(&bytes).is_none_or(|name| name.len() <= bytes.len()));
         }
     }
 }

@@ -36,7 +36,7 @@ impl Pace {
             None => FAST_DELAY,
             Some(slow) => SLOW_DELAY.saturating_mul(1 << slow.min(20)).min(self.resend_max.max(FAST_DELAY)),
         };
-        jitter.around(base, JITTER)
+        jitter.jittered(base, JITTER)
     }
 }
 
@@ -63,7 +63,7 @@ impl Jitter {
     }
 
     /// Returns a uniform value between `base - spread` and `base + spread`.
-    pub(crate) fn around(&mut self, base: Millis, spread: Millis) -> Millis {
+    pub(crate) fn jittered(&mut self, base: Millis, spread: Millis) -> Millis {
         (base.saturating_add(self.next() % (2 * spread + 1))).saturating_sub(spread)
     }
 }

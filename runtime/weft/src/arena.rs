@@ -51,7 +51,7 @@ fn offset(at: *const u8) -> Option<usize> {
 }
 
 /// Returns whether a piece is from an arena.
-pub(crate) fn has(at: *const u8) -> bool {
+pub(crate) fn contains(at: *const u8) -> bool {
     offset(at).is_some()
 }
 

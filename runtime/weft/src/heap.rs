@@ -101,7 +101,7 @@ unsafe impl Sync for Heap {}
 
 impl Heap {
     #[expect(unsafe_code, reason = "an allocator is")]
-    fn with<T>(&self, work: impl FnOnce(&mut Dlmalloc<Pages>) -> T) -> T {
+    fn with_lock<T>(&self, work: impl FnOnce(&mut Dlmalloc<Pages>) -> T) -> T {
         let mut tries = 0_u32;
         while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             tries = tries.wrapping_add(1);
@@ -125,7 +125,7 @@ unsafe impl GlobalAlloc for Heap {
             return start;
         }
         // SAFETY: any size and power of two is valid.
-        self.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
+        self.with_lock(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -135,19 +135,19 @@ unsafe impl GlobalAlloc for Heap {
             return start;
         }
         // SAFETY: as in `alloc`.
-        self.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) })
+        self.with_lock(|heap| unsafe { heap.calloc(layout.size(), layout.align()) })
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        if arena::has(at) {
+        if arena::contains(at) {
             return arena::dealloc(at, layout);
         }
         // SAFETY: the caller got it from us, with this layout.
-        self.with(|heap| unsafe { heap.free(at, layout.size(), layout.align()) });
+        self.with_lock(|heap| unsafe { heap.free(at, layout.size(), layout.align()) });
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if arena::has(at) {
+        if arena::contains(at) {
             if arena::grow(at, layout, size) {
                 return at;
             }
@@ -163,7 +163,7 @@ unsafe impl GlobalAlloc for Heap {
             };
         }
         // SAFETY: the caller got it from us, with this layout.
-        self.with(|heap| unsafe { heap.realloc(at, layout.size(), layout.align(), size) })
+        self.with_lock(|heap| unsafe { heap.realloc(at, layout.size(), layout.align(), size) })
     }
 }
 
@@ -185,7 +185,7 @@ const HEADER: usize = size_of::<Header>();
 const ALIGN: usize = align_of::<Header>();
 
 #[expect(unsafe_code, reason = "an allocator is")]
-fn give(size: usize, align: usize, zeroed: bool) -> *mut c_void {
+fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
     let align = align.max(ALIGN);
     // A multiple of the alignment, so that what follows is aligned too.
     let offset = HEADER.next_multiple_of(align);
@@ -215,13 +215,13 @@ unsafe fn header(given: *mut c_void) -> Header {
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 extern "C" fn malloc(size: usize) -> *mut c_void {
-    give(size, ALIGN, false)
+    allocate(size, ALIGN, false)
 }
 
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
-    count.checked_mul(size).map_or(ptr::null_mut(), |size| give(size, ALIGN, true))
+    count.checked_mul(size).map_or(ptr::null_mut(), |size| allocate(size, ALIGN, true))
 }
 
 /// # Safety
@@ -266,7 +266,7 @@ unsafe extern "C" fn realloc(given: *mut c_void, size: usize) -> *mut c_void {
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
-    if align.is_power_of_two() { give(size, align, false) } else { ptr::null_mut() }
+    if align.is_power_of_two() { allocate(size, align, false) } else { ptr::null_mut() }
 }
 
 #[expect(unsafe_code, reason = "libc's name")]
@@ -285,7 +285,7 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: u
     if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
         return EINVAL;
     }
-    let given = give(size, align, false);
+    let given = allocate(size, align, false);
     if given.is_null() {
         return ENOMEM;
     }

@@ -144,7 +144,7 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
 pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let shown: Vec<Row> = rows(state)?
         .into_iter()
-        .filter(|row| args.selector.wants(&row.attachment, row.pod.as_deref()))
+        .filter(|row| args.selector.matches(&row.attachment, row.pod.as_deref()))
         .filter(|row| !args.dead || row.state == NetnsState::Gone)
         .collect();
     let document: Vec<_> = shown.iter().map(Row::document).collect();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 use weft_agent::claim::{
-    CheckOptions, Checked, Finding, Operation, PoolReach, PoolView, Reach, check, describe, look_at_pools, operate,
-    who_has,
+    CheckOptions, Checked, Finding, Operation, PoolReach, PoolView, Reach, check, describe, look_at_pools,
+    run_operation, who_has,
 };
 
 use crate::output::Output;
@@ -90,7 +90,9 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
         ClusterCommand::Freeze(ledger) => (Operation::Freeze, ledger),
         ClusterCommand::Thaw { force, wait, ledger } => {
             if !force && *wait > 0 {
-                output.note(&format!("looking at the freeze for {wait} seconds first, so that every node can speak"));
+                output.print_note(&format!(
+                    "looking at the freeze for {wait} seconds first, so that every node can speak"
+                ));
             }
             (Operation::Thaw { force: *force, wait: Duration::from_secs(*wait) }, ledger)
         }
@@ -110,7 +112,7 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let lines = operate(&ledger.reach(), &operation)?;
+    let lines = run_operation(&ledger.reach(), &operation)?;
     output.lines(&lines, &lines)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
     let pods = Pods::read(&entries, output);
     let mut documents = Vec::new();
     let mut lines = Vec::new();
-    for pod in pods.0.iter().filter(|pod| pod.is(&args.which)) {
+    for pod in pods.0.iter().filter(|pod| pod.matches(&args.which)) {
         lines.extend(pod.describe());
         documents.push(json!({ "pod": pod.record, "containerID": pod.container_id }));
     }

@@ -28,7 +28,7 @@ struct Repeated<'a> {
 
 impl Repeated<'_> {
     /// Returns the pod, or the beginning of the container id if there is no pod.
-    fn who(&self) -> String {
+    fn pod_or_container(&self) -> String {
         let failure = self.last;
         failure.pod.clone().unwrap_or_else(|| failure.attachment.container_id.chars().take(12).collect())
     }
@@ -38,7 +38,7 @@ impl Repeated<'_> {
         let mut cells = vec![
             ago(*time),
             self.times.to_string(),
-            self.who(),
+            self.pod_or_container(),
             attachment.network.clone(),
             attachment.ifname.clone(),
             code.to_string(),
@@ -54,7 +54,7 @@ impl Repeated<'_> {
 /// Prints the failures, the latest first.
 pub(crate) fn run(args: &FailuresArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut kept = failures(state).context("cannot read the records of failed ADDs")?;
-    kept.retain(|failure| args.selector.wants(&failure.attachment, failure.pod.as_deref()));
+    kept.retain(|failure| args.selector.matches(&failure.attachment, failure.pod.as_deref()));
     kept.reverse();
     let documents: Vec<_> = kept.iter().map(document).collect();
     let rows = repeated(&kept).iter().map(|row| row.cells(args.wide)).collect();
@@ -113,7 +113,8 @@ mod tests {
             failure(5, "y", None, "full"),
             failure(4, "c0", Some("a/web"), "full"),
         ];
-        let rows: Vec<_> = repeated(&kept).iter().map(|row| (row.last.time, row.who(), row.times)).collect();
+        let rows: Vec<_> =
+            repeated(&kept).iter().map(|row| (row.last.time, row.pod_or_container(), row.times)).collect();
         let row = |time, who: &str, times| (time, who.to_owned(), times);
         assert_eq!(rows, [row(9, "a/web", 3), row(7, "x", 1), row(6, "a/web", 1), row(5, "y", 1)]);
     }

@@ -1,4 +1,4 @@
-//! Where `weftctl install` put weft on this node: written down in the state directory, so that later commands need not be told.
+//! Where `weftctl install` put weft on this node: recorded in the state directory, so that later commands know it.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ impl Installed {
     }
 
     /// The text of the record.
-    pub(crate) fn text(bin_dir: &Path, ctl_dir: &Path) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn record_text(bin_dir: &Path, ctl_dir: &Path) -> anyhow::Result<Vec<u8>> {
         let absolute = |dir: &Path| std::path::absolute(dir).context("cannot find the current directory");
         let mut text = serde_json::to_vec(&Self { bin_dir: absolute(bin_dir)?, ctl_dir: absolute(ctl_dir)? })?;
         text.push(b'\n');

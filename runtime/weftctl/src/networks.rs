@@ -47,7 +47,7 @@ impl Networks {
     /// Reads a directory of configurations. Skips unreadable files, which `weftctl doctor` reports.
     pub(crate) fn read(dir: &Path) -> Self {
         let mut networks = Self::default();
-        confs(dir).iter().for_each(|conf| networks.note(conf, None));
+        confs(dir).iter().for_each(|conf| networks.add_conf(conf, None));
         networks
     }
 
@@ -62,7 +62,7 @@ impl Networks {
                 let Definition::Found { config: Some(config), .. } = definition else { continue };
                 let name = full.split_once('/').map_or(full.as_str(), |(_namespace, name)| name);
                 if let Ok(conf) = serde_json::from_str::<Value>(config) {
-                    self.note(&conf, Some(name));
+                    self.add_conf(&conf, Some(name));
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Networks {
     }
 
     /// Adds a configuration. `name` is the network's if the configuration has none.
-    fn note(&mut self, conf: &Value, name: Option<&str>) {
+    fn add_conf(&mut self, conf: &Value, name: Option<&str>) {
         let Some(network) = conf.get("name").and_then(Value::as_str).or(name) else { return };
         let plugins = policy::plugins(conf);
         let dirs = plugins.iter().filter_map(|plugin| plugin.pointer("/ipam/dataDir")?.as_str().map(str::to_owned));
@@ -97,7 +97,7 @@ impl Networks {
     }
 
     /// Returns every known scope.
-    pub(crate) fn all(&self) -> BTreeSet<String> {
+    pub(crate) fn all_scopes(&self) -> BTreeSet<String> {
         let known = self.unique.values().flatten().filter_map(|unique| self.scope_of(unique));
         known.chain(self.pools.values().map(|domain| remote::scope(domain))).collect()
     }
@@ -234,9 +234,9 @@ mod tests {
         networks.pools.insert("red".into(), "reds".into());
         assert_eq!(scopes(&networks, pool).unwrap(), "cluster/reds");
         // Two configurations of one name, the second without one.
-        networks.note(&serde_json::json!({"name": "n", "type": "bridge", "ipam": {}}), None);
+        networks.add_conf(&serde_json::json!({"name": "n", "type": "bridge", "ipam": {}}), None);
         assert!(!networks.is_of_cluster("n"));
-        networks.note(&serde_json::json!({"plugins": [{"type": "weft", "ledger": {"type": "etcd"}}]}), Some("n"));
+        networks.add_conf(&serde_json::json!({"plugins": [{"type": "weft", "ledger": {"type": "etcd"}}]}), Some("n"));
         let all = BTreeSet::from(["cluster/default".to_owned(), "n".to_owned()]);
         assert!(networks.is_of_cluster("n") && networks.scopes("n").unwrap().unwrap() == all);
     }

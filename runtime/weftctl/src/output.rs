@@ -171,7 +171,7 @@ impl Output {
     }
 
     /// Prints a line besides the answer.
-    pub(crate) fn note(self, line: &str) {
+    pub(crate) fn print_note(self, line: &str) {
         eprintln!("weftctl: {}", clean(line));
     }
 }

@@ -127,7 +127,7 @@ fn of_plugin(
     let mut log = String::new();
     let preview = preview(&context, persona, env, conf, before, &mut log);
     for line in log.lines() {
-        output.note(line);
+        output.print_note(line);
     }
     preview.map_err(|error| anyhow::anyhow!("ADD would fail with code {}: {}", error.code(), error.chain()))
 }

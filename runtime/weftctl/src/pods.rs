@@ -42,7 +42,7 @@ impl Pods {
             let container_id = entry.key.attachment.container_id.clone();
             match PodRecord::read(entry) {
                 Ok(record) => pods.push(Pod { container_id, record, created: entry.created }),
-                Err(error) => output.note(&format!("{}: {}", error.msg, error.details)),
+                Err(error) => output.print_note(&format!("{}: {}", error.msg, error.details)),
             }
         }
         Self(pods)
@@ -61,7 +61,7 @@ impl Pod {
 
     /// Returns whether a word matches it: its name, with or without the namespace, or the beginning of its container
     /// id.
-    pub(crate) fn is(&self, which: &str) -> bool {
+    pub(crate) fn matches(&self, which: &str) -> bool {
         is_pod(which, &self.name()) || self.container_id.starts_with(which)
     }
 

@@ -64,14 +64,14 @@ impl Pools {
             }
             let value = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
             if let Some(value) = value {
-                pools.note(&path.display().to_string(), &value);
+                pools.add_conf(&path.display().to_string(), &value);
             }
         }
         pools
     }
 
     /// Adds the pools of one configuration.
-    pub(crate) fn note(&mut self, file: &str, conf: &Value) {
+    pub(crate) fn add_conf(&mut self, file: &str, conf: &Value) {
         let network = text(conf, "name").unwrap_or_default();
         let plugins = conf.get("plugins").and_then(Value::as_array);
         for plugin in plugins.map_or_else(|| vec![conf], |list| list.iter().collect()) {
@@ -110,7 +110,7 @@ impl Pools {
             format!(
                 "{}: every node gives out {} on the {} by itself, so pods of two nodes can get the same address",
                 pool.file,
-                shown(pool.span),
+                span_text(pool.span),
                 pool.link
             )
         };
@@ -149,7 +149,7 @@ impl Clash {
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { one, other } = self;
-        let both = shown(common(one.span, other.span).unwrap_or(one.span));
+        let both = span_text(common(one.span, other.span).unwrap_or(one.span));
         let (here, there) = match one.network == other.network {
             true => (format!("the network {:?} in {} and", one.network, one.file), format!("in {}", other.file)),
             false => (
@@ -166,7 +166,7 @@ impl fmt::Display for Clash {
 }
 
 /// Shows addresses as a subnet if they are one.
-fn shown((first, last): Span) -> String {
+fn span_text((first, last): Span) -> String {
     let lengths = 0..=if first.is_ipv4() { 32 } else { 128 };
     let mut subnets = lengths.filter_map(|length| IpNet::new(first, length).ok());
     match subnets.find(|net| net.network() == first && net.broadcast() == last) {
@@ -243,13 +243,13 @@ mod tests {
     fn clashes(confs: &[Value]) -> Vec<String> {
         let mut pools = Pools::default();
         for (at, conf) in confs.iter().enumerate() {
-            pools.note(&format!("{at}.conf"), conf);
+            pools.add_conf(&format!("{at}.conf"), conf);
         }
         pools.clashes().iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn the_same_subnet_on_the_same_bridge_is_told() {
+    fn the_same_subnet_on_the_same_bridge_is_reported() {
         let weft = json!({"name": "b", "plugins": [{"type": "weft", "delegate": {"type": "bridge", "bridge": "br0"},
                           "ipam": {"type": "by-label", "ranges": [{"name": "x", "ranges": [{"subnet": "10.1.2.0/24"}]}]}}]});
         let found = clashes(&[bridge("a", "br0", "10.1.0.0/16"), weft]);
@@ -311,9 +311,9 @@ mod tests {
     fn a_definition_for_all_nodes_needs_a_ledger_for_all_nodes() {
         let given_out = |conf: Value| {
             let mut pools = Pools::default();
-            pools.note("network team/lan", &conf);
+            pools.add_conf("network team/lan", &conf);
             // A file may differ from node to node.
-            pools.note("/etc/cni/net.d/10-lan.conf", &conf);
+            pools.add_conf("/etc/cni/net.d/10-lan.conf", &conf);
             pools.given_out_by_each_node(&BTreeSet::from(["network team/lan".to_owned()]))
         };
         let lan =

@@ -18,7 +18,7 @@ pub(crate) struct Selector {
 
 impl Selector {
     /// Returns whether an attachment is shown; `pod` is its pod's namespace and name.
-    pub(crate) fn wants(&self, attachment: &Attachment, pod: Option<&str>) -> bool {
+    pub(crate) fn matches(&self, attachment: &Attachment, pod: Option<&str>) -> bool {
         self.network.as_ref().is_none_or(|network| *network == attachment.network)
             && self.container.as_ref().is_none_or(|id| attachment.container_id.starts_with(id.as_str()))
             && self.pod.as_ref().is_none_or(|wanted| pod.is_some_and(|pod| is_pod(wanted, pod)))

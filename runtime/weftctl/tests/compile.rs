@@ -66,7 +66,7 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 /// Waits for an expected event.
-fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(value) = get() {
@@ -89,17 +89,17 @@ fn the_worker_dies_with_its_watcher() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let worker = until("the worker starts", || children(watcher.id()).first().copied());
+    let worker = wait_for("the worker starts", || children(watcher.id()).first().copied());
     // After it has set its limits, it is a process without rights.
     let status = format!("/proc/{worker}/status");
-    until("the worker bounds itself", || {
+    wait_for("the worker bounds itself", || {
         let text = std::fs::read_to_string(&status).ok()?;
         text.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])).then_some(())
     });
     std::thread::sleep(Duration::from_millis(50));
     watcher.kill().unwrap();
     watcher.wait().unwrap();
-    until("the worker ends", || match std::fs::read_to_string(&status) {
+    wait_for("the worker ends", || match std::fs::read_to_string(&status) {
         Ok(text) if !text.contains("State:\tZ") => None,
         _ => Some(()),
     });

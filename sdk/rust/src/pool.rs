@@ -42,7 +42,7 @@ pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Ve
         let pool = Pool { request, set, ledger };
         let pick = match wish {
             Some((address, source)) => pool.requested(address, source),
-            None => pool.any(),
+            None => pool.pick_any(),
         };
         picks.push(pick.map_err(|denial| for_range(index, denial))?);
     }
@@ -180,7 +180,7 @@ impl Pool<'_> {
     }
 
     /// Returns any address of the set.
-    fn any(&self) -> Result<Pick, Denial> {
+    fn pick_any(&self) -> Result<Pick, Denial> {
         let attachment = &self.request.attachment;
         let ours = |claim: &&Claim| {
             claim.state == ClaimState::Active
@@ -194,11 +194,11 @@ impl Pool<'_> {
                 claim.address, attachment.container_id
             )));
         }
-        let last = self.last();
+        let last = self.last_claim();
         let (mut found, mut gateway) = (Vec::new(), None);
-        self.kept(&mut found, &mut gateway);
+        self.add_kept(&mut found, &mut gateway);
         let kept = found.first().copied();
-        self.walk(last.as_ref(), &mut found, &mut gateway);
+        self.add_in_order(last.as_ref(), &mut found, &mut gateway);
         let Some(first) = found.first() else {
             return Err(Denial::Exhausted(format!("no IP addresses available in range set: {}", name(self.set))));
         };
@@ -211,23 +211,23 @@ impl Pool<'_> {
     }
 
     /// Returns the last claim in the whole set.
-    fn last(&self) -> Option<LastClaim> {
+    fn last_claim(&self) -> Option<LastClaim> {
         let claims = self.set.ranges.iter().filter_map(|range| self.ledger.last_claimed(range));
         claims.filter(|last| contains(self.set, last.address)).max_by_key(|last| last.sequence)
     }
 
     /// Adds addresses of the set that are kept for an identity of this attachment, which gets them back first.
-    fn kept(&self, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
+    fn add_kept(&self, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
         for claim in self.request.held.iter().filter(|claim| self.is_kept_for_us(claim)) {
             let range = self.set.ranges.iter().find(|range| in_range(range, claim.address));
             if let Some(range) = range.filter(|_range| !self.is_gateway(claim.address)) {
-                add(found, gateway, range, claim.address);
+                add_candidate(found, gateway, range, claim.address);
             }
         }
     }
 
     /// Adds free addresses in round-robin order, until there are enough or the lap is over.
-    fn walk(&self, last: Option<&LastClaim>, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
+    fn add_in_order(&self, last: Option<&LastClaim>, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
         for lap in laps(self.set, last) {
             let mut start = Some(lap.first);
             while let Some(from) = start {
@@ -244,7 +244,7 @@ impl Pool<'_> {
                 let free = self.ledger.next_free(lap.range, from);
                 let Some(free) = free.filter(|free| number(*free) <= number(lap.last)) else { break };
                 start = next(free);
-                if !self.is_gateway(free) && !add(found, gateway, lap.range, free) {
+                if !self.is_gateway(free) && !add_candidate(found, gateway, lap.range, free) {
                     return;
                 }
             }
@@ -286,7 +286,12 @@ fn laps<'a>(set: &'a RangeSet, last: Option<&LastClaim>) -> Vec<Lap<'a>> {
 
 /// Adds a candidate. Returns false if its gateway differs from that of earlier ones: candidates share a gateway, so the
 /// list ends.
-fn add(found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>, range: &IpRange, address: IpAddress) -> bool {
+fn add_candidate(
+    found: &mut Vec<IpPrefix>,
+    gateway: &mut Option<IpAddress>,
+    range: &IpRange,
+    address: IpAddress,
+) -> bool {
     let candidate = in_subnet(range, address);
     if found.is_empty() {
         *gateway = range.gateway;

@@ -112,7 +112,7 @@ impl Plugins {
     ///
     /// # Errors
     /// Also when the plugin fails.
-    pub fn must(&self, plugin: &str, verb: Verb, target: &Target, conf: &str) -> Result<Outcome> {
+    pub fn must_call(&self, plugin: &str, verb: Verb, target: &Target, conf: &str) -> Result<Outcome> {
         let outcome = self.call(plugin, verb, target, conf)?;
         if !outcome.status.success() {
             bail!(
@@ -165,7 +165,7 @@ pub fn addresses(result: &str) -> Result<Vec<String>> {
 pub fn run(mut command: Command, stdin: &str) -> Result<Outcome> {
     let start = Instant::now();
     let mut child = command.spawn().context("start it")?;
-    feed(&mut child, stdin)?;
+    write_stdin(&mut child, stdin)?;
     let (mut stdout, mut stderr) = (String::new(), String::new());
     // A plugin writes little to stderr (less than a pipe's capacity), so reading one after the other cannot block it.
     child.stdout.take().context("no stdout")?.read_to_string(&mut stdout).context("read its stdout")?;
@@ -178,7 +178,7 @@ pub fn run(mut command: Command, stdin: &str) -> Result<Outcome> {
 ///
 /// # Errors
 /// On any other failure to write.
-pub fn feed(child: &mut Child, stdin: &str) -> Result<()> {
+pub fn write_stdin(child: &mut Child, stdin: &str) -> Result<()> {
     let mut pipe = child.stdin.take().context("no stdin")?;
     match pipe.write_all(stdin.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("write its stdin"),

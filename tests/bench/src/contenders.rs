@@ -70,8 +70,8 @@ impl Contenders {
             options: options.clone(),
             weft: binary("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH))?,
             weftctl: binary("WEFTCTL_BIN", "weftctl")?,
-            raw: beside("weft-bench-raw")?,
-            policy_cold: beside("examples/policy_cold")?,
+            raw: sibling_binary("weft-bench-raw")?,
+            policy_cold: sibling_binary("examples/policy_cold")?,
         };
         let mut needed = vec![(found.raw.as_path(), "cargo build --release -p weft-bench")];
         if found.options.instead.is_none() {
@@ -151,10 +151,10 @@ fn ipam(subnet: &str, data: &Path) -> Value {
 
 /// Finds a binary of this workspace: from the environment variable, or where cargo puts it, beside this program.
 fn binary(variable: &str, name: &str) -> Result<PathBuf> {
-    std::env::var_os(variable).map_or_else(|| beside(name), |path| Ok(PathBuf::from(path)))
+    std::env::var_os(variable).map_or_else(|| sibling_binary(name), |path| Ok(PathBuf::from(path)))
 }
 
-fn beside(name: &str) -> Result<PathBuf> {
+fn sibling_binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find our own binary")?;
     Ok(own.with_file_name(name))
 }

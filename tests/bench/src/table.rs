@@ -48,7 +48,7 @@ impl Figure {
     }
 
     /// Returns a single number.
-    pub(crate) fn one(value: f64, unit: &'static str) -> Self {
+    pub(crate) fn single(value: f64, unit: &'static str) -> Self {
         Self { value, min: None, unit }
     }
 
@@ -67,12 +67,12 @@ impl Figure {
 
 impl Row {
     /// Returns a row that compares weft with a base.
-    pub(crate) fn against(what: &str, ours: Figure, base: (&'static str, Figure), budget: Option<f64>) -> Self {
+    pub(crate) fn compared(what: &str, ours: Figure, base: (&'static str, Figure), budget: Option<f64>) -> Self {
         Self { what: what.to_owned(), ours, base: Some(base), budget: budget.map(Budget::Ratio) }
     }
 
     /// Returns a row without a comparison.
-    pub(crate) fn alone(what: &str, ours: Figure, budget: Option<Budget>) -> Self {
+    pub(crate) fn uncompared(what: &str, ours: Figure, budget: Option<Budget>) -> Self {
         Self { what: what.to_owned(), ours, base: None, budget }
     }
 
@@ -86,7 +86,7 @@ impl Row {
     }
 
     /// Returns whether the row keeps its budget. A missing figure (NaN) keeps none.
-    fn keeps(&self) -> bool {
+    fn keeps_budget(&self) -> bool {
         match self.budget {
             None => true,
             Some(Budget::Ratio(limit)) => self.ratio().is_some_and(|ratio| ratio <= limit),
@@ -101,7 +101,7 @@ impl Row {
         match self.budget {
             Some(Budget::Ratio(limit)) => below(self.ratio(), limit) || below(self.ratio_of_minima(), limit),
             Some(Budget::Figure(limit)) => below(Some(self.ours.value), limit) || below(self.ours.min, limit),
-            Some(Budget::Exactly(_)) | None => self.keeps(),
+            Some(Budget::Exactly(_)) | None => self.keeps_budget(),
         }
     }
 
@@ -117,7 +117,7 @@ impl Row {
     fn verdict(&self) -> &'static str {
         match self.budget {
             None => "",
-            Some(_) if self.keeps() => "kept",
+            Some(_) if self.keeps_budget() => "kept",
             Some(_) => "MISSED",
         }
     }
@@ -179,7 +179,7 @@ impl Table {
                 "ratio": row.ratio(),
                 "ratioOfMinima": row.ratio_of_minima(),
                 "budget": row.budget.map(|_| row.budget_text()),
-                "kept": row.budget.map(|_| row.keeps()),
+                "kept": row.budget.map(|_| row.keeps_budget()),
             })
         });
         json!({ "rows": rows.collect::<Vec<_>>() })
@@ -193,29 +193,29 @@ mod tests {
     use super::*;
 
     fn ratio(ours: f64, budget: f64) -> Row {
-        Row::against("x", Figure::one(ours, "ms"), ("reference", Figure::one(10.0, "ms")), Some(budget))
+        Row::compared("x", Figure::single(ours, "ms"), ("reference", Figure::single(10.0, "ms")), Some(budget))
     }
 
     #[test]
     fn budgets_are_kept_or_missed() {
-        assert!(ratio(3.0, 0.35).keeps());
-        assert!(!ratio(4.0, 0.35).keeps());
+        assert!(ratio(3.0, 0.35).keeps_budget());
+        assert!(!ratio(4.0, 0.35).keeps_budget());
         assert!(ratio(4.0, 0.35).keeps_about(1.3));
         assert!(!ratio(5.0, 0.35).keeps_about(1.3));
         assert!(!ratio(f64::NAN, 0.35).keeps_about(1.3), "what was not measured keeps nothing");
-        let count = Row::alone("x", Figure::one(1.0, ""), Some(Budget::Exactly(0.0)));
+        let count = Row::uncompared("x", Figure::single(1.0, ""), Some(Budget::Exactly(0.0)));
         assert!(!count.keeps_about(100.0), "slack does not apply to counts");
     }
 
     #[test]
     fn a_noisy_median_is_forgiven_where_the_minimum_is_right() {
         let figure = |value, min| Figure { value, min: Some(min), unit: "ms" };
-        let noisy = Row::against("x", figure(9.0, 3.0), ("reference", figure(10.0, 10.0)), Some(0.35));
-        assert!(!noisy.keeps() && noisy.keeps_about(1.0));
+        let noisy = Row::compared("x", figure(9.0, 3.0), ("reference", figure(10.0, 10.0)), Some(0.35));
+        assert!(!noisy.keeps_budget() && noisy.keeps_about(1.0));
     }
 
     #[test]
-    fn both_prints_name_what_is_missed() {
+    fn both_outputs_name_the_missed_budgets() {
         let mut table = Table::default();
         table.extend(vec![ratio(1.0, 0.35), ratio(8.0, 0.35)]);
         assert_eq!(table.missed(1.3), ["x: 8.00 ms, ratio 0.80, budget <= 0.35"]);

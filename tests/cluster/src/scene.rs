@@ -172,8 +172,8 @@ impl<A: Api> Scene<A> {
         }
         let reply = self.node.call(&self.env(verb), &conf)?;
         match verb {
-            "ADD" if reply.ok() => *stored() = Some(reply.json()?),
-            "DEL" if reply.ok() => *stored() = None,
+            "ADD" if reply.is_ok() => *stored() = Some(reply.json()?),
+            "DEL" if reply.is_ok() => *stored() = None,
             _ => {}
         }
         Ok(reply)

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     test("chart/every-value-is-taken", every_value);
     test("chart/every-preset-has-its-directories", presets);
     test("chart/wrong-values-are-refused", wrong_values);
-    test("chart/is-installed-upgraded-and-removed", life);
+    test("chart/is-installed-upgraded-and-removed", deployment_lifecycle);
     suite.test("alerts/fire-for-what-they-are-for-and-for-nothing-else", &[Need::Tool("promtool")], alerts);
     let code = suite.run_threads(Some(1));
     // Statics are not dropped.
@@ -305,7 +305,7 @@ fn wrong_values(_server: &Server) -> Result<()> {
 
 /// A release is installed, upgraded, rolled back and removed; the definitions are kept, because their objects would be
 /// deleted with them.
-fn life(server: &Server) -> Result<()> {
+fn deployment_lifecycle(server: &Server) -> Result<()> {
     let place = server.netns.place();
     let kubeconfig = server.plane.kubeconfig(&ADMIN).display().to_string();
     let reach = ["--kubeconfig", kubeconfig.as_str()];

@@ -53,7 +53,7 @@ impl Call {
 
     /// Creates a complete call for a container, with a `CNI_PATH` without plugins.
     #[must_use]
-    pub fn full(command: &str, conf: &Value) -> Self {
+    pub fn complete(command: &str, conf: &Value) -> Self {
         let mut call = Self::new(command, conf);
         call.container_id = Some("some-container".to_owned());
         call.netns = Some("/run/netns/no-such-netns".to_owned());
@@ -123,16 +123,16 @@ pub struct CniError {
 ///
 /// # Errors
 /// It did not.
-pub fn ok(reply: &Reply, what: &str) -> Result<()> {
+pub fn expect_ok(reply: &Reply, what: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&reply.stdout);
-    anyhow::ensure!(reply.ok(), "{what}: {said} {}", reply.stderr);
+    anyhow::ensure!(reply.is_ok(), "{what}: {said} {}", reply.stderr);
     Ok(())
 }
 
 impl Reply {
     /// Returns whether the plugin reports success.
     #[must_use]
-    pub fn ok(&self) -> bool {
+    pub fn is_ok(&self) -> bool {
         self.status == Some(0)
     }
 
@@ -156,7 +156,7 @@ impl Reply {
     /// # Errors
     /// The plugin failed, or printed no JSON.
     pub fn result(&self) -> Result<Value> {
-        if !self.ok() {
+        if !self.is_ok() {
             bail!("failed: {} {}", String::from_utf8_lossy(&self.stdout), self.stderr);
         }
         self.json()
@@ -180,8 +180,8 @@ impl Reply {
     ///
     /// # Errors
     /// The plugin failed, or printed something.
-    pub fn quiet(&self) -> Result<()> {
-        if !self.ok() || !self.stdout.is_empty() {
+    pub fn expect_quiet(&self) -> Result<()> {
+        if !self.is_ok() || !self.stdout.is_empty() {
             bail!(
                 "want success without output, got status {:?}: {} {}",
                 self.status,

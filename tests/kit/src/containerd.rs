@@ -130,14 +130,14 @@ impl Containerd {
         let end = Instant::now() + PATIENCE;
         loop {
             if running.child.try_wait().context("wait for ctr")?.is_some() {
-                bail!("ctr run {name} ended: {}", running.said());
+                bail!("ctr run {name} ended: {}", running.output());
             }
             if self.exec(name, &["ip", "address", "show", "eth0"]).is_ok_and(|shown| shown.contains("inet ")) {
                 return Ok(running);
             }
             if Instant::now() > end {
                 running.child.kill().ok();
-                bail!("container {name} has no eth0 after {PATIENCE:?}: {}{}", running.said(), self.log());
+                bail!("container {name} has no eth0 after {PATIENCE:?}: {}{}", running.output(), self.log());
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -148,7 +148,7 @@ impl Containerd {
     /// # Errors
     /// It fails.
     pub fn exec(&self, name: &str, program: &[&str]) -> Result<String> {
-        let id = format!("exec-{}", Instant::now().elapsed().as_nanos() ^ u128::from(fresh()));
+        let id = format!("exec-{}", Instant::now().elapsed().as_nanos() ^ u128::from(fresh_number()));
         let mut arguments = vec!["task", "exec", "--exec-id", &id, name];
         arguments.extend(program);
         Ok(self.ctr(&arguments)?.text())
@@ -179,7 +179,7 @@ impl Containerd {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        let said = running.said();
+        let said = running.output();
         if said.contains("error") {
             bail!("ctr run {} said: {said}", running.name);
         }
@@ -242,7 +242,7 @@ impl Drop for Containerd {
 
 impl Running {
     /// Returns the output of `ctr run`; to be called after it has ended.
-    fn said(&mut self) -> String {
+    fn output(&mut self) -> String {
         let mut text = String::new();
         if let Some(mut pipe) = self.child.stderr.take() {
             std::io::Read::read_to_string(&mut pipe, &mut text).ok();
@@ -288,7 +288,7 @@ pub fn image(dir: &Path) -> Result<()> {
 }
 
 /// Returns an unused number.
-fn fresh() -> u32 {
+fn fresh_number() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }

@@ -133,7 +133,7 @@ impl Service {
         for value in values {
             pad(&mut body, 4);
             match value {
-                Value::Text(text) => put(&mut body, text),
+                Value::Text(text) => write_text(&mut body, text),
                 Value::Number(number) => body.extend(number.to_le_bytes()),
             }
         }
@@ -160,7 +160,7 @@ impl Service {
         for (code, text) in target {
             pad(&mut header, 8);
             header.extend([*code, 1, if *code == 1 { b'o' } else { b's' }, 0]);
-            put(&mut header, text);
+            write_text(&mut header, text);
         }
         let signature: String =
             values.iter().map(|value| if matches!(value, Value::Text(_)) { 's' } else { 'u' }).collect();
@@ -187,7 +187,7 @@ impl Service {
         header.extend(message.serial.to_le_bytes());
         pad(&mut header, 8);
         header.extend([6, 1, b's', 0]);
-        put(&mut header, &message.sender);
+        write_text(&mut header, &message.sender);
         let asked = message.texts.first().map_or("", String::as_str);
         let zone_of = held.iter().find(|(_zone, address)| address == asked).map(|(zone, _address)| zone.clone());
         let done = match message.member.as_str() {
@@ -208,7 +208,7 @@ impl Service {
             Err(text) => {
                 pad(&mut header, 8);
                 header.extend([4, 1, b's', 0]);
-                put(&mut header, "org.fedoraproject.FirewallD1.Exception");
+                write_text(&mut header, "org.fedoraproject.FirewallD1.Exception");
                 self.send(3, &header, "s", &[Value::Text(&text)])
             }
         }
@@ -232,7 +232,7 @@ impl Service {
             let (code, kind) = (rest[at], rest[at + 2]);
             at += 4;
             let text = match kind {
-                b's' | b'o' => take(&rest, &mut at)?,
+                b's' | b'o' => read_text(&rest, &mut at)?,
                 b'g' => {
                     let length = usize::from(rest[at]);
                     let text = String::from_utf8_lossy(&rest[at + 1..at + 1 + length]).into_owned();
@@ -254,7 +254,7 @@ impl Service {
         let mut at = fields.next_multiple_of(8);
         if signature.chars().all(|kind| kind == 's') {
             for _text in signature.chars() {
-                let text = take(&rest, &mut at)?;
+                let text = read_text(&rest, &mut at)?;
                 message.texts.push(text);
             }
         }
@@ -266,13 +266,13 @@ fn pad(bytes: &mut Vec<u8>, to: usize) {
     bytes.resize(bytes.len().next_multiple_of(to), 0);
 }
 
-fn put(bytes: &mut Vec<u8>, text: &str) {
+fn write_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(u32::try_from(text.len()).unwrap_or_default().to_le_bytes());
     bytes.extend(text.bytes());
     bytes.push(0);
 }
 
-fn take(bytes: &[u8], at: &mut usize) -> Result<String> {
+fn read_text(bytes: &[u8], at: &mut usize) -> Result<String> {
     *at = at.next_multiple_of(4);
     let length = bytes.get(*at..*at + 4).context("a text's length")?;
     let length = u32::from_le_bytes(length.try_into()?) as usize;

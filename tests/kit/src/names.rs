@@ -20,12 +20,12 @@ pub struct Names {
 
 impl Names {
     /// Keeps the texts in a configuration or arguments: MAC addresses there are requested ones.
-    pub fn keep(&mut self, text: &str) {
+    pub fn keep_name(&mut self, text: &str) {
         self.literals.push(text.to_lowercase());
     }
 
     /// Replaces `real` by `symbol` from now on. The first symbol of a text counts.
-    pub fn learn(&mut self, real: &str, symbol: &str) {
+    pub fn set_symbol(&mut self, real: &str, symbol: &str) {
         if !real.is_empty() && !self.literals.iter().any(|text| text.contains(&real.to_lowercase())) {
             self.texts.entry(real.to_owned()).or_insert_with(|| symbol.to_owned());
         }
@@ -36,13 +36,13 @@ impl Names {
         if is_random_veth(name) && !self.texts.contains_key(name) {
             self.veths += 1;
             let symbol = format!("veth#{}", self.veths);
-            self.learn(name, &symbol);
+            self.set_symbol(name, &symbol);
         }
     }
 
     /// Returns a text with all known values replaced.
     #[must_use]
-    pub fn text(&self, text: &str) -> String {
+    pub fn replace_names(&self, text: &str) -> String {
         let mut out = text.to_owned();
         // Longest first: a path may begin with another.
         let mut known: Vec<_> = self.texts.iter().collect();
@@ -57,10 +57,11 @@ impl Names {
     #[must_use]
     pub fn value(&self, value: &Value) -> Value {
         match value {
-            Value::String(text) => Value::String(self.text(text)),
+            Value::String(text) => Value::String(self.replace_names(text)),
             Value::Array(items) => Value::Array(items.iter().map(|item| self.value(item)).collect()),
             Value::Object(fields) => {
-                let renamed: Map<_, _> = fields.iter().map(|(key, item)| (self.text(key), self.value(item))).collect();
+                let renamed: Map<_, _> =
+                    fields.iter().map(|(key, item)| (self.replace_names(key), self.value(item))).collect();
                 Value::Object(renamed)
             }
             other => other.clone(),
@@ -98,11 +99,11 @@ mod tests {
     #[test]
     fn known_texts_are_replaced_everywhere() {
         let mut names = Names::default();
-        names.keep(r#"{"mac":"02:00:00:00:00:0A"}"#);
+        names.keep_name(r#"{"mac":"02:00:00:00:00:0A"}"#);
         names.learn_link("veth0123abcd");
         names.learn_link("eth0");
-        names.learn("aa:bb:cc:dd:ee:ff", "mac(host:veth#1)");
-        names.learn("02:00:00:00:00:0a", "mac(a:eth0)");
+        names.set_symbol("aa:bb:cc:dd:ee:ff", "mac(host:veth#1)");
+        names.set_symbol("02:00:00:00:00:0a", "mac(a:eth0)");
         let value = serde_json::json!({"veth0123abcd": ["aa:bb:cc:dd:ee:ff", "02:00:00:00:00:0a", "eth0", 4]});
         let want = serde_json::json!({"veth#1": ["mac(host:veth#1)", "02:00:00:00:00:0a", "eth0", 4]});
         assert_eq!(names.value(&value), want);

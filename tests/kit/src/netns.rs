@@ -46,12 +46,12 @@ impl NetNs {
         .map_err(|_panic| anyhow!("the thread that makes a namespace panicked"))??;
         let fd = Arc::new(OwnedFd::from(File::open(&path).context("open the namespace")?));
         let netns = Self { name, path, fd };
-        netns.calm()?;
+        netns.make_ipv6_deterministic()?;
         Ok(netns)
     }
 
     /// Makes IPv6 deterministic: duplicate address detection still runs, but sends nothing and does not wait.
-    fn calm(&self) -> Result<()> {
+    fn make_ipv6_deterministic(&self) -> Result<()> {
         let script = "for c in default all; do d=/proc/sys/net/ipv6/conf/$c; \
                       echo 0 > $d/dad_transmits; echo 0 > $d/router_solicitation_delay; \
                       echo 0 > $d/router_solicitations; done";

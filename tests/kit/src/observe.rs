@@ -3,11 +3,14 @@
 //! Lists become objects keyed by the identity of an entry; counters, indexes and timers are removed; link indexes
 //! become names. Not here: replacing random names (`names`).
 
+mod tables;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use self::tables::{ruleset, shaping, sysctls, vlans};
 use crate::names::{Names, is_random_veth};
 use crate::netns::NetNs;
 use crate::world::World;
@@ -54,19 +57,6 @@ const NOISE: &[&str] = &[
 /// Flags that depend on a carrier, which a bridge without ports loses at an arbitrary time.
 const CARRIER: &[&str] = &["NO-CARRIER", "LOWER_UP", "linkdown"];
 
-/// Per-link settings that plugins change.
-const LINK_SYSCTLS: &[&str] = &[
-    "ipv4/conf/*/arp_notify",
-    "ipv4/conf/*/forwarding",
-    "ipv6/conf/*/accept_ra",
-    "ipv6/conf/*/accept_dad",
-    "ipv6/conf/*/enhanced_dad",
-    "ipv6/conf/*/disable_ipv6",
-    "ipv6/conf/*/keep_addr_on_down",
-    "ipv6/conf/*/ndisc_notify",
-    "ipv6/conf/*/forwarding",
-];
-
 /// A link as `ip -d -j address` has it.
 #[derive(Debug, Clone)]
 struct Link {
@@ -97,8 +87,8 @@ impl Link {
 ///
 /// # Errors
 /// A tool fails or does not print JSON.
-pub fn world(world: &World, names: &mut Names) -> Result<Value> {
-    let links = learn(world, names)?;
+pub fn world_state(world: &World, names: &mut Names) -> Result<Value> {
+    let links = learn_names(world, names)?;
     let mut state = Map::new();
     state.insert("host".to_owned(), netns(world.host(), "host", &links)?);
     for (name, container) in world.containers() {
@@ -112,11 +102,11 @@ pub fn world(world: &World, names: &mut Names) -> Result<Value> {
 ///
 /// # Errors
 /// A tool fails, or an address is still tentative after ten seconds.
-pub fn settle(world: &World) -> Result<()> {
+pub fn wait_until_settled(world: &World) -> Result<()> {
     for round in 0..100 {
         let links = all_links(world)?;
         let tentative = links.iter().any(|link| link.raw.to_string().contains("\"tentative\":true"));
-        let late = round < 30 && links.iter().any(|link| late(link, &links));
+        let late = round < 30 && links.iter().any(|link| carrier_is_late(link, &links));
         if !tentative && !late {
             return Ok(());
         }
@@ -126,7 +116,7 @@ pub fn settle(world: &World) -> Result<()> {
 }
 
 /// Returns whether a veth is up, but its operational state does not reflect its other end's yet.
-fn late(link: &Link, links: &[Link]) -> bool {
+fn carrier_is_late(link: &Link, links: &[Link]) -> bool {
     let up = |link: &Link| {
         let flags = link.raw.get("flags").and_then(Value::as_array);
         flags.into_iter().flatten().any(|flag| flag == "UP")
@@ -155,10 +145,10 @@ fn late(link: &Link, links: &[Link]) -> bool {
 /// # Errors
 /// A tool fails.
 pub fn learn_links(world: &World, names: &mut Names) -> Result<()> {
-    learn(world, names).map(drop)
+    learn_names(world, names).map(drop)
 }
 
-fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
+fn learn_names(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     let links = all_links(world)?;
     let mut by_age: Vec<&Link> = links.iter().filter(|link| link.side == "host").collect();
     by_age.sort_by_key(|link| link.number("ifindex"));
@@ -168,7 +158,7 @@ fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     for link in others.into_iter().chain(bridges) {
         let mac = link.text("address");
         if mac != "00:00:00:00:00:00" && mac.matches(':').count() == 5 {
-            names.learn(mac, &format!("mac({}:{})", link.side, names.text(link.name())));
+            names.set_symbol(mac, &format!("mac({}:{})", link.side, names.replace_names(link.name())));
         }
     }
     Ok(links)
@@ -317,79 +307,12 @@ fn route_key(family: &str, mut route: Value) -> String {
         flags.sort_by_key(ToString::to_string);
     }
     let fields: BTreeMap<String, Value> = route.as_object().cloned().unwrap_or_default().into_iter().collect();
-    let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", plain_text(value))).collect();
     format!("{family} {}", words.join(" "))
 }
 
-fn plain(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Returns explicit queueing disciplines, and the targets of ingress redirections.
-fn shaping(netns: &NetNs) -> Result<Value> {
-    let mut out = Map::new();
-    for qdisc in list(netns, &["tc", "-j", "qdisc", "show"])? {
-        let text = |key: &str| qdisc.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (dev, kind, handle) = (text("dev"), text("kind"), text("handle"));
-        // The kernel's own have none.
-        if handle == "0:" {
-            continue;
-        }
-        let key = format!("{dev} {kind} {handle} {}", if kind == "ingress" { String::new() } else { text("parent") });
-        out.insert(key, qdisc.get("options").cloned().unwrap_or_default());
-        if kind == "ingress" {
-            let filters = netns.run(&["tc", "filter", "show", "dev", &dev, "parent", "ffff:"])?.text();
-            let target = filters.split_once("Redirect to device ").and_then(|(_, rest)| rest.split_once(')'));
-            out.insert(format!("{dev} redirects to"), json!(target.map(|(name, _)| name)));
-        }
-    }
-    Ok(Value::Object(out))
-}
-
-fn vlans(netns: &NetNs) -> Result<Value> {
-    let entries = list(netns, &["bridge", "-j", "vlan", "show"])?;
-    let name = |entry: &Value| entry.get("ifname").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(entries.iter().map(|entry| (name(entry), entry.get("vlans").cloned().unwrap_or_default())).collect())
-}
-
-/// Returns settings that plugins change: for the whole namespace and for every link.
-fn sysctls(netns: &NetNs) -> Result<Value> {
-    let files: Vec<String> = LINK_SYSCTLS.iter().map(|file| format!("/proc/sys/net/{file}")).collect();
-    let script = format!("grep -Hs '' /proc/sys/net/ipv4/ip_forward {} || true", files.join(" "));
-    let output = netns.run(&["sh", "-c", &script])?;
-    let text = output.text();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("/proc/sys/net/")?.split_once(':'));
-    Ok(lines.map(|(key, value)| (key.to_owned(), Value::String(value.to_owned()))).collect())
-}
-
-/// Returns the nftables ruleset: one key per object, without handles and counters.
-fn ruleset(netns: &NetNs) -> Result<Value> {
-    let listed = json_of(netns, &["nft", "-j", "list", "ruleset"])?;
-    let objects = listed.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut out = Map::new();
-    for mut object in objects {
-        if object.get("metainfo").is_some() {
-            continue;
-        }
-        if let Some(fields) = object.as_object_mut().and_then(|outer| outer.values_mut().next())
-            && let Some(fields) = fields.as_object_mut()
-        {
-            fields.remove("handle");
-        }
-        out.insert(without_counters(&object).to_string(), Value::Bool(true));
-    }
-    Ok(Value::Object(out))
-}
-
-fn without_counters(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let kept = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "packets" | "bytes"));
-            Value::Object(kept.map(|(key, item)| (key.clone(), without_counters(item))).collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(without_counters).collect()),
-        other => other.clone(),
-    }
 }
 
 /// Marks the MAC address of a bridge in a CNI result if it is one of its ports', like `world`.

@@ -232,7 +232,7 @@ impl Installation {
     ///
     /// # Errors
     /// `weft` is missing.
-    pub fn bare() -> Result<Self> {
+    pub fn names_only() -> Result<Self> {
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;
         fs::create_dir_all(&bin).context("create bin")?;

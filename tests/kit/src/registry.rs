@@ -10,7 +10,7 @@ use crate::process::{self, Place};
 
 /// A web server that writes down what it is asked, and sends everybody elsewhere, until the value is dropped.
 #[derive(Debug)]
-pub struct Witness {
+pub struct RecordingServer {
     _daemon: Daemon,
     log: PathBuf,
 }
@@ -148,7 +148,7 @@ pub fn token_server(realm: &str, certificates: &Certificates) -> String {
 
 // === impl Witness ===
 
-impl Witness {
+impl RecordingServer {
     /// Starts the server in a place. It answers every request with `answer`: a redirect if that is an address, otherwise
     /// a document. With certificates it has TLS. `name` is the name of its files in `dir`.
     ///

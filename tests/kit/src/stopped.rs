@@ -35,7 +35,7 @@ impl Started {
     ///
     /// # Errors
     /// strace cannot be run, or the call neither stops nor ends.
-    pub fn at(call: Call, program: &Path, place: Place, scratch: &Path, number: usize) -> Result<Self> {
+    pub fn stop_at(call: Call, program: &Path, place: Place, scratch: &Path, number: usize) -> Result<Self> {
         let (log, script) = (scratch.join("stopped.strace"), scratch.join("stopped.sh"));
         drop(fs::remove_file(&log));
         let body = format!(

@@ -120,7 +120,7 @@ impl Scenario {
 
     /// Returns the same without a rule.
     #[must_use]
-    pub fn without(mut self, rule: crate::rules::Rule) -> Self {
+    pub fn without_rule(mut self, rule: crate::rules::Rule) -> Self {
         self.rules = self.rules.without(rule);
         self
     }

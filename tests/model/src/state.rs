@@ -190,11 +190,11 @@ impl State {
 }
 
 /// Returns the set with one attempt.
-pub(crate) fn only(attempt: usize) -> Set {
+pub(crate) fn set_of_one(attempt: usize) -> Set {
     1 << attempt
 }
 
 /// Returns whether an attempt is in a set.
 pub(crate) fn contains(set: Set, attempt: usize) -> bool {
-    set & only(attempt) != 0
+    set & set_of_one(attempt) != 0
 }

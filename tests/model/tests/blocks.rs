@@ -16,7 +16,7 @@ fn two_nodes() -> Blocks {
 }
 
 /// Returns a second pod on the first node, so that its cell is taken, returned and taken again.
-fn again() -> Blocks {
+fn second_pod_on_node() -> Blocks {
     Blocks::new(&[0, 1, 0]).faults(Faults { lose: 2, ..NONE })
 }
 
@@ -28,7 +28,7 @@ fn rolled_back() -> Blocks {
     two_nodes().faults(Faults { reboot: 1, roll_back: 1, ..NONE })
 }
 
-fn wiped() -> Blocks {
+fn wiped_node() -> Blocks {
     two_nodes().faults(Faults { wipe: 1, ..NONE })
 }
 
@@ -37,20 +37,20 @@ fn restored() -> Blocks {
 }
 
 #[track_caller]
-fn holds(blocks: &Blocks) {
+fn expect_holds(blocks: &Blocks) {
     let outcome = check(blocks, LIMIT);
     assert!(matches!(outcome, Outcome::Holds { .. }), "{outcome}");
 }
 
 #[track_caller]
 fn duplicates_without(rule: Rule, blocks: Blocks) {
-    let outcome = check(&blocks.without(rule), LIMIT);
+    let outcome = check(&blocks.without_rule(rule), LIMIT);
     assert!(matches!(outcome, Outcome::Broken { .. }), "without {rule:?} a duplicate was to be found, but: {outcome}");
 }
 
 #[track_caller]
 fn leaks_without(rule: Rule, blocks: Blocks) {
-    let outcome = check(&blocks.without(rule), LIMIT);
+    let outcome = check(&blocks.without_rule(rule), LIMIT);
     assert!(matches!(outcome, Outcome::Leak { .. }), "without {rule:?} a leak was to be found, but: {outcome}");
 }
 
@@ -58,32 +58,32 @@ fn leaks_without(rule: Rule, blocks: Blocks) {
 
 #[test]
 fn cells_taken_and_returned() {
-    holds(&again());
+    expect_holds(&second_pod_on_node());
 }
 
 #[test]
 fn reboot_and_reimage() {
-    holds(&rebooted());
+    expect_holds(&rebooted());
 }
 
 #[test]
 fn disk_rolled_back_after_a_return() {
-    holds(&rolled_back());
+    expect_holds(&rolled_back());
 }
 
 #[test]
 fn store_moved_away() {
-    holds(&wiped());
+    expect_holds(&wiped_node());
 }
 
 #[test]
 fn restore() {
-    holds(&restored());
+    expect_holds(&restored());
 }
 
 #[test]
 fn a_claim_beside_cells() {
-    holds(&two_nodes().by_claim(1));
+    expect_holds(&two_nodes().by_claim(1));
 }
 
 // === each rule left out ===
@@ -122,7 +122,7 @@ fn cells() {
 
 #[test]
 fn store_id() {
-    duplicates_without(Rule::StoreId, wiped());
+    duplicates_without(Rule::StoreId, wiped_node());
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_false_fence_duplicates_with_all_rules() {
 #[test]
 fn freeze() {
     duplicates_without(Rule::Freeze, restored());
-    duplicates_without(Rule::Reassert, restored().without(Rule::Freeze));
+    duplicates_without(Rule::Reassert, restored().without_rule(Rule::Freeze));
     duplicates_without(Rule::ConfirmStrict, restored());
 }
 

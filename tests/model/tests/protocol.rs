@@ -35,7 +35,7 @@ fn restored(scenario: Scenario) -> Scenario {
 }
 
 #[track_caller]
-fn holds(scenario: Scenario) {
+fn expect_holds(scenario: Scenario) {
     let outcome = check(&Protocol::new(scenario), LIMIT);
     assert!(matches!(outcome, Outcome::Holds { .. }), "{outcome}");
 }
@@ -43,14 +43,14 @@ fn holds(scenario: Scenario) {
 /// Without the rule, the first broken invariant has a name that begins like this.
 #[track_caller]
 fn broken_without(rule: Rule, scenario: Scenario, expected: &str) {
-    let outcome = check(&Protocol::new(scenario.without(rule)), LIMIT);
+    let outcome = check(&Protocol::new(scenario.without_rule(rule)), LIMIT);
     let found = matches!(&outcome, Outcome::Broken { invariant, .. } if invariant.starts_with(expected));
     assert!(found, "without {rule:?} the checker was to find {expected:?}, but: {outcome}");
 }
 
 #[track_caller]
 fn leaks_without(rule: Rule, scenario: Scenario) {
-    let outcome = check(&Protocol::new(scenario.without(rule)), LIMIT);
+    let outcome = check(&Protocol::new(scenario.without_rule(rule)), LIMIT);
     assert!(matches!(outcome, Outcome::Leak { .. }), "without {rule:?} the checker was to find a leak, but: {outcome}");
 }
 
@@ -58,62 +58,62 @@ fn leaks_without(rule: Rule, scenario: Scenario) {
 
 #[test]
 fn two_nodes_with_kill_and_doubled_request() {
-    holds(two_nodes().faults(Faults { kill: 1, double: 1, ..NONE }));
+    expect_holds(two_nodes().faults(Faults { kill: 1, double: 1, ..NONE }));
 }
 
 #[test]
 fn two_nodes_with_lost_answer() {
-    holds(two_nodes().faults(Faults { lose: 1, ..NONE }));
+    expect_holds(two_nodes().faults(Faults { lose: 1, ..NONE }));
 }
 
 #[test]
 fn two_addresses_with_lost_answer() {
-    holds(Scenario::new(&[(0, 0, 0), (1, 1, 1)], 2, 2).faults(Faults { lose: 1, ..NONE }));
+    expect_holds(Scenario::new(&[(0, 0, 0), (1, 1, 1)], 2, 2).faults(Faults { lose: 1, ..NONE }));
 }
 
 #[test]
 fn retried_pod() {
-    holds(retry_on_one_node());
+    expect_holds(retry_on_one_node());
 }
 
 #[test]
 fn reboot_and_reimage() {
-    holds(two_nodes().faults(Faults { reboot: 1, reimage: 1, ..NONE }));
+    expect_holds(two_nodes().faults(Faults { reboot: 1, reimage: 1, ..NONE }));
 }
 
 #[test]
 fn store_moved_away() {
-    holds(two_nodes().faults(Faults { wipe: 1, ..NONE }));
+    expect_holds(two_nodes().faults(Faults { wipe: 1, ..NONE }));
 }
 
 #[test]
 fn two_machines_of_one_name() {
-    holds(two_nodes().one_name());
+    expect_holds(two_nodes().one_name());
 }
 
 #[test]
 fn restore_frozen_by_a_person() {
-    holds(restored(two_nodes()));
+    expect_holds(restored(two_nodes()));
 }
 
 #[test]
 fn restore_noticed_by_agents() {
-    holds(restored(two_nodes()).agents_freeze());
+    expect_holds(restored(two_nodes()).agents_freeze());
 }
 
 #[test]
 fn restore_with_a_pod_on_two_nodes() {
-    holds(restored(Scenario::new(&[(0, 0, 0), (0, 1, 0)], 2, 1)));
+    expect_holds(restored(Scenario::new(&[(0, 0, 0), (0, 1, 0)], 2, 1)));
 }
 
 #[test]
 fn ipam_claim_with_two_holders() {
-    holds(ipam_claim(2));
+    expect_holds(ipam_claim(2));
 }
 
 #[test]
 fn ipam_claim_with_reboot() {
-    holds(ipam_claim(1).faults(Faults { reboot: 1, ..NONE }));
+    expect_holds(ipam_claim(1).faults(Faults { reboot: 1, ..NONE }));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn add_lock() {
 
 #[test]
 fn link_first() {
-    let scenario = two_nodes().without(Rule::AddLock);
+    let scenario = two_nodes().without_rule(Rule::AddLock);
     broken_without(Rule::LinkFirst, scenario, "unclaimed");
 }
 
@@ -247,7 +247,7 @@ fn a_false_fence_duplicates_with_all_rules() {
 #[test]
 fn freeze() {
     broken_without(Rule::Freeze, restored(two_nodes()), "duplicate");
-    broken_without(Rule::Reassert, restored(two_nodes()).without(Rule::Freeze), "duplicate");
+    broken_without(Rule::Reassert, restored(two_nodes()).without_rule(Rule::Freeze), "duplicate");
     broken_without(Rule::DropIntents, restored(two_nodes()), "duplicate");
 }
 

@@ -27,20 +27,20 @@ impl Host {
     pub(crate) fn look() -> Result<Self> {
         let mut things = BTreeSet::new();
         for link in list(&ip(&["-j", "-d", "link", "show"])?)? {
-            things.insert(format!("link {} {}", text(&link, "ifname"), link["linkinfo"]["info_kind"]));
+            things.insert(format!("link {} {}", text_at(&link, "ifname"), link["linkinfo"]["info_kind"]));
         }
         for link in list(&ip(&["-j", "address", "show"])?)? {
             for address in link["addr_info"].as_array().into_iter().flatten() {
                 // The kernel adds a link-local one at any time.
                 if address["scope"] != "link" {
-                    things.insert(format!("address {} on {}", text(address, "local"), text(&link, "ifname")));
+                    things.insert(format!("address {} on {}", text_at(address, "local"), text_at(&link, "ifname")));
                 }
             }
         }
         for family in ["-4", "-6"] {
             for route in list(&ip(&["-j", family, "route", "show", "table", "all"])?)? {
-                if !text(&route, "dst").starts_with("fe80") && !text(&route, "dst").starts_with("ff00") {
-                    things.insert(format!("route {} dev {}", text(&route, "dst"), text(&route, "dev")));
+                if !text_at(&route, "dst").starts_with("fe80") && !text_at(&route, "dst").starts_with("ff00") {
+                    things.insert(format!("route {} dev {}", text_at(&route, "dst"), text_at(&route, "dev")));
                 }
             }
         }
@@ -73,12 +73,17 @@ fn ruleset() -> Result<Vec<String>> {
             if parts.iter().any(|part| part.contains("WEFT-FORWARD-") && part.contains("jump")) {
                 continue;
             }
-            lines.push(format!("nft rule in {} {}: {}", text(rule, "table"), text(rule, "chain"), parts.join(" ")));
+            lines.push(format!(
+                "nft rule in {} {}: {}",
+                text_at(rule, "table"),
+                text_at(rule, "chain"),
+                parts.join(" ")
+            ));
         }
         for kind in ["set", "map"] {
             let Some(set) = object.get(kind) else { continue };
             for element in set["elem"].as_array().into_iter().flatten() {
-                lines.push(format!("nft element of {} {}: {element}", text(set, "table"), text(set, "name")));
+                lines.push(format!("nft element of {} {}: {element}", text_at(set, "table"), text_at(set, "name")));
             }
         }
     }
@@ -90,7 +95,7 @@ fn list(json: &str) -> Result<Vec<Value>> {
     if json.trim().is_empty() { Ok(Vec::new()) } else { serde_json::from_str(json).context("read what ip says") }
 }
 
-fn text(value: &Value, key: &str) -> String {
+fn text_at(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or("-").to_owned()
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
         let living = lock(&storm.living).clone();
         let left = std::mem::take(&mut *lock(&storm.abandoned));
         if random.bool() {
-            collect(storm, &living, Some(Strike::Kill(storm.tally.strike(Verb::Gc, &mut random))))?;
+            collect(storm, &living, Some(Strike::Kill(storm.tally.strike_time(Verb::Gc, &mut random))))?;
         }
         collect(storm, &living, None)?;
         for abandoned in &left {
@@ -49,7 +49,7 @@ pub(crate) fn collect(storm: &Storm<'_>, living: &BTreeSet<String>, strike: Opti
     let command = storm.subject.plugins.command(storm.network.kind.plugin(), Verb::Gc, &target);
     let living: Vec<String> = living.iter().cloned().collect();
     let ended = run(command, &storm.network.with_valid(&living), strike, |start| start())?;
-    storm.note(Verb::Gc, &ended);
+    storm.count_call(Verb::Gc, &ended);
     match ended {
         Ended::Badly(text) => storm.tally.violation(format!("GC failed: {}", one_line(&text))),
         Ended::Killed if strike.is_none() => bail!("GC was killed by somebody else"),

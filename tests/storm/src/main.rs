@@ -27,7 +27,7 @@ use weft_bench::scene::Scene;
 
 use crate::network::Kind;
 use crate::storm::Storm;
-use crate::subject::{Bug, Subject, Who};
+use crate::subject::{Bug, Subject, SubjectName};
 
 /// Kills and stops CNI calls at random instants and watches the results.
 #[derive(Debug, Parser)]
@@ -38,7 +38,7 @@ struct Arguments {
     kind: Kind,
     /// The plugins to test.
     #[arg(long, value_enum, default_value = "weft")]
-    subject: Who,
+    subject: SubjectName,
     /// With `--subject fake`: its bug.
     #[arg(long, value_enum)]
     bug: Option<Bug>,

@@ -135,16 +135,16 @@ impl Network {
     /// Returns the configuration with the result of the ADD.
     pub(crate) fn with_result(&self, result: &str) -> Result<String> {
         let result: Value = serde_json::from_str(result).context("read a result")?;
-        Ok(self.with("prevResult", result))
+        Ok(self.with_key("prevResult", result))
     }
 
     /// Returns the configuration for GC, with the attachments (container ids) that live.
     pub(crate) fn with_valid(&self, containers: &[String]) -> String {
         let valid = containers.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" }));
-        self.with("cni.dev/valid-attachments", valid.collect())
+        self.with_key("cni.dev/valid-attachments", valid.collect())
     }
 
-    fn with(&self, key: &str, value: Value) -> String {
+    fn with_key(&self, key: &str, value: Value) -> String {
         let mut conf = self.conf.clone();
         if let Some(conf) = conf.as_object_mut() {
             conf.insert(key.to_owned(), value);

@@ -46,7 +46,7 @@ pub struct Oracle {
 
 impl Slot {
     /// Prevents the oracle's second read while a call starts here.
-    pub fn hold(&self) -> MutexGuard<'_, Option<Netlink>> {
+    pub fn lock_netlink(&self) -> MutexGuard<'_, Option<Netlink>> {
         lock(&self.socket)
     }
 
@@ -55,7 +55,7 @@ impl Slot {
     /// # Errors
     /// If the kernel does not answer.
     pub fn addresses(&self) -> Result<Vec<IpAddr>> {
-        read(&mut self.hold())
+        read(&mut self.lock_netlink())
     }
 }
 
@@ -76,11 +76,11 @@ impl Oracle {
     /// Stops watching a netns, and no longer keeps it alive.
     pub fn forget(&self, slot: &Arc<Slot>) {
         lock(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
-        *slot.hold() = None;
+        *slot.lock_netlink() = None;
     }
 
     /// Notes the addresses that a container's result names.
-    pub fn holds(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
+    pub fn record_added(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
         let mut holders = lock(&self.holders);
         for address in addresses {
             if let Some(other) = holders.insert(*address, container.to_owned()) {
@@ -142,7 +142,7 @@ impl Oracle {
 /// Reads a possible duplicate a second time.
 fn on_both(address: IpAddr, one: &Slot, two: &Slot) -> Result<bool> {
     // Only this thread ever takes two locks, so their order does not matter.
-    let (mut one, mut two) = (one.hold(), two.hold());
+    let (mut one, mut two) = (one.lock_netlink(), two.lock_netlink());
     Ok(read(&mut one)?.contains(&address) && read(&mut two)?.contains(&address) && read(&mut one)?.contains(&address))
 }
 

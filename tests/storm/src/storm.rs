@@ -88,7 +88,7 @@ impl<'a> Storm<'a> {
     /// # Errors
     /// If something other than the subject fails.
     pub(crate) fn run(&self, rounds: usize, workers: usize) -> Result<()> {
-        let before = self.calm()?;
+        let before = self.measure_baseline()?;
         let ends: &[End] = if self.subject.collects { &[End::Del, End::Gc] } else { &[End::Del] };
         for (number, end) in ends.iter().enumerate() {
             self.blow(rounds / ends.len(), workers, number)?;
@@ -106,7 +106,7 @@ impl<'a> Storm<'a> {
             needed.extend(["orphaned ADDs beside DEL", "orphaned ADDs beside GC"]);
         }
         for what in needed {
-            if !self.tally.enough() && self.tally.counted(what) == 0 {
+            if !self.tally.is_enough() && self.tally.counted(what) == 0 {
                 bail!("{rounds} rounds without this: {what}; that is no storm");
             }
         }
@@ -115,7 +115,7 @@ impl<'a> Storm<'a> {
 
     /// Makes one quiet attachment: it shows how long calls take, and the state of a clean host once shared things
     /// exist.
-    fn calm(&self) -> Result<Host> {
+    fn measure_baseline(&self) -> Result<Host> {
         let slot = self.slot()?;
         for number in 0..3 {
             let target = self.target(&format!("calm-{number}"), &slot);
@@ -177,7 +177,7 @@ impl<'a> Storm<'a> {
             End::Del => {
                 for Abandoned { target, slot } in &left {
                     self.oracle.lets_go(&target.container);
-                    self.must(Verb::Del, target, slot, &self.network.conf())?;
+                    self.must_call(Verb::Del, target, slot, &self.network.conf())?;
                 }
             }
             End::Gc => {
@@ -205,7 +205,7 @@ impl<'a> Storm<'a> {
     }
 
     /// Makes a call that is not struck, which must succeed.
-    pub(crate) fn must(&self, verb: Verb, target: &Target, slot: &Slot, conf: &str) -> Result<Option<String>> {
+    pub(crate) fn must_call(&self, verb: Verb, target: &Target, slot: &Slot, conf: &str) -> Result<Option<String>> {
         match self.call(verb, target, slot, conf, None)? {
             Ended::Well(result, _) => Ok(Some(result)),
             Ended::Badly(text) => {
@@ -240,10 +240,10 @@ impl<'a> Storm<'a> {
         let command = self.subject.plugins.command(self.network.kind.plugin(), verb, target);
         let conf = self.network.conf_of(conf, &target.container)?;
         let ended = run(command, &conf, strike, |start| {
-            let _guard = slot.hold();
+            let _guard = slot.lock_netlink();
             start()
         })?;
-        self.note(verb, &ended);
+        self.count_call(verb, &ended);
         Ok(ended)
     }
 
@@ -253,7 +253,7 @@ impl<'a> Storm<'a> {
         let own = self.network.conf();
         let conf = self.network.conf_of(&own, &target.container)?;
         Running::start(command, &conf, |start| {
-            let _guard = slot.hold();
+            let _guard = slot.lock_netlink();
             start()
         })
     }
@@ -265,7 +265,7 @@ impl<'a> Storm<'a> {
     }
 
     /// Counts a call and its duration.
-    pub(crate) fn note(&self, verb: Verb, ended: &Ended) {
+    pub(crate) fn count_call(&self, verb: Verb, ended: &Ended) {
         let how = match ended {
             Ended::Well(_, took) => {
                 self.tally.took(verb, *took);
@@ -284,12 +284,12 @@ impl<'a> Storm<'a> {
     /// Takes one of the remaining rounds.
     pub(crate) fn take_round(&self) -> bool {
         let take = |left: usize| left.checked_sub(1);
-        !self.tally.enough() && self.rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        !self.tally.is_enough() && self.rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Returns whether rounds are left.
     pub(crate) fn goes_on(&self) -> bool {
-        !self.tally.enough() && self.rounds.load(Ordering::Relaxed) > 0
+        !self.tally.is_enough() && self.rounds.load(Ordering::Relaxed) > 0
     }
 }
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use weft_bench::call::feed;
+use weft_bench::call::write_stdin;
 
 /// How a call ended.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Running {
             Ok(())
         })?;
         let mut child = child.context("the plugin was not started")?;
-        feed(&mut child, stdin)?;
+        write_stdin(&mut child, stdin)?;
         let group = Pid::from_raw(i32::try_from(child.id()).context("a process id")?);
         Ok(Self { child, group, start, stopped: Duration::ZERO })
     }

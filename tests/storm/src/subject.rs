@@ -13,7 +13,7 @@ const NAMES: &[&str] = &["bridge", "ptp", "macvlan", "host-local"];
 
 /// The plugins to test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Who {
+pub(crate) enum SubjectName {
     /// weft under the stock plugins' names.
     Weft,
     /// Debian's. They are not made for this: they lose addresses and leave links. They show what the storm can do.
@@ -47,7 +47,7 @@ pub(crate) enum Bug {
 /// The subject's binaries.
 #[derive(Debug)]
 pub(crate) struct Found {
-    who: Who,
+    who: SubjectName,
     bug: Option<Bug>,
     binary: PathBuf,
     weftctl: PathBuf,
@@ -83,24 +83,24 @@ impl Subject {
     ///
     /// # Errors
     /// If one is missing; the error says how to get it.
-    pub(crate) fn find(who: Who, bug: Option<Bug>) -> Result<Found> {
+    pub(crate) fn find(who: SubjectName, bug: Option<Bug>) -> Result<Found> {
         let own = std::env::current_exe().context("find our own binary")?;
         let beside = |variable: &str, name: &str| {
             std::env::var_os(variable).map_or_else(|| own.with_file_name(name), PathBuf::from)
         };
         let weftctl = beside("WEFTCTL_BIN", "weftctl");
         let (binary, remedy) = match who {
-            Who::Weft => (
+            SubjectName::Weft => (
                 beside("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)),
                 "cargo weft && cargo weftctl",
             ),
-            Who::Reference => (reference().join("bridge"), "apt-get install containernetworking-plugins"),
-            Who::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),
+            SubjectName::Reference => (reference().join("bridge"), "apt-get install containernetworking-plugins"),
+            SubjectName::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),
         };
-        if !binary.is_file() || (who == Who::Weft && !weftctl.is_file()) {
+        if !binary.is_file() || (who == SubjectName::Weft && !weftctl.is_file()) {
             bail!("there is no {}; get it: {remedy}", binary.display());
         }
-        if bug.is_some() && who != Who::Fake {
+        if bug.is_some() && who != SubjectName::Fake {
             bail!("only the fake has bugs that can be chosen");
         }
         Ok(Found { who, bug, binary, weftctl })
@@ -140,7 +140,7 @@ impl Found {
         let files = Subject::data_dir(scene);
         fs::create_dir_all(&files).with_context(|| format!("create {}", files.display()))?;
         match self.who {
-            Who::Reference => Ok(Subject {
+            SubjectName::Reference => Ok(Subject {
                 label: "reference".to_owned(),
                 plugins: Plugins { dir: self.binary.parent().context("no directory")?.to_owned(), env: Vec::new() },
                 version: "1.0.0",
@@ -148,7 +148,7 @@ impl Found {
                 orphans: false,
                 ledger: Ledger::Files(files),
             }),
-            Who::Fake => {
+            SubjectName::Fake => {
                 names(&bin, &self.binary, NAMES)?;
                 let bug = self.bug.and_then(|bug| bug.to_possible_value()).map(|value| value.get_name().to_owned());
                 let label = format!("fake ({})", bug.as_deref().unwrap_or("no bug"));
@@ -159,7 +159,7 @@ impl Found {
                 let orphans = self.bug == Some(Bug::NoLock);
                 Ok(Subject { label, plugins, version: "1.1.0", collects: true, orphans, ledger: Ledger::Files(files) })
             }
-            Who::Weft => {
+            SubjectName::Weft => {
                 let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
                 install_weft(&self.weftctl, &self.binary, scene.dir(), &env)?;
                 Ok(Subject {

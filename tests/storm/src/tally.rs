@@ -41,7 +41,7 @@ impl Tally {
     }
 
     /// Returns whether to stop early.
-    pub fn enough(&self) -> bool {
+    pub fn is_enough(&self) -> bool {
         lock(&self.violations).len() >= ENOUGH
     }
 
@@ -51,7 +51,7 @@ impl Tally {
     }
 
     /// Returns an instant to strike: anywhere in a usual call, or a little after it.
-    pub fn strike(&self, verb: Verb, random: &mut fastrand::Rng) -> Duration {
+    pub fn strike_time(&self, verb: Verb, random: &mut fastrand::Rng) -> Duration {
         self.typical(verb).get().mul_f64(random.f64() * 1.2)
     }
 

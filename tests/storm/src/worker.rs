@@ -58,7 +58,7 @@ impl<'a> Worker<'a> {
         while self.storm.take_round() {
             number += 1;
             let target = self.storm.target(&format!("{}-{number}", self.name), &self.slot);
-            self.life(&target)?;
+            self.run_lifecycle(&target)?;
         }
         let target = self.storm.target(&format!("{}-last", self.name), &self.slot);
         self.add(&target)?;
@@ -67,12 +67,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Runs one container: ADD, perhaps CHECK, DEL, each perhaps killed.
-    fn life(&mut self, target: &Target) -> Result<()> {
+    fn run_lifecycle(&mut self, target: &Target) -> Result<()> {
         if self.storm.subject.orphans && self.random.f64() < ORPHANS {
             return self.orphan(target);
         }
         match self.add(target)? {
-            Added::Yes(result) => self.live(target, &result)?,
+            Added::Yes(result) => self.keep_running(target, &result)?,
             Added::Unknown => {
                 let room = lock(&self.storm.abandoned).len() < ABANDONED;
                 if self.storm.subject.collects && room && self.random.f64() < 0.3 {
@@ -101,13 +101,13 @@ impl<'a> Worker<'a> {
     }
 
     fn add(&mut self, target: &Target) -> Result<Added> {
-        let strike = self.strike(Verb::Add);
+        let strike = self.choose_strike(Verb::Add);
         // Held to the end of the call, as a runtime delays its GC, and until the runtime has noted that the container
         // lives.
         let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
         match self.storm.call(Verb::Add, target, &self.slot, &self.storm.network.conf(), strike)? {
             Ended::Well(result, _) => {
-                self.storm.oracle.holds(&target.container, &ips(&result)?, &self.storm.tally);
+                self.storm.oracle.record_added(&target.container, &ips(&result)?, &self.storm.tally);
                 lock(&self.storm.living).insert(target.container.clone());
                 Ok(Added::Yes(result))
             }
@@ -125,12 +125,12 @@ impl<'a> Worker<'a> {
     }
 
     /// The container runs for a while, and keeps its addresses.
-    fn live(&mut self, target: &Target, result: &str) -> Result<()> {
+    fn keep_running(&mut self, target: &Target, result: &str) -> Result<()> {
         sleep(Duration::from_micros(self.random.u64(0..20_000)));
         if self.random.f64() < 0.2 {
             let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
             let conf = self.storm.network.with_result(result)?;
-            self.storm.must(Verb::Check, target, &self.slot, &conf)?;
+            self.storm.must_call(Verb::Check, target, &self.slot, &conf)?;
         }
         let (there, given) = (self.slot.addresses()?, ips(result)?);
         if self.storm.network.kind.has_links() && there != given {
@@ -151,7 +151,7 @@ impl<'a> Worker<'a> {
     fn delete(&mut self, target: &Target) -> Result<()> {
         let conf = self.storm.network.conf();
         for _ in 0..STRIKES {
-            let Some(strike) = self.strike(Verb::Del) else { break };
+            let Some(strike) = self.choose_strike(Verb::Del) else { break };
             let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
             if let Ended::Badly(text) = self.storm.call(Verb::Del, target, &self.slot, &conf, Some(strike))? {
                 self.storm.tally.violation(format!("DEL of {} failed: {}", target.container, one_line(&text)));
@@ -160,17 +160,17 @@ impl<'a> Worker<'a> {
         let again = usize::from(self.random.f64() < 0.1);
         for _ in 0..=again {
             let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
-            self.storm.must(Verb::Del, target, &self.slot, &conf)?;
+            self.storm.must_call(Verb::Del, target, &self.slot, &conf)?;
         }
         Ok(())
     }
 
     /// Strikes half of the calls: kills most of them, and stops the others for a while.
-    fn strike(&mut self, verb: Verb) -> Option<Strike> {
+    fn choose_strike(&mut self, verb: Verb) -> Option<Strike> {
         if self.random.bool() {
             return None;
         }
-        let after = self.storm.tally.strike(verb, &mut self.random);
+        let after = self.storm.tally.strike_time(verb, &mut self.random);
         if self.random.f64() < 0.7 {
             return Some(Strike::Kill(after));
         }
@@ -187,7 +187,7 @@ impl<'a> Worker<'a> {
     /// any point. Whichever ends first, the ledger knows every address that is left.
     fn orphan(&mut self, target: &Target) -> Result<()> {
         let by_gc = self.random.f64() < 0.3;
-        let after = self.storm.tally.strike(Verb::Add, &mut self.random);
+        let after = self.storm.tally.strike_time(Verb::Add, &mut self.random);
         let length = self.pause();
         // It does not delay GC.
         let mut add = self.storm.start_add(target, &self.slot)?;
@@ -236,7 +236,7 @@ impl<'a> Worker<'a> {
         let again = usize::from(self.random.f64() < 0.3);
         for _ in 0..=again {
             let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
-            self.storm.must(Verb::Del, target, &self.slot, &self.storm.network.conf())?;
+            self.storm.must_call(Verb::Del, target, &self.slot, &self.storm.network.conf())?;
         }
         Ok(())
     }

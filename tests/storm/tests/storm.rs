@@ -40,10 +40,12 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     for (kind, rounds) in KINDS {
-        trials.push(trial(format!("weft::{kind}"), move || stands("weft", kind, rounds)));
+        trials.push(trial(format!("weft::{kind}"), move || subject_passes("weft", kind, rounds)));
     }
     for kind in ["ptp", "ipam"] {
-        trials.push(trial(format!("oracle::accepts_a_right_plugin::{kind}"), move || stands("fake", kind, "100")));
+        trials.push(trial(format!("oracle::accepts_a_right_plugin::{kind}"), move || {
+            subject_passes("fake", kind, "100")
+        }));
     }
     for (bug, kind, words) in BUGS {
         trials.push(trial(format!("oracle::notices::{bug}"), move || falls(bug, kind, words)));
@@ -75,7 +77,7 @@ fn tool() -> Option<String> {
 }
 
 /// Runs a storm that the subject must pass.
-fn stands(subject: &str, kind: &str, rounds: &str) -> Result<(), Failed> {
+fn subject_passes(subject: &str, kind: &str, rounds: &str) -> Result<(), Failed> {
     let rounds = std::env::var("WEFT_STORM_ROUNDS").unwrap_or_else(|_| rounds.to_owned());
     let (stood, said) = storm(&["--subject", subject, "--kind", kind, "--rounds", &rounds])?;
     // A passed storm's output is shown with --nocapture; a failed one's is the failure's text.

@@ -15,14 +15,14 @@ use super::stock::{stock_daemon, stock_socket};
 
 /// After `kill -9`, a new agent knows the lease, renews it, and releases it.
 pub(super) fn agent_killed() -> Result<()> {
-    let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,6"], &[])?;
+    let lan = Lan::with_options(&[RANGE, "--dhcp-option=option:T1,6"], &[])?;
     let result = lan.add("a")?;
     let own = address(&result)?;
     lan.kill_agent();
     let error = lan.call("CHECK", "a", Some(&result))?.error()?;
     ensure!(error.code == 11 && error.msg.contains("weftctl agent"), "{error:?}");
     lan.start_agent(&[])?;
-    lan.quiet("CHECK", "a", Some(&result))?;
+    lan.expect_quiet("CHECK", "a", Some(&result))?;
     let status = lan.status()?;
     ensure!(status.len() == 1 && status[0]["addresses"] == json!([format!("{own}/24")]), "{status:?}");
     let acks = || lan.server.borrow().count("DHCPACK", &own);
@@ -33,7 +33,7 @@ pub(super) fn agent_killed() -> Result<()> {
     let before = acks();
     lan.start_agent(&[])?;
     wait(Duration::from_secs(5), "the renewal that was due", || Ok(acks() > before)).with_context(|| lan.log())?;
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("DEL", "a", None)?;
     lan.leases_become(&[])?;
     ensure!(lan.server.borrow().count("DHCPRELEASE", &own) == 1, "{}", lan.server.borrow().log());
     Ok(())
@@ -41,7 +41,7 @@ pub(super) fn agent_killed() -> Result<()> {
 
 /// The agent dies during an ADD: the error has code 11, and nothing is left.
 pub(super) fn agent_killed_while_asking() -> Result<()> {
-    let lan = Lan::with(&[ONE], &[])?;
+    let lan = Lan::with_options(&[ONE], &[])?;
     lan.add("a")?;
     let (call, place, plugin) = {
         let mut world = lan.world.borrow_mut();
@@ -58,47 +58,47 @@ pub(super) fn agent_killed_while_asking() -> Result<()> {
     ensure!(error.code == 11, "{error:?}");
     ensure!(lan.world.borrow_mut().container("b")?.line("ip link show eth0").is_err(), "b has a link");
     lan.start_agent(&[])?;
-    lan.quiet("DEL", "b", None)?;
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("DEL", "b", None)?;
+    lan.expect_quiet("DEL", "a", None)?;
     lan.leases_become(&[])
 }
 
 /// weft dies during an ADD, after it made its link: DEL finds the link in the journal, and the agent stops its
 /// requests.
 pub(super) fn weft_killed_while_asking() -> Result<()> {
-    let lan = Lan::with(&[ONE], &[])?;
+    let lan = Lan::with_options(&[ONE], &[])?;
     lan.add("a")?;
     lan.cut_short("ADD", "b", Duration::from_secs(3))?;
     let up = lan.inside("b", "ip -j link show eth0")?.to_string();
     ensure!(up.contains("\"UP\""), "no link was made: {up}");
-    lan.quiet("DEL", "b", None)?;
+    lan.expect_quiet("DEL", "b", None)?;
     ensure!(lan.world.borrow_mut().container("b")?.line("ip link show eth0").is_err(), "b still has its link");
     ensure!(lan.status()?.len() == 1, "{:?}", lan.status());
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("DEL", "a", None)?;
     lan.leases_become(&[])?;
     // Once an address is free, it works.
     lan.add("b")?;
-    lan.quiet("DEL", "b", None)
+    lan.expect_quiet("DEL", "b", None)
 }
 
 /// SIGTERM: leases are kept, the socket is removed.
 pub(super) fn agent_stopped() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let result = lan.add("a")?;
     let agent = lan.agent.borrow_mut().take().context("an agent")?;
     agent.stop()?;
     ensure!(!dhcp::socket(&lan.world.borrow()).exists(), "the socket is still there");
     ensure!(lan.leases() == [address(&result)?], "{:?}", lan.leases());
     lan.start_agent(&[])?;
-    lan.quiet("CHECK", "a", Some(&result))?;
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("CHECK", "a", Some(&result))?;
+    lan.expect_quiet("DEL", "a", None)?;
     lan.leases_become(&[])
 }
 
 /// Without an agent, ADD names the socket and the remedy with code 11 before it changes anything; STATUS reports 50.
 pub(super) fn agent_away() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
-    lan.quiet("STATUS", "a", None)?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
+    lan.expect_quiet("STATUS", "a", None)?;
     lan.kill_agent();
     let socket = dhcp::socket(&lan.world.borrow()).display().to_string();
     let error = lan.call("ADD", "a", None)?.error()?;
@@ -108,16 +108,16 @@ pub(super) fn agent_away() -> Result<()> {
     ensure!(lan.world.borrow_mut().container("a")?.line("ip link show eth0").is_err(), "a link was made");
     let error = lan.call("STATUS", "a", None)?.error()?;
     ensure!(error.code == 50 && error.msg.contains(&socket), "{error:?}");
-    lan.quiet("DEL", "a", None)
+    lan.expect_quiet("DEL", "a", None)
 }
 
 /// DEL does what it can, reports the rest, and succeeds. The agent notices that the link is gone, and forgets it.
 pub(super) fn agent_away_at_del() -> Result<()> {
-    let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,4"], &[])?;
+    let lan = Lan::with_options(&[RANGE, "--dhcp-option=option:T1,4"], &[])?;
     let result = lan.add("a")?;
     lan.kill_agent();
     let reply = lan.call("DEL", "a", Some(&result))?;
-    reply.quiet()?;
+    reply.expect_quiet()?;
     ensure!(reply.stderr.contains("ends by itself"), "stderr {:?}", reply.stderr);
     ensure!(lan.world.borrow_mut().container("a")?.line("ip link show eth0").is_err(), "the link is still there");
     lan.start_agent(&[])?;
@@ -128,7 +128,7 @@ pub(super) fn agent_away_at_del() -> Result<()> {
 
 /// One agent per store and per socket.
 pub(super) fn two_agents() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let world = lan.world.borrow();
     let place = world.place()?;
     let other = world.scratch().join("other");
@@ -147,7 +147,7 @@ pub(super) fn two_agents() -> Result<()> {
 /// Only root may make the agent enter namespaces.
 pub(super) fn socket_is_for_root() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let world = lan.world.borrow();
     let socket = dhcp::socket(&world);
     ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600, "mode of the socket");
@@ -166,7 +166,7 @@ pub(super) fn socket_is_for_root() -> Result<()> {
 
 /// If the configuration names the stock daemon's socket, the error says so.
 pub(super) fn stranger_at_the_socket() -> Result<()> {
-    let mut lan = Lan::with(&[RANGE], &[])?;
+    let mut lan = Lan::with_options(&[RANGE], &[])?;
     let daemon = stock_daemon(&lan)?;
     let path = stock_socket(&lan);
     lan.conf["ipam"]["daemonSocketPath"] = json!(path);

@@ -15,7 +15,7 @@ use super::lan::{Lan, ONE, RANGE, address};
 /// The container's namespace ends before DEL. The agent forgets the lease when it looks again; DEL works with and
 /// without it.
 pub(super) fn netns_gone() -> Result<()> {
-    let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,3"], &[])?;
+    let lan = Lan::with_options(&[RANGE, "--dhcp-option=option:T1,3"], &[])?;
     lan.add("a")?;
     lan.add("b")?;
     lan.world.borrow_mut().remove_container("a");
@@ -27,7 +27,7 @@ pub(super) fn netns_gone() -> Result<()> {
     for container in ["a", "b"] {
         let mut call = lan.world.borrow_mut().prepare("DEL", &Attach::eth0(container), &lan.conf)?;
         call.netns = Some(String::new());
-        lan.world.borrow().run(&call, "weft")?.quiet()?;
+        lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     }
     Ok(())
 }
@@ -35,33 +35,33 @@ pub(super) fn netns_gone() -> Result<()> {
 /// The same id in a new namespace, when DEL never reached the agent: the agent requests the remembered address, and the
 /// server confirms it.
 pub(super) fn same_name_again() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let first = address(&lan.add("a")?)?;
     let mut call = lan.world.borrow_mut().prepare("DEL", &Attach::eth0("a"), &lan.conf)?;
     // The agent is absent during this DEL.
     fs::rename(dhcp::socket(&lan.world.borrow()), lan.world.borrow().scratch().join("hidden"))?;
     call.netns = Some(String::new());
-    lan.world.borrow().run(&call, "weft")?.quiet()?;
+    lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     fs::rename(lan.world.borrow().scratch().join("hidden"), dhcp::socket(&lan.world.borrow()))?;
     lan.world.borrow_mut().remove_container("a");
     let discovers = lan.server.borrow().count("DHCPDISCOVER", "");
     let second = address(&lan.add("a")?)?;
     ensure!(first == second, "{first} then {second}");
     ensure!(lan.server.borrow().count("DHCPDISCOVER", "") == discovers, "{}", lan.server.borrow().log());
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("DEL", "a", None)?;
     lan.leases_become(&[])
 }
 
 /// For weft's own plugin, the attachment exists already. For IPAM alone, ADD returns the running lease, as the stock
 /// plugin does.
 pub(super) fn second_add() -> Result<()> {
-    let mut lan = Lan::with(&[RANGE], &[])?;
+    let mut lan = Lan::with_options(&[RANGE], &[])?;
     let result = lan.add("a")?;
     let error = lan.call("ADD", "a", None)?.error()?;
     ensure!(error.code == 4, "{error:?}");
     ensure!(lan.leases() == [address(&result)?], "{:?}", lan.leases());
-    lan.quiet("CHECK", "a", Some(&result))?;
-    lan.quiet("DEL", "a", None)?;
+    lan.expect_quiet("CHECK", "a", Some(&result))?;
+    lan.expect_quiet("DEL", "a", None)?;
     // Another plugin made this link.
     lan.conf = json!({ "cniVersion": "1.0.0", "name": "lan", "type": "dhcp", "ipam": lan.conf["ipam"].clone() });
     let netns = lan.world.borrow_mut().container("i")?.name().to_owned();
@@ -70,10 +70,10 @@ pub(super) fn second_add() -> Result<()> {
     let first = lan.add("i")?;
     let second = lan.add("i")?;
     ensure!(first == second && first["interfaces"] == Value::Null, "{first} {second}");
-    lan.quiet("CHECK", "i", Some(&first))?;
-    lan.quiet("DEL", "i", None)?;
+    lan.expect_quiet("CHECK", "i", Some(&first))?;
+    lan.expect_quiet("DEL", "i", None)?;
     lan.leases_become(&[])?;
-    lan.quiet("DEL", "i", None)?;
+    lan.expect_quiet("DEL", "i", None)?;
     let error = lan.call("CHECK", "i", Some(&first))?.error()?;
     ensure!(error.code == 3, "{error:?}");
     Ok(())
@@ -93,10 +93,10 @@ pub(super) fn at_once(lan: &Lan, verb: &str, containers: &[&str]) -> Result<Vec<
 
 /// Three concurrent DELs of one attachment all succeed, and release once.
 pub(super) fn three_dels() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let own = address(&lan.add("a")?)?;
     for reply in at_once(&lan, "DEL", &["a", "a", "a"])? {
-        reply.quiet()?;
+        reply.expect_quiet()?;
     }
     lan.leases_become(&[])?;
     ensure!(lan.server.borrow().count("DHCPRELEASE", &own) == 1, "{}", lan.server.borrow().log());
@@ -105,21 +105,21 @@ pub(super) fn three_dels() -> Result<()> {
 
 /// GC releases leases that the runtime no longer lists.
 pub(super) fn gc() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     lan.add("a")?;
     let kept = address(&lan.add("b")?)?;
     let mut conf = lan.conf.clone();
     conf["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
     let mut call = lan.world.borrow_mut().prepare("GC", &Attach::eth0("a"), &conf)?;
     (call.container_id, call.netns, call.ifname) = (None, None, None);
-    lan.world.borrow().run(&call, "weft")?.quiet()?;
+    lan.world.borrow().run(&call, "weft")?.expect_quiet()?;
     lan.leases_become(&[&kept])?;
-    lan.quiet("DEL", "b", None)
+    lan.expect_quiet("DEL", "b", None)
 }
 
 /// Eight concurrent attachments get eight different addresses.
 pub(super) fn many_at_once() -> Result<()> {
-    let lan = Lan::with(&[RANGE], &[])?;
+    let lan = Lan::with_options(&[RANGE], &[])?;
     let containers = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut addresses = Vec::new();
     for reply in at_once(&lan, "ADD", &containers)? {
@@ -129,14 +129,14 @@ pub(super) fn many_at_once() -> Result<()> {
     addresses.dedup();
     ensure!(addresses.len() == containers.len(), "{addresses:?}");
     for reply in at_once(&lan, "DEL", &containers)? {
-        reply.quiet()?;
+        reply.expect_quiet()?;
     }
     lan.leases_become(&[])
 }
 
 /// If the address cannot be set on the link, the lease is released while the link still exists.
 pub(super) fn late_failure_gives_back() -> Result<()> {
-    let lan = Lan::with(&[ONE, "--dhcp-option=121,10.7.0.0/16,172.31.0.1"], &[])?;
+    let lan = Lan::with_options(&[ONE, "--dhcp-option=121,10.7.0.0/16,172.31.0.1"], &[])?;
     // The next hop is not reachable, so the kernel refuses the route.
     let error = lan.call("ADD", "a", None)?.error()?;
     ensure!(error.code == 103, "{error:?}");
@@ -146,14 +146,14 @@ pub(super) fn late_failure_gives_back() -> Result<()> {
     ensure!(lan.status()?.is_empty(), "{:?}", lan.status());
     ensure!(lan.world.borrow_mut().container("a")?.line("ip link show eth0").is_err(), "the link is still there");
     ensure!(lan.world.borrow().claims()?.is_empty(), "claims");
-    lan.quiet("DEL", "a", None)
+    lan.expect_quiet("DEL", "a", None)
 }
 
 /// Fails at each op of the plan in turn, including the steps after the link. Nothing is left on the host, in the
 /// container, with the agent or with the server, until an ADD has no op left to fail at.
 pub(super) fn rollback_at_every_op() -> Result<()> {
     const MOST_OPS: usize = 40;
-    let mut lan = Lan::with(&[ONE, "--dhcp-option=121,10.7.0.0/16,192.168.1.9"], &[])?;
+    let mut lan = Lan::with_options(&[ONE, "--dhcp-option=121,10.7.0.0/16,192.168.1.9"], &[])?;
     lan.conf["delegate"]["isGateway"] = json!(false);
     let weft = lan.world.borrow().plugin("weft");
     fs::remove_file(&weft).context("remove weft")?;
@@ -172,9 +172,9 @@ pub(super) fn rollback_at_every_op() -> Result<()> {
         call.env.push(("WEFT_FAIL_AT".into(), at.to_string().into()));
         let reply = lan.world.borrow().run(&call, "weft")?;
         let acks = lan.server.borrow().count("DHCPACK", "192.168.1.5");
-        if reply.ok() {
+        if reply.is_ok() {
             ensure!(at > 5 && asked > 3, "only {at} ops, {asked} of them with a lease");
-            lan.quiet("DEL", "a", None)?;
+            lan.expect_quiet("DEL", "a", None)?;
             return lan.leases_become(&[]);
         }
         let error = reply.error()?;
@@ -195,7 +195,7 @@ pub(super) fn rollback_at_every_op() -> Result<()> {
 
 /// Refuses a link that needs its gateway first.
 pub(super) fn ptp_is_refused() -> Result<()> {
-    let mut lan = Lan::with(&[RANGE], &[])?;
+    let mut lan = Lan::with_options(&[RANGE], &[])?;
     lan.conf["delegate"] = json!({ "type": "ptp" });
     let error = lan.call("ADD", "a", None)?.error()?;
     ensure!(error.code == 7 && error.msg.contains("cannot get its addresses by DHCP"), "{error:?}");

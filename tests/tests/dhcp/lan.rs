@@ -63,7 +63,7 @@ impl Lan {
         Ok(lan)
     }
 
-    pub(super) fn with(options: &[&str], agent: &[&str]) -> Result<Self> {
+    pub(super) fn with_options(options: &[&str], agent: &[&str]) -> Result<Self> {
         Self::new(Some("br0"), options, agent)
     }
 
@@ -82,9 +82,9 @@ impl Lan {
             .with_context(|| format!("ADD {container}\nserver: {}\nagent: {}", self.server.borrow().log(), self.log()))
     }
 
-    pub(super) fn quiet(&self, verb: &str, container: &str, previous: Option<&Value>) -> Result<()> {
+    pub(super) fn expect_quiet(&self, verb: &str, container: &str, previous: Option<&Value>) -> Result<()> {
         self.call(verb, container, previous)?
-            .quiet()
+            .expect_quiet()
             .with_context(|| format!("{verb} {container}\nagent: {}", self.log()))
     }
 

@@ -22,9 +22,9 @@ fn main() -> ExitCode {
     let failing = [&needs[..], &[Need::WeftFailing, Need::Tool("sqlite3")]].concat();
     let stranger = [&needs[..], &[Need::Tool("perl"), Need::Tool("setpriv")]].concat();
     let mut suite = Suite::new();
-    suite.test("bridge/life", &needs, || leases::life(&Lan::bridge("weft")?, "192.168.1."));
-    suite.test("macvlan/life", &macvlan, || leases::life(&Lan::macvlan()?, "192.168.1."));
-    suite.test("stock-names/life", &needs, || leases::life(&Lan::bridge("bridge")?, "192.168.1."));
+    suite.test("bridge/life", &needs, || leases::lease_lifecycle(&Lan::bridge("weft")?, "192.168.1."));
+    suite.test("macvlan/life", &macvlan, || leases::lease_lifecycle(&Lan::macvlan()?, "192.168.1."));
+    suite.test("stock-names/life", &needs, || leases::lease_lifecycle(&Lan::bridge("bridge")?, "192.168.1."));
     suite.test("classless-routes", &needs, leases::classless_routes);
     suite.test("static-routes-and-priority", &needs, leases::static_routes_and_priority);
     suite.test("provided-options-reach-the-server", &needs, leases::provided_options);

@@ -32,10 +32,10 @@ pub(super) fn by_name_under_debians_bridge() -> Result<()> {
     ensure!(error.msg == "error calling DHCP.Allocate: no more tries", "{error:?}");
     let mut check = conf.clone();
     check["prevResult"] = result;
-    world.call("CHECK", &Attach::eth0("a"), &check)?.quiet()?;
+    world.call("CHECK", &Attach::eth0("a"), &check)?.expect_quiet()?;
     // It deletes the link first, so the server learns nothing; but the DEL succeeds, twice.
-    world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
-    world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+    world.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
+    world.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
     ensure!(dhcp::status(&world)? == json!([]), "{:?}", dhcp::status(&world));
     Ok(())
 }
@@ -58,7 +58,7 @@ pub(super) fn stock_daemon(lan: &Lan) -> Result<Daemon> {
 /// Compares Debian's bridge, dhcp and daemon with weft under the same names, on the same network. (A destination of
 /// option 33 with host bits would fail with stock, which does not mask it.)
 pub(super) fn same_result_as_debian() -> Result<()> {
-    let lan = Lan::with(&[RANGE, "--dhcp-option=33,10.0.0.0,192.168.1.3"], &[])?;
+    let lan = Lan::with_options(&[RANGE, "--dhcp-option=33,10.0.0.0,192.168.1.3"], &[])?;
     let daemon = stock_daemon(&lan)?;
     let stock = reference_dir().map_err(anyhow::Error::msg)?;
     let mut results = Vec::new();
@@ -82,7 +82,7 @@ pub(super) fn same_result_as_debian() -> Result<()> {
         }
         results.push(result);
         call.command = Some("DEL".to_owned());
-        call.run(&plugin, &place)?.quiet().with_context(|| format!("DEL by {subject}"))?;
+        call.run(&plugin, &place)?.expect_quiet().with_context(|| format!("DEL by {subject}"))?;
     }
     ensure!(results[0] == results[1], "stock {}\nweft  {}", results[0], results[1]);
     daemon.kill();

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{Call, Reply, ok};
+use weft_kit::cni::{Call, Reply, expect_ok};
 use weft_kit::firewalld::Firewalld;
 use weft_kit::process::{self, Place};
 use weft_kit::programs::Installation;
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     suite.test("add_beside_the_last_del", &faults, state::add_beside_the_last_del);
     suite.test("flushed_and_repaired", &needs, state::flushed_and_repaired);
     suite.test("agent_puts_back_after_a_flush", &with(Need::Tool("sqlite3")), agent::agent_puts_back_after_a_flush);
-    suite.test("a_dead_holder_gives_way", &needs, state::a_dead_holder_gives_way);
-    suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::a_dead_holders_plugin_hears_of_it);
+    suite.test("a_dead_holder_gives_way", &needs, state::holders::a_dead_holder_gives_way);
+    suite.test("a_dead_holders_plugin_hears_of_it", &needs, state::holders::a_dead_holders_plugin_hears_of_it);
     suite.test("a_del_during_a_rebuild_fails", &needs, rebuild::del_meanwhile);
     suite.test("a_rebuild_spares_what_has_no_path", &needs, rebuild::without_a_path);
     suite.test(
@@ -53,13 +53,13 @@ fn main() -> ExitCode {
     );
     suite.test("a_rebuild_serves_chained_plugins", &with(Need::Tool("dbus-daemon")), rebuild::chained_on_other_links);
     suite.test("a_rebuild_removes_shapers_of_nobody", &needs, rebuild::shapers_of_nobody);
-    suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
+    suite.test("stock_ports_are_refused", &with(Need::Reference), state::holders::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);
     suite.test("conditions_read_their_own_port", &faults, state::conditions_read_their_own_port);
     suite.run()
 }
 
-fn world() -> Result<(Installation, World)> {
+fn prepare_world() -> Result<(Installation, World)> {
     let (installation, mut world) = World::installed()?;
     world.add_outside()?;
     Ok((installation, world))
@@ -91,7 +91,7 @@ fn chain(port: u16) -> Vec<Value> {
 }
 
 /// Returns the same chain as one configuration.
-fn whole(port: u16) -> Value {
+fn one_conf(port: u16) -> Value {
     json!({ "cniVersion": "1.1.0", "name": "net", "type": "weft",
             "delegate": { "type": "bridge", "bridge": "flt0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true },
             "ipam": ipam(),
@@ -100,7 +100,7 @@ fn whole(port: u16) -> Value {
 }
 
 /// Runs a verb through a list as libcni does; `run` makes each call.
-fn through(
+fn run_list(
     world: &mut World,
     verb: &str,
     container: &str,
@@ -120,7 +120,7 @@ fn through(
         let kind = conf["type"].as_str().context("type")?.to_owned();
         let call = world.prepare(verb, &Attach::eth0(container), &conf)?;
         let reply = run(world, &call, &kind)?;
-        ok(&reply, &format!("{verb} by {kind}"))?;
+        expect_ok(&reply, &format!("{verb} by {kind}"))?;
         if verb == "ADD" {
             previous = Some(reply.json()?);
         }
@@ -154,7 +154,7 @@ fn traced(world: &World, call: &Call, kind: &str) -> Result<(Reply, Vec<String>)
 
 /// ADD, CHECK and DEL of the whole chain start no program, chained or in one process. The reference starts dozens.
 fn no_program_is_started() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let mut started = Vec::new();
     let mut run = |world: &World, call: &Call, kind: &str| {
         let (reply, lines) = traced(world, call, kind)?;
@@ -162,12 +162,12 @@ fn no_program_is_started() -> Result<()> {
         started.push((kind.to_owned(), lines));
         Ok(reply)
     };
-    let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut run)?;
-    through(&mut world, "CHECK", "a", &chain(8080), result.clone(), &mut run)?;
-    through(&mut world, "DEL", "a", &chain(8080), result, &mut run)?;
-    let result = through(&mut world, "ADD", "b", &[whole(8080)], None, &mut run)?;
-    through(&mut world, "CHECK", "b", &[whole(8080)], result.clone(), &mut run)?;
-    through(&mut world, "DEL", "b", &[whole(8080)], result, &mut run)?;
+    let result = run_list(&mut world, "ADD", "a", &chain(8080), None, &mut run)?;
+    run_list(&mut world, "CHECK", "a", &chain(8080), result.clone(), &mut run)?;
+    run_list(&mut world, "DEL", "a", &chain(8080), result, &mut run)?;
+    let result = run_list(&mut world, "ADD", "b", &[one_conf(8080)], None, &mut run)?;
+    run_list(&mut world, "CHECK", "b", &[one_conf(8080)], result.clone(), &mut run)?;
+    run_list(&mut world, "DEL", "b", &[one_conf(8080)], result, &mut run)?;
     ensure!(started.len() == 12, "{} calls", started.len());
     for (kind, lines) in started {
         let execs: Vec<&String> =
@@ -183,10 +183,10 @@ fn answers(world: &mut World, from: &str, protocol: Protocol, to: &str) -> Resul
 
 /// `"steps"` of one configuration do what the chain does, and one DEL removes all of it.
 fn in_one_process() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     world.host().line("iptables -P FORWARD DROP")?;
-    let reply = world.call("ADD", &Attach::eth0("a"), &whole(8080))?;
-    ok(&reply, "ADD")?;
+    let reply = world.call("ADD", &Attach::eth0("a"), &one_conf(8080))?;
+    expect_ok(&reply, "ADD")?;
     let server = talk::serve(world.netns("a")?, Protocol::Tcp, "[::]:80".parse()?)?;
     let datagrams = talk::serve(world.netns("a")?, Protocol::Udp, "[::]:53".parse()?)?;
     // firewall itself accepts nothing towards the container, including host ports, as the reference does.
@@ -204,19 +204,19 @@ fn in_one_process() -> Result<()> {
         }
     }
     drop((server, datagrams));
-    let mut check = whole(8080);
+    let mut check = one_conf(8080);
     check["prevResult"] = reply.json()?;
-    ok(&world.call("CHECK", &Attach::eth0("a"), &check)?, "CHECK")?;
+    expect_ok(&world.call("CHECK", &Attach::eth0("a"), &check)?, "CHECK")?;
     world.host().line("nft flush map inet weft hostport4")?;
     let error = world.call("CHECK", &Attach::eth0("a"), &check)?.error()?;
     ensure!(error.code == 105 && error.msg.contains("host port 8080"), "{error:?}");
     world.remove_container("a");
-    ok(&world.call("DEL", &Attach::eth0("a"), &whole(8080))?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &one_conf(8080))?, "DEL")?;
+    expect_empty(&world)
 }
 
 /// Checks that no element and no rule of an attachment is left.
-fn empty(world: &World) -> Result<()> {
+fn expect_empty(world: &World) -> Result<()> {
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(!rules.contains("elements = ") && !rules.contains("10.64.0.2"), "left behind: {rules}");
     Ok(())
@@ -224,8 +224,8 @@ fn empty(world: &World) -> Result<()> {
 
 /// The error names the port's holder, nothing of the failed ADD remains, and it works once the port is free.
 fn conflicts_are_reported() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    ok(&world.call("ADD", &Attach::eth0("a"), &whole(8080))?, "ADD a")?;
+    let (_installation, mut world) = prepare_world()?;
+    expect_ok(&world.call("ADD", &Attach::eth0("a"), &one_conf(8080))?, "ADD a")?;
     let refused = |error: weft_kit::cni::CniError| {
         let text = format!(
             "host port 8080/tcp on IPv4 is taken by container {:?} (eth0 on network \"net\")",
@@ -234,42 +234,42 @@ fn conflicts_are_reported() -> Result<()> {
         ensure!(error.code == 106 && error.msg == text, "{error:?}");
         Ok(())
     };
-    refused(world.call("ADD", &Attach::eth0("b"), &whole(8080))?.error()?)?;
+    refused(world.call("ADD", &Attach::eth0("b"), &one_conf(8080))?.error()?)?;
     // The same chained, and with a mapping for one address only.
     let mut list = chain(8080);
     list.truncate(1);
-    let result = through(&mut world, "ADD", "c", &list, None, &mut plainly)?.context("a result")?;
+    let result = run_list(&mut world, "ADD", "c", &list, None, &mut plainly)?.context("a result")?;
     let mut portmap = chain(8080)[1].clone();
     portmap["runtimeConfig"]["portMappings"][0]["hostIP"] = json!("203.0.113.1");
     portmap["prevResult"] = result.clone();
     let error = world.call("ADD", &Attach::eth0("c"), &portmap)?.error()?;
     ensure!(error.code == 106 && error.msg.contains("is taken by container"), "{error:?}");
-    through(&mut world, "DEL", "c", &chain(8080), Some(result), &mut plainly)?;
-    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8080))?, "DEL b")?;
+    run_list(&mut world, "DEL", "c", &chain(8080), Some(result), &mut plainly)?;
+    expect_ok(&world.call("DEL", &Attach::eth0("b"), &one_conf(8080))?, "DEL b")?;
     ensure!(world.claims()?.len() == 2, "the loser gave its addresses back: {:?}", world.claims()?);
-    ok(&world.call("DEL", &Attach::eth0("a"), &whole(8080))?, "DEL a")?;
-    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8080))?, "ADD b")?;
-    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8080))?, "DEL b")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &one_conf(8080))?, "DEL a")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("b"), &one_conf(8080))?, "ADD b")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("b"), &one_conf(8080))?, "DEL b")?;
+    expect_empty(&world)
 }
 
 /// GC of the chain's first plugin removes what all plugins did for attachments that are not listed.
 fn gc_cleans_filters() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     for (container, port) in [("a", 8080), ("b", 8081)] {
-        through(&mut world, "ADD", container, &chain(port), None, &mut plainly)?;
+        run_list(&mut world, "ADD", container, &chain(port), None, &mut plainly)?;
     }
     for mut conf in chain(8080) {
         conf["cni.dev/valid-attachments"] = json!([{ "containerID": container_id("b"), "ifname": "eth0" }]);
         let call = world.prepare("GC", &Attach::eth0("a"), &conf)?;
         let kind = conf["type"].as_str().context("type")?;
-        ok(&world.run(&call, kind)?, "GC")?;
+        expect_ok(&world.run(&call, kind)?, "GC")?;
     }
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(!rules.contains("10.64.0.2") && rules.contains("tcp . 8081 : 10.64.0.3 . 80"), "{rules}");
     ensure!(rules.contains("\"flt0\" . \"flt0\""), "the policy is needed by the other: {rules}");
-    through(&mut world, "DEL", "b", &chain(8081), None, &mut plainly)?;
-    empty(&world)
+    run_list(&mut world, "DEL", "b", &chain(8081), None, &mut plainly)?;
+    expect_empty(&world)
 }
 
 fn firewall(more: &Value) -> Value {
@@ -300,14 +300,14 @@ fn firewalld_as_the_reference() -> Result<()> {
         {
             let conf = firewall(&more);
             let name = subject.name;
-            ok(&on_bus(&mut world, &bus, "ADD", &conf)?, name)?;
+            expect_ok(&on_bus(&mut world, &bus, "ADD", &conf)?, name)?;
             let want = ["10.64.0.2/32", "fd64::2/128"].map(|address| (zone.to_owned(), address.to_owned()));
             ensure!(bus.sources() == want.into_iter().collect(), "{name}: {:?}", bus.sources());
-            ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD again")?;
-            ok(&on_bus(&mut world, &bus, "CHECK", &conf)?, "CHECK")?;
-            ok(&on_bus(&mut world, &bus, "DEL", &conf)?, name)?;
+            expect_ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD again")?;
+            expect_ok(&on_bus(&mut world, &bus, "CHECK", &conf)?, "CHECK")?;
+            expect_ok(&on_bus(&mut world, &bus, "DEL", &conf)?, name)?;
             ensure!(bus.sources().is_empty(), "{name} left {:?}", bus.sources());
-            ok(&on_bus(&mut world, &bus, "DEL", &conf)?, "DEL again")?;
+            expect_ok(&on_bus(&mut world, &bus, "DEL", &conf)?, "DEL again")?;
             ensure!(!world.host().line("nft list ruleset")?.text().contains("CNI-FORWARD"), "{name}: iptables too");
         }
     }
@@ -316,10 +316,10 @@ fn firewalld_as_the_reference() -> Result<()> {
 
 /// CHECK notices a missing source; a DEL without firewalld succeeds; its backend fails without firewalld.
 fn firewalld_comes_and_goes() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let bus = Firewalld::start(world.scratch())?;
     let conf = firewall(&json!({ "backend": "firewalld" }));
-    ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD")?;
+    expect_ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD")?;
     let address = bus.address();
     let removed = world.host().run(&[
         "gdbus",
@@ -342,35 +342,35 @@ fn firewalld_comes_and_goes() -> Result<()> {
     drop(bus);
     let mut call = world.prepare("DEL", &Attach::eth0("a"), &conf)?;
     call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), gone.into()));
-    ok(&world.run(&call, "firewall")?, "DEL without firewalld")?;
+    expect_ok(&world.run(&call, "firewall")?, "DEL without firewalld")?;
     call = world.prepare("ADD", &Attach::eth0("a"), &conf)?;
     call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), "unix:path=/nonexistent/bus".into()));
     let error = world.run(&call, "firewall")?.error()?;
     ensure!(error.msg.starts_with("failed to add the address 10.64.0.2/32 to trusted zone"), "{error:?}");
     // A failed call leaves nothing in the journal.
     call = world.prepare("DEL", &Attach::eth0("a"), &conf)?;
-    ok(&world.run(&call, "firewall")?, "DEL of nothing")
+    expect_ok(&world.run(&call, "firewall")?, "DEL of nothing")
 }
 
 /// On a node where the stock plugin ran, weft uses its chains as they are, and the stock plugin uses weft's.
 fn stock_rules_beside_ours() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let stock = Subject::reference()?.bin.join("firewall");
     let conf = firewall(&json!({ "backend": "iptables" }));
     let mut other = conf.clone();
     other["prevResult"]["ips"] = json!([{ "address": "10.64.0.9/24" }]);
     let call = world.prepare("ADD", &Attach::eth0("old"), &other)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
-    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD")?;
+    expect_ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
+    expect_ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD")?;
     let listed = |world: &World| Ok::<_, anyhow::Error>(world.host().line("iptables -S")?.text());
     let rules = listed(&world)?;
     ensure!(rules.matches("-j CNI-FORWARD").count() == 1 && rules.matches("-j CNI-ADMIN").count() == 1, "{rules}");
     let call = world.prepare("ADD", &Attach::eth0("old"), &other)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock ADD again")?;
+    expect_ok(&call.run(&stock, &world.place()?)?, "stock ADD again")?;
     ensure!(listed(&world)? == rules, "the stock plugin wrote more: {}", listed(&world)?);
     let call = world.prepare("CHECK", &Attach::eth0("old"), &other)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock CHECK")?;
-    ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL")?;
+    expect_ok(&call.run(&stock, &world.place()?)?, "stock CHECK")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL")?;
     let rules = listed(&world)?;
     ensure!(rules.contains("10.64.0.9") && !rules.contains("10.64.0.2"), "{rules}");
     Ok(())

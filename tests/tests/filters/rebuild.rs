@@ -8,20 +8,20 @@ use anyhow::{Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_WRLCK, flock};
 use serde_json::{Value, json};
-use weft_kit::cni::ok;
+use weft_kit::cni::expect_ok;
 use weft_kit::firewalld::Firewalld;
 use weft_kit::process::{self, Place};
 use weft_kit::programs::Installation;
 use weft_kit::world::{Attach, World, container_id};
 
-use super::{empty, ipam, whole, world};
+use super::{expect_empty, ipam, one_conf, prepare_world};
 
 /// Its host ports are left alone while nobody knows its addresses, and are its own once the runtime's cache shows them.
 pub(super) fn without_a_path() -> Result<()> {
-    let (installation, mut world) = world()?;
-    let conf = whole(8080);
+    let (installation, mut world) = prepare_world()?;
+    let conf = one_conf(8080);
     let reply = world.call("ADD", &Attach::eth0("a"), &conf)?;
-    ok(&reply, "ADD")?;
+    expect_ok(&reply, "ADD")?;
     let path = world.container("a")?.path().to_owned();
     // The descriptor of the test keeps the namespace.
     process::run(&Place::default(), &["umount", "--lazy", &path.display().to_string()])?;
@@ -40,23 +40,23 @@ pub(super) fn without_a_path() -> Result<()> {
     fs::write(cache.join("net-a-eth0"), entry.to_string())?;
     let said = rebuild(&installation, &world, &conf, &cache)?;
     ensure!(!said.contains("without a path") && mapped(&world)?, "{said}");
-    ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
+    expect_empty(&world)
 }
 
 /// The mark of a DEL would be in the store that the rebuild moves aside. The test holds the locks of a rebuild.
 pub(super) fn del_meanwhile() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    let conf = whole(8080);
-    ok(&world.call("ADD", &Attach::eth0("a"), &conf)?, "ADD")?;
+    let (_installation, mut world) = prepare_world()?;
+    let conf = one_conf(8080);
+    expect_ok(&world.call("ADD", &Attach::eth0("a"), &conf)?, "ADD")?;
     let locks = fs::OpenOptions::new().read(true).write(true).open(world.state().join("locks"))?;
     let all = flock { l_type: F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     fcntl(&locks, FcntlArg::F_OFD_SETLK(&all))?;
     let refused = world.call("DEL", &Attach::eth0("a"), &conf)?.error()?;
     ensure!(refused.code == 11 && refused.msg.contains("ledger rebuild"), "{refused:?}");
     drop(locks);
-    ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("DEL", &Attach::eth0("a"), &conf)?, "DEL")?;
+    expect_empty(&world)
 }
 
 fn lose_ledger(world: &World) -> Result<()> {
@@ -84,7 +84,7 @@ fn on_bus(world: &mut World, bus: &Firewalld, verb: &str, conf: &Value) -> Resul
     let mut call = world.prepare(verb, &Attach::eth0("a"), conf)?;
     call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), bus.address().into()));
     let reply = world.run(&call, conf["type"].as_str().unwrap_or_default())?;
-    ok(&reply, verb)?;
+    expect_ok(&reply, verb)?;
     Ok(if verb == "ADD" { reply.result()? } else { Value::Null })
 }
 
@@ -97,7 +97,7 @@ fn shapers(world: &World) -> Result<String> {
 /// zone. sbr and tuning end with the container's link or namespace.
 pub(super) fn shapers_and_sources() -> Result<()> {
     for verb in ["DEL", "GC"] {
-        let (installation, mut world) = world()?;
+        let (installation, mut world) = prepare_world()?;
         let bus = Firewalld::start(world.scratch())?;
         on_bus(&mut world, &bus, "ADD", &stepped())?;
         ensure!(bus.sources().len() == 2 && shapers(&world)?.contains("bwp"), "{:?}", bus.sources());
@@ -114,14 +114,14 @@ pub(super) fn shapers_and_sources() -> Result<()> {
         ensure!(bus.sources().is_empty(), "{verb} left {:?}", bus.sources());
         ensure!(shapers(&world)?.is_empty(), "{verb} left {}", shapers(&world)?);
         ensure!(world.claims()?.is_empty(), "{verb} left {:?}", world.claims()?);
-        empty(&world)?;
+        expect_empty(&world)?;
     }
     Ok(())
 }
 
 /// Chained plugins on a link that another plugin made: DEL of each finds what it had done.
 pub(super) fn chained_on_other_links() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     let bus = Firewalld::start(world.scratch())?;
     let pod = world.container("a")?.path().display().to_string();
     world.host().line("ip link add other0 type veth peer name tmp0")?;
@@ -172,12 +172,12 @@ pub(super) fn chained_on_other_links() -> Result<()> {
 
 /// A device of a container that ended while nobody knew it is removed; one that is not weft's is not.
 pub(super) fn shapers_of_nobody() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     let conf = json!({ "cniVersion": "1.1.0", "name": "net", "type": "weft", "ipam": ipam(),
                        "delegate": { "type": "bridge", "bridge": "flt0" },
                        "steps": [{ "type": "bandwidth", "egressRate": 8_000_000, "egressBurst": 800_000 }] });
     for container in ["a", "b"] {
-        ok(&world.call("ADD", &Attach::eth0(container), &conf)?, "ADD")?;
+        expect_ok(&world.call("ADD", &Attach::eth0(container), &conf)?, "ADD")?;
     }
     world.host().line("ip link add bwp0123456789a type ifb")?;
     lose_ledger(&world)?;
@@ -191,7 +191,7 @@ pub(super) fn shapers_of_nobody() -> Result<()> {
     ensure!(said.contains("removed what belongs to no attachment: ") && said.contains("bwp"), "{said}");
     let left = shapers(&world)?;
     ensure!(left.lines().count() == 2 && left.contains("bwp0123456789a"), "{left}");
-    ok(&world.call("DEL", &Attach::eth0("b"), &conf)?, "DEL")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("b"), &conf)?, "DEL")?;
     ensure!(shapers(&world)?.lines().count() == 1, "{}", shapers(&world)?);
     Ok(())
 }

@@ -1,39 +1,39 @@
 //! Firewall state and the journal: many ports at once, state that attachments share, flushed rules, and the holders of
 //! ports.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+pub(super) mod holders;
+
 use std::process::Command;
-use std::thread;
+use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use weft_kit::cni::{Call, Reply, ok};
+use weft_kit::cni::{Call, Reply, expect_ok};
 use weft_kit::process;
 use weft_kit::stopped::Started;
-use weft_kit::world::{Attach, Subject, World, container_id};
+use weft_kit::world::{Attach, World};
 
-use super::{chain, empty, plainly, through, whole, world};
+use super::{chain, expect_empty, one_conf, plainly, prepare_world, run_list};
 
 /// Maps as many ports as `32000-33000:32000-33000`, in both families, as a chain and in one process.
 pub(super) fn thousand_ports() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let ports: Vec<Value> =
         (0..1001).map(|at| json!({ "hostPort": 32000 + at, "containerPort": 32000 + at, "protocol": "tcp" })).collect();
     let mut list = chain(8080);
     list[1]["runtimeConfig"]["portMappings"] = json!(ports);
-    let result = through(&mut world, "ADD", "a", &list, None, &mut plainly)?;
-    through(&mut world, "CHECK", "a", &list, result.clone(), &mut plainly)?;
+    let result = run_list(&mut world, "ADD", "a", &list, None, &mut plainly)?;
+    run_list(&mut world, "CHECK", "a", &list, result.clone(), &mut plainly)?;
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(rules.contains("tcp . 33000 : 10.64.0.2 . 33000") && rules.contains("tcp . 33000 : fd64::2 . 33000"));
-    through(&mut world, "DEL", "a", &list, result, &mut plainly)?;
-    empty(&world)?;
-    let mut conf = whole(8080);
+    run_list(&mut world, "DEL", "a", &list, result, &mut plainly)?;
+    expect_empty(&world)?;
+    let mut conf = one_conf(8080);
     conf["runtimeConfig"]["portMappings"] = json!(ports);
-    ok(&world.call("ADD", &Attach::eth0("b"), &conf)?, "ADD")?;
-    ok(&world.call("DEL", &Attach::eth0("b"), &conf)?, "DEL")?;
-    empty(&world)
+    expect_ok(&world.call("ADD", &Attach::eth0("b"), &conf)?, "ADD")?;
+    expect_ok(&world.call("DEL", &Attach::eth0("b"), &conf)?, "DEL")?;
+    expect_empty(&world)
 }
 
 /// Runs a plugin under strace with faults injected.
@@ -55,9 +55,9 @@ fn with_faults(world: &World, call: &Call, kind: &str, faults: &[&str]) -> Resul
 /// The answer to a transaction is lost, at any receive: the ADD reads back what was done, and either everything exists
 /// or nothing is left.
 pub(super) fn lost_answers() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let list = chain(8080);
-    let base = through(&mut world, "ADD", "a", &list[..1], None, &mut plainly)?.context("a result")?;
+    let base = run_list(&mut world, "ADD", "a", &list[..1], None, &mut plainly)?.context("a result")?;
     let mut portmap = list[1].clone();
     portmap["prevResult"] = base;
     let before = world.host().line("nft list ruleset")?.text();
@@ -65,9 +65,9 @@ pub(super) fn lost_answers() -> Result<()> {
     for when in 1..=40 {
         let call = world.prepare("ADD", &Attach::eth0("a"), &portmap)?;
         let reply = with_faults(&world, &call, "portmap", &[&format!("recvfrom:error=ENOBUFS:when={when}")])?;
-        if reply.ok() {
+        if reply.is_ok() {
             succeeded += 1;
-            ok(&world.call("CHECK", &Attach::eth0("a"), &portmap)?, "CHECK after a lost answer")?;
+            expect_ok(&world.call("CHECK", &Attach::eth0("a"), &portmap)?, "CHECK after a lost answer")?;
         } else {
             // An error lists what it left; otherwise nothing is there.
             let (rules, error) = (world.host().line("nft list ruleset")?.text(), reply.error()?);
@@ -76,7 +76,7 @@ pub(super) fn lost_answers() -> Result<()> {
             failed_clean += usize::from(!is_left);
         }
         // DEL knows everything that a failed ADD left.
-        ok(&world.call("DEL", &Attach::eth0("a"), &portmap)?, "DEL")?;
+        expect_ok(&world.call("DEL", &Attach::eth0("a"), &portmap)?, "DEL")?;
         let rules = world.host().line("nft list ruleset")?.text();
         ensure!(!rules.contains("tcp . 8080"), "receive {when} left: {rules}");
     }
@@ -90,7 +90,7 @@ fn guarded(world: &World) -> Result<bool> {
 }
 
 fn attach(world: &mut World, container: &str) -> Result<Option<Value>> {
-    through(world, "ADD", container, &without_ports(), None, &mut plainly)
+    run_list(world, "ADD", container, &without_ports(), None, &mut plainly)
 }
 
 /// Bridge and firewall.
@@ -101,7 +101,7 @@ fn without_ports() -> Vec<Value> {
 
 /// The last two containers of a bridge with an ingress policy are deleted at once: its guard is deleted with them.
 pub(super) fn two_dels_take_the_guard() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
     for round in 0..8 {
         let names = [format!("a{round}"), format!("b{round}")];
@@ -126,7 +126,7 @@ pub(super) fn two_dels_take_the_guard() -> Result<()> {
                         prepared
                             .iter()
                             .filter(|(of, ..)| of == name)
-                            .try_for_each(|(_, kind, call)| ok(&plainly(world_ref, call, kind)?, "DEL"))
+                            .try_for_each(|(_, kind, call)| expect_ok(&plainly(world_ref, call, kind)?, "DEL"))
                     })
                 })
                 .collect();
@@ -140,20 +140,20 @@ pub(super) fn two_dels_take_the_guard() -> Result<()> {
 /// The firewall's DEL of a bridge's last container is stopped at each of its requests, while the ADD of the next one
 /// runs: wherever that is, the next one has its guard.
 pub(super) fn add_beside_the_last_del() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
     let mut stopped_with_guard = 0;
     for number in 1..=40 {
         let (old, new) = (format!("old{number}"), format!("new{number}"));
         attach(&mut world, &old)?;
-        let result = through(&mut world, "ADD", &new, std::slice::from_ref(&bridge), None, &mut plainly)?;
+        let result = run_list(&mut world, "ADD", &new, std::slice::from_ref(&bridge), None, &mut plainly)?;
         let mut conf = firewall.clone();
         conf["prevResult"] = result.context("a result")?;
         let del = world.prepare("DEL", &Attach::eth0(&old), &firewall)?;
         let add = world.prepare("ADD", &Attach::eth0(&new), &conf)?;
         let check = world.prepare("CHECK", &Attach::eth0(&new), &conf)?;
         let scratch = world.scratch().to_owned();
-        let started = Started::at(del, &world.plugin("firewall"), world.place()?, &scratch, number)?;
+        let started = Started::stop_at(del, &world.plugin("firewall"), world.place()?, &scratch, number)?;
         let ended = matches!(started, Started::Ended(_));
         stopped_with_guard += usize::from(!ended && guarded(&world)?);
         let world_ref = &world;
@@ -169,14 +169,14 @@ pub(super) fn add_beside_the_last_del() -> Result<()> {
             };
             (deleted, adding.join())
         });
-        ok(&deleted?, "DEL")?;
-        ok(&added.map_err(|_panic| anyhow::anyhow!("the ADD panicked"))??, "ADD beside the DEL")?;
-        ok(&plainly(&world, &check, "firewall")?, "CHECK: the bridge is not guarded")?;
+        expect_ok(&deleted?, "DEL")?;
+        expect_ok(&added.map_err(|_panic| anyhow::anyhow!("the ADD panicked"))??, "ADD beside the DEL")?;
+        expect_ok(&plainly(&world, &check, "firewall")?, "CHECK: the bridge is not guarded")?;
         ensure!(guarded(&world)?, "request {number}: no guard");
         for (name, kind, conf) in [(&old, "bridge", &bridge), (&new, "firewall", &firewall), (&new, "bridge", &bridge)]
         {
             let call = world.prepare("DEL", &Attach::eth0(name), conf)?;
-            ok(&plainly(&world, &call, kind)?, "DEL")?;
+            expect_ok(&plainly(&world, &call, kind)?, "DEL")?;
         }
         ensure!(!guarded(&world)?, "request {number}: the guard stays");
         if ended {
@@ -201,10 +201,10 @@ fn wait_for_end_or_lock<T>(adding: &thread::ScopedJoinHandle<'_, T>) {
 /// firewalld's reload and Debian's `nftables.service` flush all rules: CHECK, doctor and repair know the rules of
 /// running containers.
 pub(super) fn flushed_and_repaired() -> Result<()> {
-    let (installation, mut world) = world()?;
-    let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
-    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8081))?, "ADD b")?;
-    through(&mut world, "ADD", "dead", &chain(8082), None, &mut plainly)?;
+    let (installation, mut world) = prepare_world()?;
+    let result = run_list(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
+    expect_ok(&world.call("ADD", &Attach::eth0("b"), &one_conf(8081))?, "ADD b")?;
+    run_list(&mut world, "ADD", "dead", &chain(8082), None, &mut plainly)?;
     world.remove_container("dead");
     let rules = |world: &World| Ok::<_, anyhow::Error>(world.host().line("nft list ruleset")?.text());
     let before = rules(&world)?;
@@ -212,7 +212,7 @@ pub(super) fn flushed_and_repaired() -> Result<()> {
     let list = chain(8080);
     let mut check = list[1].clone();
     check["prevResult"] = result.clone().context("a result")?;
-    ensure!(!world.call("CHECK", &Attach::eth0("a"), &check)?.ok(), "CHECK sees nothing");
+    ensure!(!world.call("CHECK", &Attach::eth0("a"), &check)?.is_ok(), "CHECK sees nothing");
     // A dry run changes nothing, and reports what is missing.
     let weftctl = |world: &World, arguments: &[&str]| -> Result<process::Output> {
         let mut command = Command::new(installation.weftctl());
@@ -230,7 +230,7 @@ pub(super) fn flushed_and_repaired() -> Result<()> {
     );
     let repaired = weftctl(&world, &["repair", "--apply"])?;
     ensure!(repaired.status == Some(0) && repaired.text().contains("put back: map host port 8081/tcp"), "{repaired:?}");
-    through(&mut world, "CHECK", "a", &chain(8080), result, &mut plainly)?;
+    run_list(&mut world, "CHECK", "a", &chain(8080), result, &mut plainly)?;
     let after = rules(&world)?;
     ensure!(!after.contains("8082"), "a dead container's port is back: {after}");
     for port in ["tcp . 8080 : 10.64.0.2 . 80", "tcp . 8081 : 10.64.0.3 . 80", "ip saddr @masq4 masquerade"] {
@@ -241,100 +241,9 @@ pub(super) fn flushed_and_repaired() -> Result<()> {
     Ok(())
 }
 
-/// A container without namespace and links yields its host port to the next one; a running container does not.
-pub(super) fn a_dead_holder_gives_way() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
-    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8081))?, "ADD b")?;
-    let refused = world.call("ADD", &Attach::eth0("c"), &whole(8080))?.error()?;
-    ensure!(refused.code == 106, "{refused:?}");
-    world.remove_container("a");
-    world.remove_container("b");
-    wait_for_no_veth(&world)?;
-    let mut both = whole(8080);
-    both["runtimeConfig"]["portMappings"] = json!([
-        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
-        { "hostPort": 8081, "containerPort": 80, "protocol": "tcp" },
-    ]);
-    ok(&world.call("ADD", &Attach::eth0("c"), &both)?, "ADD takes both over")?;
-    let rules = world.host().line("nft list ruleset")?.text();
-    ensure!(rules.matches("tcp . 8080 : 10.64.0.").count() == 1, "{rules}");
-    // Their late DELs find nothing, and remove nothing.
-    through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
-    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8081))?, "DEL b")?;
-    ensure!(world.host().line("nft list ruleset")?.text().contains("tcp . 8081 : 10.64.0."), "the new holder's port");
-    ok(&world.call("DEL", &Attach::eth0("c"), &both)?, "DEL c")?;
-    empty(&world)
-}
-
-/// The plugin that has a dead container's address is told of that container, not of the one that takes its port over.
-pub(super) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    let (dir, log) = (world.scratch().join("vendor"), world.scratch().join("calls"));
-    fs::create_dir_all(&dir)?;
-    let script = format!(
-        "#!/bin/sh\nconf=$(cat)\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $conf\" >> {}\n\
-         [ $CNI_COMMAND = ADD ] || exit 0\n\
-         ip=5; [ $CNI_CONTAINERID = cid-new ] && ip=6\n\
-         echo '{{\"cniVersion\": \"1.0.0\", \"ips\": [{{\"address\": \"10.64.0.'$ip'/24\", \"gateway\": \"10.64.0.1\"}}]}}'\n",
-        log.display()
-    );
-    fs::write(dir.join("theirs"), script)?;
-    fs::set_permissions(dir.join("theirs"), fs::Permissions::from_mode(0o755))?;
-    world.add_path(&dir);
-    let mut conf = whole(8080);
-    conf["ipam"] = json!({ "type": "theirs" });
-    conf["cniVersion"] = json!("1.0.0");
-    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
-    world.remove_container("old");
-    wait_for_no_veth(&world)?;
-    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
-    let calls = fs::read_to_string(&log)?;
-    let dels: Vec<&str> = calls.lines().filter(|call| call.starts_with("DEL cid-old ")).collect();
-    // Its namespace is gone, so its path may lead to another container: CNI_NETNS is empty.
-    ensure!(dels.len() == 1 && dels[0].starts_with("DEL cid-old  {"), "{calls}");
-    ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL new")?;
-    empty(&world)
-}
-
-/// Waits until the kernel has deleted the links of dead namespaces, which it does in the background.
-fn wait_for_no_veth(world: &World) -> Result<()> {
-    for _look in 0..100 {
-        if !world.host().line("ip -o link")?.text().contains("veth") {
-            return Ok(());
-        }
-        thread::sleep(std::time::Duration::from_millis(50));
-    }
-    anyhow::bail!("the links of dead namespaces stay")
-}
-
-/// weft refuses a port that Debian's portmap mapped before the switch. The port is free once that container is gone.
-pub(super) fn stock_ports_are_refused() -> Result<()> {
-    let (_installation, mut world) = world()?;
-    let stock = Subject::reference()?.bin.join("portmap");
-    let mut conf = chain(8080)[1].clone();
-    conf["cniVersion"] = json!("1.0.0");
-    conf["prevResult"] = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
-        "ips": [{ "address": "10.64.0.99/24", "interface": 0 }] });
-    let call = world.prepare("ADD", &Attach::eth0("old"), &conf)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
-    let error = world.call("ADD", &Attach::eth0("new"), &whole(8080))?.error()?;
-    ensure!(
-        error.code == 106
-            && error.msg.contains("is already mapped by the stock portmap plugin")
-            && error.msg.contains(&container_id("old")),
-        "{error:?}"
-    );
-    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL of what failed")?;
-    let call = world.prepare("DEL", &Attach::eth0("old"), &conf)?;
-    ok(&call.run(&stock, &world.place()?)?, "stock DEL")?;
-    ok(&world.call("ADD", &Attach::eth0("new"), &whole(8080))?, "ADD")?;
-    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL")
-}
-
 /// Returns the number of bytes that a call receives from the kernel.
 fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
-    ok(&with_faults(world, call, kind, &[])?, kind)?;
+    expect_ok(&with_faults(world, call, kind, &[])?, kind)?;
     let log = fs::read_to_string(world.scratch().join("faults.strace")).context("read the trace")?;
     let bytes =
         log.lines().filter(|line| line.contains("recvfrom(")).filter_map(|line| line.rsplit("= ").next()?.parse().ok());
@@ -343,7 +252,7 @@ fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
 
 /// A port with conditions reads the rules of its own port, however many containers have such ports.
 pub(super) fn conditions_read_their_own_port() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let portmap = |at: u16| {
         json!({ "cniVersion": "1.0.0", "name": "net", "type": "portmap", "snat": false,
             "conditionsV4": ["ip saddr { 192.0.2.0/24, 198.51.100.0/24 }"],
@@ -357,7 +266,7 @@ pub(super) fn conditions_read_their_own_port() -> Result<()> {
         if at == 2 || at == 63 {
             sizes.push(received(&world, &call, "portmap")?);
         } else {
-            ok(&plainly(&world, &call, "portmap")?, "ADD")?;
+            expect_ok(&plainly(&world, &call, "portmap")?, "ADD")?;
         }
     }
     let [few, many] = sizes[..] else { anyhow::bail!("{sizes:?}") };
@@ -370,7 +279,7 @@ pub(super) fn conditions_read_their_own_port() -> Result<()> {
         if at == 5 {
             for at in 20..64 {
                 let call = world.prepare("DEL", &Attach::eth0(&format!("c{at}")), &portmap(at))?;
-                ok(&plainly(&world, &call, "portmap")?, "DEL")?;
+                expect_ok(&plainly(&world, &call, "portmap")?, "DEL")?;
             }
         }
     }
@@ -383,7 +292,7 @@ pub(super) fn conditions_read_their_own_port() -> Result<()> {
 
 /// A firewall call reads a bounded part of the node's rules, however many containers exist.
 pub(super) fn firewall_reads_its_own_part() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let firewall = |at: u32| {
         json!({ "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables",
             "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
@@ -396,7 +305,7 @@ pub(super) fn firewall_reads_its_own_part() -> Result<()> {
         if at == 16 || at == 127 {
             sizes.push(received(&world, &call, "firewall")?);
         } else {
-            ok(&plainly(&world, &call, "firewall")?, "ADD")?;
+            expect_ok(&plainly(&world, &call, "firewall")?, "ADD")?;
         }
     }
     let [few, many] = sizes[..] else { anyhow::bail!("{sizes:?}") };

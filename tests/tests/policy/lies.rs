@@ -4,7 +4,7 @@ use super::*;
 
 /// Checks how the host handles one wrong answer, in this process or in a worker.
 pub(super) fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     if in_worker {
         node.isolate()?;
     }
@@ -25,7 +25,7 @@ pub(super) fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool
     ensure!(links(&node)? == before, "host links changed");
     ensure!(node.world.claims()? == ["10.77.0.2"], "claims {:?}", node.world.claims());
     // DEL after a failed ADD, as runtimes call it, and then ADD works again.
-    node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
+    node.call("DEL", &Attach::eth0("b"), &conf)?.expect_quiet()?;
     ensure!(node.add("b")? == "10.77.0.3/24", "the next ADD works");
     ensure!(node.world.reaches("b", "10.77.0.2")?, "and its container is reachable");
     node.del("a")?;
@@ -35,7 +35,7 @@ pub(super) fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool
 /// With ptp the host end has the gateway's address, and each pod's address is routed to its own link: a policy cannot
 /// redirect another pod's traffic with its address.
 pub(super) fn gateway_on_ptp(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let mut honest = node.conf(&json!({}));
     honest["delegate"] = json!({ "type": "ptp" });
     node.call("ADD", &Attach::eth0("a"), &honest)?.result()?;
@@ -55,7 +55,7 @@ pub(super) fn gateway_on_ptp(guests: &Guests) -> Result<()> {
 /// If IPAM names no gateway, a bridge uses the subnet's first address. A pod may have it if the operator declared
 /// another gateway.
 pub(super) fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
     let lie = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
     let error = node.call("ADD", &Attach::eth0("a"), &lie)?.error()?;
@@ -74,7 +74,7 @@ pub(super) fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
 
 /// Only the candidate that an ADD gets leads to a plan. Cases and replays judge the same one.
 pub(super) fn gateway_of_the_claimed_candidate(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     // A bridge takes 10.77.0.1 for the first candidate, which a pod may get, and 10.78.0.1 for the second.
     let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }, { "subnet": "10.78.0.0/24" }]]);
     let twice = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway-twice" }));
@@ -100,7 +100,7 @@ fn links(node: &Node) -> Result<String> {
 
 /// A policy's text cannot write to a terminal or forge a line of a log.
 pub(super) fn control_characters(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "control-characters" }));
     let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
     let error = reply.error()?;
@@ -113,31 +113,31 @@ pub(super) fn control_characters(guests: &Guests) -> Result<()> {
 
 /// A reason of megabytes is refused or cut; it is never stored or shown whole.
 pub(super) fn huge_reason(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "huge-reason" }));
     let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
     ensure!(reply.stdout.len() < 16384 && reply.stderr.len() < 65536, "{} bytes", reply.stdout.len());
-    if reply.ok() {
+    if reply.is_ok() {
         let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
         ensure!(why.len() < 65536, "explain prints {} bytes", why.len());
     } else {
         ensure!(reply.error()?.code == 101, "{:?}", reply.error()?);
         node.clean_of("a")?;
     }
-    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+    node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()
 }
 
 /// A policy sets routes that its network allows, and no others.
 pub(super) fn routes(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "route" }));
     let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
     ensure!(error.code == 101 && error.msg.contains("169.254.169.254/32"), "{error:?}");
     let error = node.call("ADD", &Attach::eth0("a"), &node.conf(&json!({ "lie": "name-server" })))?.error()?;
     ensure!(error.code == 101 && error.msg.contains("evil.example"), "{error:?}");
     node.clean_of("a")?;
-    let opened = with(&conf, "grants", &json!({ "routes": ["169.254.0.0/16"] }));
+    let opened = with_key(&conf, "grants", &json!({ "routes": ["169.254.0.0/16"] }));
     let result = node.call("ADD", &Attach::eth0("a"), &opened)?.result()?;
     ensure!(result.to_string().contains("169.254.169.254/32"), "{result}");
-    node.call("DEL", &Attach::eth0("a"), &opened)?.quiet()
+    node.call("DEL", &Attach::eth0("a"), &opened)?.expect_quiet()
 }

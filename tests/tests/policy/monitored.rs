@@ -4,7 +4,7 @@ use super::*;
 
 /// The policy of `monitor` gets the same request; weft records what it would have done, and does none of it.
 pub(super) fn monitor_compared(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     let other = node.world.scratch().join("other.wasm");
     fs::write(&other, guests.get("high")?)?;
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
@@ -12,7 +12,7 @@ pub(super) fn monitor_compared(guests: &Guests) -> Result<()> {
     // As the agent makes it: from now on, calls count.
     let counters = node.world.state().join("counters");
     fs::write(&counters, "").context("make the counters")?;
-    let monitored = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference }));
+    let monitored = with_key(&node.conf(&json!({})), "monitor", &json!({ "policy": reference }));
     let address = |node: &mut Node, container: &str, conf: &Value| -> Result<Value> {
         let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
         result.pointer("/ips/0/address").cloned().context("an address")
@@ -26,7 +26,7 @@ pub(super) fn monitor_compared(guests: &Guests) -> Result<()> {
     ensure!(node.world.claims()? == ["10.77.0.2"], "{:?}", node.world.claims());
     // The monitored policy does not see what the ADD then claimed.
     let same =
-        with(&node.conf(&json!({})), "monitor", &json!({ "policy": format!("file://{}", node.policy.display()) }));
+        with_key(&node.conf(&json!({})), "monitor", &json!({ "policy": format!("file://{}", node.policy.display()) }));
     ensure!(address(&mut node, "b", &same)? == json!("10.77.0.3/24"), "the next");
     let why = node.world.weftctl(&["explain", "cid-b"])?;
     ensure!(why.pointer("/0/monitor/differences").is_none(), "the same policy decides the same: {why}");
@@ -39,7 +39,7 @@ pub(super) fn monitor_compared(guests: &Guests) -> Result<()> {
     let found = why.pointer("/0/failure/monitor/differences/0").context("a difference")?;
     ensure!(found["part"] == json!("answer") && found["monitor"] == json!("gives 10.77.0.4/24"), "{found}");
     // With one changed key it decides.
-    let promoted = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference, "promoted": true }));
+    let promoted = with_key(&node.conf(&json!({})), "monitor", &json!({ "policy": reference, "promoted": true }));
     ensure!(address(&mut node, "d", &promoted)? == json!("10.77.0.254/24"), "promoted");
     let why = node.world.weftctl(&["explain", "cid-d"])?;
     ensure!(why.pointer("/0/monitor/differences/0/monitor") == Some(&json!("gives 10.77.0.4/24")), "{why}");
@@ -73,11 +73,11 @@ pub(super) fn monitor_compared(guests: &Guests) -> Result<()> {
 
 /// A policy with keys of its own beside `host-local`, which refuses them: it has its own `ipam`, before and after it is promoted.
 pub(super) fn monitor_own_ipam(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     node.world.weftctl(&["policy", "compile", &node.policy.display().to_string()])?;
     let reference = format!("file://{}", node.policy.display());
     let network = |monitor: Value| {
-        let mut conf = with(&node.conf(&json!({})), "monitor", &monitor);
+        let mut conf = with_key(&node.conf(&json!({})), "monitor", &monitor);
         conf["ipam"] = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] });
         conf
     };
@@ -101,7 +101,7 @@ pub(super) fn monitor_own_ipam(guests: &Guests) -> Result<()> {
     let failed = monitor.pointer("/outcome/failed").and_then(Value::as_str).context("a failure")?;
     ensure!(failed.contains("unknown key \"lie\" in \"monitor.ipam\""), "{failed}");
     for container in ["a", "b", "c"] {
-        node.call("DEL", &Attach::eth0(container), &watched)?.quiet()?;
+        node.call("DEL", &Attach::eth0(container), &watched)?.expect_quiet()?;
         node.clean_of(container)?;
     }
     Ok(())
@@ -110,7 +110,7 @@ pub(super) fn monitor_own_ipam(guests: &Guests) -> Result<()> {
 /// A monitored policy that is missing, traps, loops or lies changes no ADD, in any process, and the record says what it
 /// did.
 pub(super) fn monitor_never_matters(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     let other = node.world.scratch().join("other.wasm");
     fs::write(&other, guests.get("hostile")?)?;
     node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
@@ -125,13 +125,13 @@ pub(super) fn monitor_never_matters(guests: &Guests) -> Result<()> {
         for isolation in ["none", "worker"] {
             let text = json!({ "isolation": isolation }).to_string();
             fs::write(node.world.state().join("node.json"), text).context("write node.json")?;
-            let conf = with(&node.conf(&json!({ "lie": lie })), "monitor", &json!({ "policy": monitor }));
+            let conf = with_key(&node.conf(&json!({ "lie": lie })), "monitor", &json!({ "policy": monitor }));
             let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
             ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{lie}: {result}");
             let why = node.world.weftctl(&["explain", "cid-a"])?;
             let failed = why.pointer("/0/monitor/outcome/failed").and_then(Value::as_str).context("a failure")?;
             ensure!(failed.contains(word), "{lie}, {isolation}: {failed}");
-            node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+            node.call("DEL", &Attach::eth0("a"), &conf)?.expect_quiet()?;
             node.clean_of("a")?;
         }
     }

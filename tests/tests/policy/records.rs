@@ -7,12 +7,12 @@ const MORE_LIES: &[(&str, &str)] = &[("route", "169.254.169.254/32"), ("name-ser
 
 /// Runs `weftctl`, which is to report a failure, and returns its document.
 fn fails(node: &Node, arguments: &[&str]) -> Result<Value> {
-    let (status, document) = said(node, arguments)?;
+    let (status, document) = run_weftctl(node, arguments)?;
     ensure!(status == Some(1), "{arguments:?} ended with {status:?}: {document}");
     Ok(document)
 }
 
-fn said(node: &Node, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
+fn run_weftctl(node: &Node, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
     let mut command = Command::new("/usr/local/bin/weftctl");
     command.arg("--json").arg("--state-dir").arg(node.world.state()).args(arguments);
     let output = process::output(&node.world.place()?, command, b"", LIMIT * 6)?;
@@ -52,7 +52,7 @@ impl Project {
 
 /// Whatever an ADD refuses, a case refuses, with the same words.
 pub(super) fn cases(guests: &Guests) -> Result<()> {
-    let node = Node::with(&guests.get("hostile")?)?;
+    let node = Node::with_policy(&guests.get("hostile")?)?;
     let project = Project::new(&node, "project")?;
     let lies = || LIES.iter().map(|(lie, _codes, word)| (*lie, *word)).chain(MORE_LIES.iter().copied());
     for (lie, _word) in lies() {
@@ -63,14 +63,14 @@ pub(super) fn cases(guests: &Guests) -> Result<()> {
     let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
     let without = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
     project.write("on-a-bridge", &json!({ "network": without }))?;
-    let ptp = with(&without, "delegate", &json!({ "type": "ptp" }));
+    let ptp = with_key(&without, "delegate", &json!({ "type": "ptp" }));
     project.write("on-ptp", &json!({ "network": ptp }))?;
-    let layer2 = with(&without, "delegate", &json!({ "type": "bridge", "bridge": "own0" }));
+    let layer2 = with_key(&without, "delegate", &json!({ "type": "bridge", "bridge": "own0" }));
     project.write("honest-on-layer-2", &json!({ "network": layer2 }))?;
     let opened = json!({ "routes": ["169.254.0.0/16"] });
     project.write(
         "honest-route",
-        &json!({ "network": with(&node.conf(&json!({ "lie": "route" })), "grants", &opened) }),
+        &json!({ "network": with_key(&node.conf(&json!({ "lie": "route" })), "grants", &opened) }),
     )?;
     let policy = node.policy.display().to_string();
     node.world.weftctl(&["policy", "test", &project.path(), "--policy", &policy, "--update"])?;
@@ -116,7 +116,7 @@ pub(super) fn claimed_candidate(node: &Node, network: &Value) -> Result<()> {
 
 /// A recorded decision replays to the same result, and another policy shows what it would have decided.
 pub(super) fn replay(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     node.add("a")?;
     let same = node.world.weftctl(&["policy", "replay", "cid-a"])?;
     ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
@@ -140,7 +140,7 @@ pub(super) fn replay(guests: &Guests) -> Result<()> {
 
 /// A decision that weft refused, and a call that failed, replay to the same result, and so do their exported cases.
 pub(super) fn replay_of_what_failed(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let own = node.policy.display().to_string();
     let gateway = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
     for (container, lie, ranges, kind) in [
@@ -175,12 +175,12 @@ pub(super) fn replay_of_what_failed(guests: &Guests) -> Result<()> {
 
 /// Replays, cases and exports have the limits of the network, whose policy may need more than the default.
 pub(super) fn limits(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut node = Node::with_policy(&guests.get("hostile")?)?;
     let own = node.policy.display().to_string();
     let busy = node.conf(&json!({ "lie": "busy" }));
     let error = node.call("ADD", &Attach::eth0("a"), &busy)?.error()?;
     ensure!(error.code == 101 && error.msg.contains("fuel"), "it fits into the default limits: {error:?}");
-    let wide = with(&busy, "limits", &json!({ "fuel": 20_000_000_000_u64, "deadlineMs": 60_000 }));
+    let wide = with_key(&busy, "limits", &json!({ "fuel": 20_000_000_000_u64, "deadlineMs": 60_000 }));
     node.call("ADD", &Attach::eth0("b"), &wide)?.result()?;
     let same = node.world.weftctl(&["policy", "replay", "cid-b"])?;
     ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
@@ -195,16 +195,16 @@ pub(super) fn limits(guests: &Guests) -> Result<()> {
         ensure!(tested.pointer("/0/ok") == Some(&json!(true)), "{tested}");
     }
     // A limit that it exceeds is repeated, too.
-    let tight = with(&node.conf(&json!({ "lie": "none" })), "limits", &json!({ "fuel": 100 }));
+    let tight = with_key(&node.conf(&json!({ "lie": "none" })), "limits", &json!({ "fuel": 100 }));
     ensure!(node.call("ADD", &Attach::eth0("c"), &tight)?.error()?.code == 101, "100 units are enough");
     let same = node.world.weftctl(&["policy", "replay", "cid-c"])?;
     ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
-    node.call("DEL", &Attach::eth0("b"), &wide)?.quiet()
+    node.call("DEL", &Attach::eth0("b"), &wide)?.expect_quiet()
 }
 
 /// A node's records become cases of a project, with the original names and without them.
 pub(super) fn trace_export(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     node.add("a")?;
     let own = node.policy.display().to_string();
     let other = node.world.scratch().join("high.wasm").display().to_string();

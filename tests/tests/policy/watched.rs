@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The monitored policy runs in a process of its own. If that dies, the ADD has succeeded all the same, and the record
 /// says that the monitor failed.
 pub(super) fn monitor_dies(guests: &Guests) -> Result<()> {
-    let mut node = Node::with(&guests.get("low")?)?;
+    let mut node = Node::with_policy(&guests.get("low")?)?;
     let other = node.world.scratch().join("other.wasm");
     fs::write(&other, guests.get("hostile")?)?;
     // A compiler would be a child, too.
@@ -16,9 +16,9 @@ pub(super) fn monitor_dies(guests: &Guests) -> Result<()> {
         node.world.weftctl(&["policy", "compile", &policy.display().to_string()])?;
     }
     let monitor = json!({ "policy": format!("file://{}", other.display()) });
-    let conf = with(&node.conf(&json!({ "lie": "loop" })), "monitor", &monitor);
+    let conf = with_key(&node.conf(&json!({ "lie": "loop" })), "monitor", &monitor);
     // Without the end that this trial makes, it would loop for minutes.
-    let conf = with(&conf, "limits", &json!({ "fuel": 1_000_000_000_000_u64, "deadlineMs": 600_000 }));
+    let conf = with_key(&conf, "limits", &json!({ "fuel": 1_000_000_000_000_u64, "deadlineMs": 600_000 }));
     let mut call = node.world.prepare("ADD", &Attach::eth0("monitored-to-death"), &conf)?;
     call.limit = LIMIT * 3;
     let (plugin, place) = (node.world.plugin("weft"), node.world.place()?);
@@ -34,15 +34,18 @@ pub(super) fn monitor_dies(guests: &Guests) -> Result<()> {
     let why = node.world.weftctl(&["explain", "cid-monitored-to-death"])?;
     let failed = why.pointer("/0/monitor/outcome/failed").and_then(Value::as_str).context("a failure")?;
     ensure!(failed.contains("worker"), "{failed}");
-    node.call("DEL", &Attach::eth0("monitored-to-death"), &conf)?.quiet()
+    node.call("DEL", &Attach::eth0("monitored-to-death"), &conf)?.expect_quiet()
 }
 
 /// Kills the child of the process that has this variable, and has printed its result by then.
 fn kill_worker(variable: &str) -> Result<()> {
     let began = std::time::Instant::now();
     while began.elapsed() < PATIENCE {
-        let ours: Vec<i32> =
-            processes()?.into_iter().filter(|(pid, _parent)| has(*pid, variable)).map(|(pid, _)| pid).collect();
+        let ours: Vec<i32> = processes()?
+            .into_iter()
+            .filter(|(pid, _parent)| has_variable(*pid, variable))
+            .map(|(pid, _)| pid)
+            .collect();
         let worker = processes()?.into_iter().find(|(_pid, parent)| ours.contains(parent));
         // The policy that decides has no process; the one that is found is the monitor's.
         if let Some((pid, _parent)) = worker {
@@ -66,7 +69,7 @@ fn processes() -> Result<Vec<(i32, i32)>> {
     Ok(found)
 }
 
-fn has(pid: i32, variable: &str) -> bool {
+fn has_variable(pid: i32, variable: &str) -> bool {
     let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environ.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
 }

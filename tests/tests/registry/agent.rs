@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use weft_kit::dhcp::Daemon;
 use weft_kit::registry::Minisign;
 
-use super::node::{Node, REGISTRY, digest_of, text};
+use super::node::{Node, REGISTRY, digest_of, text_at};
 use super::trust::trust_file;
 
 /// A node whose agent has fetched the policy of its network.
@@ -26,7 +26,7 @@ impl Ready {
         let conf = node.conf("rack", &reference);
         node.write_network("rack", &conf)?;
         let agent = node.start_agent()?;
-        node.until(&agent, &reference, "ready")?;
+        node.wait_for_policy(&agent, &reference, "ready")?;
         Ok(Self { node, agent, reference, conf })
     }
 }
@@ -40,11 +40,11 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     node.write_network("here", &first)?;
     node.write_network("later", &second)?;
     let agent = node.start_agent()?;
-    node.until(&agent, &here, "ready")?;
-    node.until(&agent, &missing, "has no manifest")?;
+    node.wait_for_policy(&agent, &here, "ready")?;
+    node.wait_for_policy(&agent, &missing, "has no manifest")?;
     let listed = node.listed(&missing)?;
-    ensure!(super::node::text(&listed, "/state")? == "missing", "{listed}");
-    ensure!(super::node::text(&listed, "/why")?.contains("has no manifest"), "{listed}");
+    ensure!(super::node::text_at(&listed, "/state")? == "missing", "{listed}");
+    ensure!(super::node::text_at(&listed, "/why")?.contains("has no manifest"), "{listed}");
     node.adds("a", &first)?;
     node.add_fails("b", &second, &["an ADD never fetches"])?;
 
@@ -52,10 +52,10 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     let stable = format!("oci://{REGISTRY}/net/stable:1");
     let third = node.conf("stable", &stable);
     node.write_network("stable", &third)?;
-    node.until(&agent, &stable, "has no digest")?;
+    node.wait_for_policy(&agent, &stable, "has no digest")?;
     node.push("host-local", &stable, &[])?;
-    node.does(&["lock", &stable])?;
-    node.until(&agent, &stable, "ready")?;
+    node.run_policy_command(&["lock", &stable])?;
+    node.wait_for_policy(&agent, &stable, "ready")?;
     node.adds("c", &third)?;
     agent.stop()
 }
@@ -68,23 +68,23 @@ pub(super) fn locked_again() -> Result<()> {
     node.push("host-local", &stable, &["--version", "1.0.0"])?;
     let conf = node.conf("stable", &stable);
     node.write_network("stable", &conf)?;
-    node.does(&["lock", &stable])?;
+    node.run_policy_command(&["lock", &stable])?;
     let agent = node.start_agent()?;
-    node.until(&agent, &stable, "ready")?;
+    node.wait_for_policy(&agent, &stable, "ready")?;
     let (first, second) = (node.component("host-local")?, node.component("cluster-wide")?);
     ensure!(node.decided_by("a", &conf)? == first, "another policy decided");
     agent.stop()?;
 
     node.push("cluster-wide", &stable, &["--version", "1.1.0"])?;
-    let locked = node.does(&["lock", &stable])?;
+    let locked = node.run_policy_command(&["lock", &stable])?;
     ensure!(locked.contains("use the version before until"), "{locked}");
     node.stop_registry();
     ensure!(node.decided_by("b", &conf)? == first, "without an agent");
     let agent = node.start_agent()?;
-    node.until(&agent, &stable, "cannot be reached")?;
+    node.wait_for_policy(&agent, &stable, "cannot be reached")?;
     ensure!(node.decided_by("c", &conf)? == first, "with an agent");
     node.start_registry(REGISTRY, "")?;
-    node.until(&agent, &stable, "ready")?;
+    node.wait_for_policy(&agent, &stable, "ready")?;
     ensure!(node.decided_by("d", &conf)? == second, "the new version is here");
     let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;
     ensure!(lock.contains("1.1.0") && !lock.contains("before"), "{lock}");
@@ -101,11 +101,11 @@ pub(super) fn compiles_again() -> Result<()> {
         let listed = node.world.weftctl(&["policy", "ls"])?;
         let rows = listed.as_array().context("a list")?;
         let row = rows.iter().find(|row| row.to_string().contains("/pinned/")).context("a fetched policy")?;
-        text(row, "/state")
+        text_at(row, "/state")
     };
     ensure!(state(&node)? == "not-compiled", "{}", state(&node)?);
     let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
+    node.wait_for_policy(&agent, &reference, "ready")?;
     ensure!(state(&node)? == "ready", "{}", state(&node)?);
     node.adds("a", &conf)?;
     agent.stop()
@@ -122,13 +122,13 @@ pub(super) fn damaged() -> Result<()> {
     fs::write(&file, whole.get(..1000).context("a component")?)?;
     node.add_fails("b", &conf, &["digest mismatch for policy"])?;
     let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
+    node.wait_for_policy(&agent, &reference, "ready")?;
     node.adds("c", &conf)?;
     ensure!(fs::read(&file)? == whole, "another component");
     // A person heals it, too.
     agent.stop()?;
     fs::write(&file, "")?;
-    node.does(&["pull", &reference])?;
+    node.run_policy_command(&["pull", &reference])?;
     node.adds("d", &conf)
 }
 
@@ -155,27 +155,27 @@ pub(super) fn same_manifest_elsewhere() -> Result<()> {
     let [(lab, in_lab), (net, in_net), (evil, in_evil)] = &networks[..] else { bail!("three networks") };
     ensure!(digest_of(lab)? == digest_of(net)? && digest_of(lab)? == digest_of(evil)?, "the same bytes");
     let agent = node.start_agent()?;
-    node.until(&agent, lab, "ready")?;
-    node.until(&agent, net, "has no signature by team")?;
-    node.until(&agent, evil, "no rule in")?;
+    node.wait_for_policy(&agent, lab, "ready")?;
+    node.wait_for_policy(&agent, net, "has no signature by team")?;
+    node.wait_for_policy(&agent, evil, "no rule in")?;
     node.adds("a", in_lab)?;
     node.add_fails("b", in_net, &["an ADD never fetches", "has no signature by team"])?;
     node.add_fails("c", in_evil, &["an ADD never fetches", "no rule in"])?;
 
     // A copy that needs no signature does not keep what is revoked, even if it was the last one that was added.
-    node.does(&["sign", net, "--key", &team.secret])?;
-    node.until(&agent, net, "ready")?;
+    node.run_policy_command(&["sign", net, "--key", &team.secret])?;
+    node.wait_for_policy(&agent, net, "ready")?;
     node.adds("d", in_net)?;
-    node.does(&["pull", lab])?;
+    node.run_policy_command(&["pull", lab])?;
     rules(&node, Some("laptop lost"), true)?;
-    node.until(&agent, net, "is revoked")?;
+    node.wait_for_policy(&agent, net, "is revoked")?;
     node.add_fails("e", in_net, &["it was refused", "laptop lost"])?;
     node.adds("f", in_lab)?;
     // The end of the copy's rule ends only the copy.
     rules(&node, None, true)?;
-    node.until(&agent, net, "ready")?;
+    node.wait_for_policy(&agent, net, "ready")?;
     rules(&node, None, false)?;
-    node.until(&agent, lab, "no rule in")?;
+    node.wait_for_policy(&agent, lab, "no rule in")?;
     node.add_fails("g", in_lab, &["it was refused", "no rule in"])?;
     node.adds("h", in_net)?;
     agent.stop()
@@ -196,8 +196,8 @@ pub(super) fn registry_dead() -> Result<()> {
     node.write_network("nowhere", &fallback)?;
     node.adds("a", &conf)?;
     let agent = node.start_agent()?;
-    node.until(&agent, &reference, "ready")?;
-    node.until(&agent, &nowhere, "cannot be reached")?;
+    node.wait_for_policy(&agent, &reference, "ready")?;
+    node.wait_for_policy(&agent, &nowhere, "cannot be reached")?;
     node.adds("b", &conf)?;
     // The network's fallback serves every policy of it.
     node.adds("c", &fallback)?;
@@ -211,7 +211,7 @@ pub(super) fn revoked_key() -> Result<()> {
     let mut references = Vec::new();
     for (policy, component, key) in [("one", "host-local", &lost), ("two", "cluster-wide", &kept)] {
         let reference = node.push(component, &format!("{REGISTRY}/{policy}/rack:1"), &[])?;
-        node.does(&["sign", &reference, "--key", &key.secret])?;
+        node.run_policy_command(&["sign", &reference, "--key", &key.secret])?;
         references.push(reference);
     }
     let rules = |node: &Node, revoked: Option<&str>| {
@@ -231,21 +231,21 @@ pub(super) fn revoked_key() -> Result<()> {
     node.write_network("one", &one)?;
     node.write_network("two", &two)?;
     let agent = node.start_agent()?;
-    node.until(&agent, &references[0], "ready")?;
-    node.until(&agent, &references[1], "ready")?;
+    node.wait_for_policy(&agent, &references[0], "ready")?;
+    node.wait_for_policy(&agent, &references[1], "ready")?;
     node.adds("a", &one)?;
     node.adds("b", &two)?;
     // Another manifest with the same component, which needs no signature.
     let copy = node.push("host-local", &format!("{REGISTRY}/lab/copy:1"), &["--annotation", "of=another"])?;
     let copied = node.conf("copy", &copy);
     node.write_network("copy", &copied)?;
-    node.until(&agent, &copy, "ready")?;
+    node.wait_for_policy(&agent, &copy, "ready")?;
     rules(&node, Some("laptop lost"))?;
-    node.until(&agent, &references[0], "is revoked")?;
+    node.wait_for_policy(&agent, &references[0], "is revoked")?;
     let listed = node.listed(&references[0])?;
-    ensure!(super::node::text(&listed, "/state")? == "withdrawn", "{listed}");
-    ensure!(super::node::text(&listed, "/why")?.contains("laptop lost"), "{listed}");
-    ensure!(super::node::text(&node.listed(&references[1])?, "/state")? == "ready", "the other one stays");
+    ensure!(super::node::text_at(&listed, "/state")? == "withdrawn", "{listed}");
+    ensure!(super::node::text_at(&listed, "/why")?.contains("laptop lost"), "{listed}");
+    ensure!(super::node::text_at(&node.listed(&references[1])?, "/state")? == "ready", "the other one stays");
     node.adds("copied", &copied)?;
     // Its last good version is the revoked one.
     node.add_fails("c", &one, &["it was refused", "is revoked", "laptop lost"])?;
@@ -255,7 +255,7 @@ pub(super) fn revoked_key() -> Result<()> {
     node.add_fails("e", &one, &["is revoked"])?;
     rules(&node, None)?;
     let agent = node.start_agent()?;
-    node.until(&agent, &references[0], "ready")?;
+    node.wait_for_policy(&agent, &references[0], "ready")?;
     node.adds("f", &one)?;
     ensure!(fs::read_dir(node.world.state().join("policies/pinned"))?.count() > 0, "nothing is kept");
     agent.stop()
@@ -263,8 +263,8 @@ pub(super) fn revoked_key() -> Result<()> {
 
 /// With a trust file, a registry without a rule is not asked for anything.
 pub(super) fn asks_no_stranger() -> Result<()> {
-    let node = Node::alone()?;
-    let stranger = node.witness("stranger", REGISTRY, "{}", None)?;
+    let node = Node::without_registry()?;
+    let stranger = node.start_recording_server("stranger", REGISTRY, "{}", None)?;
     let rules = |node: &Node, prefix: &str| {
         trust_file(node, &serde_json::json!({}), &serde_json::json!([{ "prefix": prefix, "unsigned": true }]))
     };
@@ -272,11 +272,11 @@ pub(super) fn asks_no_stranger() -> Result<()> {
     let reference = format!("oci://{REGISTRY}/net/rack:1@sha256:{}", "a".repeat(64));
     node.write_network("rack", &node.conf("rack", &reference))?;
     let agent = node.start_agent()?;
-    node.until(&agent, &reference, "no rule in")?;
+    node.wait_for_policy(&agent, &reference, "no rule in")?;
     ensure!(stranger.asked()?.is_empty(), "{}", stranger.asked()?);
     // With one, the operator's own network may name a registry on this machine.
     rules(&node, &format!("{REGISTRY}/net"))?;
-    node.until(&agent, &reference, "digest mismatch")?;
+    node.wait_for_policy(&agent, &reference, "digest mismatch")?;
     ensure!(stranger.asked()?.contains("/v2/net/rack/manifests/"), "{}", stranger.asked()?);
     agent.stop()
 }

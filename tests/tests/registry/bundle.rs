@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_kit::programs;
 use weft_kit::registry::Minisign;
 
-use super::node::{Node, REGISTRY, digest_of, text};
+use super::node::{Node, REGISTRY, digest_of, text_at};
 use super::trust::trust_file;
 
 /// Saves a bundle here, and loads it where no registry exists; skopeo reads the same layout. Changes in transit are
@@ -17,24 +17,24 @@ pub(super) fn save_and_load() -> Result<()> {
     let key = Minisign::new(node.world.scratch(), "team")?;
     let tag = format!("{REGISTRY}/net/rack:stable");
     let reference = node.push("host-local", &tag, &["--version", "1.2.0"])?;
-    node.does(&["sign", &reference, "--key", &key.secret])?;
+    node.run_policy_command(&["sign", &reference, "--key", &key.secret])?;
     let dir = node.file("bundle").display().to_string();
-    let saved = node.does(&["save", &dir, &tag])?;
+    let saved = node.run_policy_command(&["save", &dir, &tag])?;
     ensure!(saved.contains("with its signatures"), "{saved}");
-    node.does(&["save", &dir, &tag])?;
+    node.run_policy_command(&["save", &dir, &tag])?;
     let at = format!("oci:{dir}:{tag}");
     let copied = node.file("copied").display().to_string();
     node.run(&["skopeo", "--insecure-policy", "copy", "--quiet", &at, &format!("dir:{copied}")])?;
     let manifest: Value = serde_json::from_slice(&fs::read(format!("{copied}/manifest.json"))?)?;
-    ensure!(text(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
+    ensure!(text_at(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
 
-    let mut far = Node::alone()?;
+    let mut far = Node::without_registry()?;
     let bundle = far.file("bundle");
     programs::copy_tree(&node.file("bundle"), &bundle)?;
     let bundle_text = bundle.display().to_string();
     let keys = json!({ "team": { "minisign": key.public } });
     trust_file(&far, &keys, &json!([{ "prefix": REGISTRY, "allOf": ["team"] }]))?;
-    far.does(&["load", &bundle_text])?;
+    far.run_policy_command(&["load", &bundle_text])?;
     for name in [format!("oci://{tag}"), reference.clone()] {
         let conf = far.conf("rack", &name);
         far.adds("a", &conf)?;
@@ -42,13 +42,13 @@ pub(super) fn save_and_load() -> Result<()> {
 
     // An older bundle does not set the tag back.
     let older = node.push("host-local", &tag, &["--version", "1.1.0"])?;
-    node.does(&["sign", &older, "--key", &key.secret])?;
+    node.run_policy_command(&["sign", &older, "--key", &key.secret])?;
     let old = node.file("old").display().to_string();
-    node.does(&["save", &old, &tag])?;
+    node.run_policy_command(&["save", &old, &tag])?;
     far.refuses(&["load", &old], &["is a downgrade", "1.2.0", "1.1.0"])?;
 
     // A layer that was changed, and a signature that was taken out.
-    let layer = text(&manifest, "/layers/0/digest")?;
+    let layer = text_at(&manifest, "/layers/0/digest")?;
     let blob = bundle.join("blobs/sha256").join(layer.strip_prefix("sha256:").context("a digest")?);
     let good = fs::read(&blob)?;
     fs::write(&blob, [good.as_slice(), b"x"].concat())?;

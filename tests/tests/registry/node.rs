@@ -12,7 +12,7 @@ use weft_kit::cni::Reply;
 use weft_kit::dhcp::{self, Daemon, PATIENCE, wait};
 use weft_kit::process::{self, LIMIT};
 use weft_kit::programs::Installation;
-use weft_kit::registry::{self, Certificates, Registry, Witness};
+use weft_kit::registry::{self, Certificates, RecordingServer, Registry};
 use weft_kit::world::{Attach, Subject, World};
 
 /// The registry's address in its own namespace.
@@ -28,13 +28,13 @@ pub(super) struct Node {
 impl Node {
     /// Creates a node with a registry that requires no login.
     pub(super) fn new() -> Result<Self> {
-        let mut node = Self::alone()?;
+        let mut node = Self::without_registry()?;
         node.start_registry(REGISTRY, "")?;
         Ok(node)
     }
 
     /// Creates a node without a registry.
-    pub(super) fn alone() -> Result<Self> {
+    pub(super) fn without_registry() -> Result<Self> {
         let installation = Installation::new()?;
         let world = World::new(&Subject::weft(&installation))?;
         Ok(Self { world, registry: None, _installation: installation })
@@ -72,14 +72,14 @@ impl Node {
     }
 
     /// Starts a server that writes down what it is asked.
-    pub(super) fn witness(
+    pub(super) fn start_recording_server(
         &self,
         name: &str,
         address: &str,
         answer: &str,
         certificates: Option<&Certificates>,
-    ) -> Result<Witness> {
-        Witness::start(&self.world.host().place(), self.world.scratch(), name, address, answer, certificates)
+    ) -> Result<RecordingServer> {
+        RecordingServer::start(&self.world.host().place(), self.world.scratch(), name, address, answer, certificates)
     }
 
     /// Kills the registry.
@@ -101,7 +101,7 @@ impl Node {
     pub(super) fn push(&self, policy: &str, to: &str, more: &[&str]) -> Result<String> {
         let file = self.shipped(policy).display().to_string();
         let pushed = self.world.weftctl(&[&["policy", "push", &file, to], more].concat())?;
-        text(&pushed, "/reference")
+        text_at(&pushed, "/reference")
     }
 
     /// Runs `weftctl policy` with an environment. Returns whether it succeeded, and its output.
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// Runs `weftctl policy`, which must succeed.
-    pub(super) fn does(&self, arguments: &[&str]) -> Result<String> {
+    pub(super) fn run_policy_command(&self, arguments: &[&str]) -> Result<String> {
         let (ok, text) = self.policy(&[], arguments)?;
         ensure!(ok, "weftctl policy {}: {text}", arguments.join(" "));
         Ok(text)
@@ -153,18 +153,18 @@ impl Node {
     /// Runs ADD and DEL.
     pub(super) fn adds(&mut self, container: &str, conf: &Value) -> Result<()> {
         let result = self.call("ADD", container, conf)?.result().with_context(|| format!("ADD {container}"))?;
-        let address = text(&result, "/ips/0/address")?;
+        let address = text_at(&result, "/ips/0/address")?;
         let seen = self.world.container(container)?.line("ip -br address show eth0")?.text();
         ensure!(seen.contains(&address), "{address} is not on eth0: {seen}");
-        self.call("DEL", container, conf)?.quiet()
+        self.call("DEL", container, conf)?.expect_quiet()
     }
 
     /// Runs ADD and DEL, and returns the digest of the component that decided.
     pub(super) fn decided_by(&mut self, container: &str, conf: &Value) -> Result<String> {
         self.call("ADD", container, conf)?.result().with_context(|| format!("ADD {container}"))?;
         let why = self.world.weftctl(&["explain", &format!("cid-{container}")])?;
-        self.call("DEL", container, conf)?.quiet()?;
-        text(&why, "/0/decision/digest")
+        self.call("DEL", container, conf)?.expect_quiet()?;
+        text_at(&why, "/0/decision/digest")
     }
 
     /// Returns the digest of a shipped policy's component.
@@ -213,7 +213,7 @@ impl Node {
     }
 
     /// Waits until the agent reports this for a policy: `ready`, or why it failed.
-    pub(super) fn until(&self, agent: &Daemon, reference: &str, part: &str) -> Result<()> {
+    pub(super) fn wait_for_policy(&self, agent: &Daemon, reference: &str, part: &str) -> Result<()> {
         let mut last = Value::Null;
         let waited = wait(PATIENCE, part, || {
             last = self.ask_agent()?;
@@ -250,20 +250,20 @@ impl Node {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(dir.join("blobs/sha256"))?;
-        let put = |kind: &str, bytes: &[u8]| -> Result<Value> {
+        let write_blob = |kind: &str, bytes: &[u8]| -> Result<Value> {
             let file = dir.join("blob");
             fs::write(&file, bytes)?;
             let digest = sha256(&file)?;
             fs::rename(&file, dir.join("blobs/sha256").join(&digest))?;
             Ok(json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len() }))
         };
-        let (config, mut layer) = (put(config.0, config.1)?, put(layer.0, layer.1)?);
+        let (config, mut layer) = (write_blob(config.0, config.1)?, write_blob(layer.0, layer.1)?);
         if layer_notes != Value::Null {
             layer["annotations"] = layer_notes;
         }
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] });
-        let mut entry = put(kind, manifest.to_string().as_bytes())?;
+        let mut entry = write_blob(kind, manifest.to_string().as_bytes())?;
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "it" });
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)?;
         fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string())?;
@@ -274,7 +274,7 @@ impl Node {
 }
 
 /// Returns a text of a JSON document.
-pub(super) fn text(value: &Value, pointer: &str) -> Result<String> {
+pub(super) fn text_at(value: &Value, pointer: &str) -> Result<String> {
     let text = value.pointer(pointer).and_then(Value::as_str);
     Ok(text.with_context(|| format!("no {pointer} in {value}"))?.to_owned())
 }

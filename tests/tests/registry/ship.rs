@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::registry::{self, Certificates};
 
-use super::node::{Node, REGISTRY, digest_of, sha256, text};
+use super::node::{Node, REGISTRY, digest_of, sha256, text_at};
 
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 
@@ -27,9 +27,9 @@ pub(super) fn round_trip() -> Result<()> {
     let digest = digest_of(&reference)?.to_owned();
     ensure!(format!("sha256:{}", sha256(&node.file("manifest.json"))?) == digest, "skopeo has another manifest");
     let manifest: Value = serde_json::from_slice(&raw)?;
-    ensure!(text(&manifest, "/config/mediaType")? == CONFIG, "{manifest}");
-    ensure!(text(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
-    ensure!(text(&manifest, "/annotations/org.opencontainers.image.version")? == "1.2.0", "{manifest}");
+    ensure!(text_at(&manifest, "/config/mediaType")? == CONFIG, "{manifest}");
+    ensure!(text_at(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
+    ensure!(text_at(&manifest, "/annotations/org.opencontainers.image.version")? == "1.2.0", "{manifest}");
     let config =
         node.run(&["skopeo", "inspect", "--config", "--raw", "--tls-verify=false", &format!("docker://{to}")])?;
     let config: Value = serde_json::from_slice(&config)?;
@@ -40,9 +40,9 @@ pub(super) fn round_trip() -> Result<()> {
     ensure!(config.get("layerDigests") == Some(&json!([manifest.pointer("/layers/0/digest")])), "{config}");
 
     // Without the layer, the component's imports are still known.
-    let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
+    let layer = node.stored(&text_at(&manifest, "/layers/0/digest")?)?;
     fs::rename(&layer, layer.with_extension("away"))?;
-    let inspected = node.does(&["inspect", &to])?;
+    let inspected = node.run_policy_command(&["inspect", &to])?;
     ensure!(inspected.contains("nothing but the contract") && inspected.contains("1.2.0"), "{inspected}");
     fs::rename(layer.with_extension("away"), &layer)?;
 
@@ -54,25 +54,25 @@ pub(super) fn round_trip() -> Result<()> {
         reference.clone(),
         format!("{REGISTRY}/net/rack@{digest}"),
     ] {
-        ensure!(node.does(&["digest", &form])?.trim() == digest, "{form}");
+        ensure!(node.run_policy_command(&["digest", &form])?.trim() == digest, "{form}");
     }
     node.refuses(&["pull", "net/rack:1.2.0"], &["has no registry"])?;
-    let listed = node.does(&["ls", &format!("{REGISTRY}/net/rack")])?;
+    let listed = node.run_policy_command(&["ls", &format!("{REGISTRY}/net/rack")])?;
     ensure!(listed.contains(&format!("oci://{to}")), "{listed}");
 
     let copy = node.file("copy.wasm");
-    node.does(&["pull", &to, "-o", &copy.display().to_string()])?;
+    node.run_policy_command(&["pull", &to, "-o", &copy.display().to_string()])?;
     ensure!(fs::read(&copy)? == fs::read(node.shipped("host-local"))?, "the component came back changed");
 
     let conf = node.conf("rack", &reference);
     node.add_fails("a", &conf, &["an ADD never fetches"])?;
-    node.does(&["pull", &reference])?;
+    node.run_policy_command(&["pull", &reference])?;
     node.stop_registry();
     node.adds("a", &conf)?;
     let listed = node.listed(&reference)?;
-    ensure!(text(&listed, "/state")? == "ready", "{listed}");
-    ensure!(text(&listed, "/digest")? == text(&manifest, "/layers/0/digest")?, "{listed}");
-    node.does(&["rm", &reference])?;
+    ensure!(text_at(&listed, "/state")? == "ready", "{listed}");
+    ensure!(text_at(&listed, "/digest")? == text_at(&manifest, "/layers/0/digest")?, "{listed}");
+    node.run_policy_command(&["rm", &reference])?;
     ensure!(node.listed(&reference).is_err(), "it is removed");
     node.add_fails("b", &conf, &["an ADD never fetches"])?;
     node.refuses(&["rm", &reference], &["is not on this node"])?;
@@ -86,14 +86,14 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     let first = node.push("host-local", &stable, &["--version", "1.9.0"])?;
     let conf = node.conf("rack", &format!("oci://{stable}"));
     node.add_fails("a", &conf, &["has no digest", "weftctl policy pull"])?;
-    node.does(&["pull", &stable])?;
+    node.run_policy_command(&["pull", &stable])?;
     node.adds("a", &conf)?;
 
     // The tag moves on; the node follows on request.
     let second = node.push("by-label", &stable, &["--version", "v1.10.0"])?;
     ensure!(first != second, "two policies have one digest");
     node.adds("b", &conf)?;
-    let pulled = node.does(&["pull", &stable])?;
+    let pulled = node.run_policy_command(&["pull", &stable])?;
     ensure!(pulled.contains(digest_of(&first)?), "it does not say what it was: {pulled}");
 
     // A tag that is moved back does not lead the node to an older version.
@@ -101,12 +101,12 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     node.refuses(&["pull", &stable], &["is a downgrade", "1.10.0", "--allow-downgrade"])?;
     let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;
     ensure!(lock.contains(digest_of(&second)?), "{lock}");
-    node.does(&["pull", &stable, "--allow-downgrade"])?;
+    node.run_policy_command(&["pull", &stable, "--allow-downgrade"])?;
     node.adds("c", &conf)?;
 
     // A lock file of a project, without a node.
     let file = node.file("policies.lock").display().to_string();
-    node.does(&["lock", "--lock", &file, &stable])?;
+    node.run_policy_command(&["lock", "--lock", &file, &stable])?;
     let lock: Value = serde_json::from_slice(&fs::read(&file)?)?;
     let locked = lock.pointer("/policies").and_then(|policies| policies.get(format!("oci://{stable}")));
     ensure!(locked == Some(&json!({ "digest": digest_of(&first)?, "version": "1.9.0" })), "{lock}");
@@ -121,31 +121,31 @@ pub(super) fn version_tags() -> Result<()> {
     let (first, second) = (file("host-local"), file("by-label"));
     for tag in ["1.2.0", "v1.3.0"] {
         let to = format!("{REGISTRY}/net/rack:{tag}");
-        let said = node.does(&["push", &first, &to])?;
+        let said = node.run_policy_command(&["push", &first, &to])?;
         ensure!(!said.contains("moved back"), "{said}");
-        let digest = node.does(&["digest", &to])?;
-        node.does(&["push", &first, &to])?;
+        let digest = node.run_policy_command(&["digest", &to])?;
+        node.run_policy_command(&["push", &first, &to])?;
         node.refuses(&["push", &second, &to], &["is in the registry already", digest.trim(), "--force"])?;
-        ensure!(node.does(&["digest", &to])? == digest, "{to} was replaced");
-        let inspected = node.does(&["inspect", &to])?;
+        ensure!(node.run_policy_command(&["digest", &to])? == digest, "{to} was replaced");
+        let inspected = node.run_policy_command(&["inspect", &to])?;
         ensure!(inspected.contains(&format!("version    {}", tag.trim_start_matches('v'))), "{inspected}");
-        node.does(&["push", &second, &to, "--force"])?;
-        ensure!(node.does(&["digest", &to])? != digest, "{to} was not replaced");
+        node.run_policy_command(&["push", &second, &to, "--force"])?;
+        ensure!(node.run_policy_command(&["digest", &to])? != digest, "{to} was not replaced");
     }
     let stable = format!("{REGISTRY}/net/rack:stable");
     node.refuses(&["push", &first, &stable, "--version", "1.10"], &["--version \"1.10\" is no version"])?;
     for arguments in [&["push", &first, &stable][..], &["pull", &stable], &["lock", &stable]] {
-        let said = node.does(arguments)?;
+        let said = node.run_policy_command(arguments)?;
         ensure!(said.contains("it has no version") && said.contains("can be moved back"), "{said}");
     }
-    let said = node.does(&["push", &first, &stable, "--version", "1.10.0"])?;
+    let said = node.run_policy_command(&["push", &first, &stable, "--version", "1.10.0"])?;
     ensure!(!said.contains("moved back"), "{said}");
     Ok(())
 }
 
 /// docker's configuration: `auths`, and a helper per registry.
 pub(super) fn credentials() -> Result<()> {
-    let mut node = Node::alone()?;
+    let mut node = Node::without_registry()?;
     let wants_password = registry::password(node.world.scratch(), "team", "secret")?;
     node.start_registry(REGISTRY, &wants_password)?;
     let file = node.shipped("host-local").display().to_string();
@@ -186,14 +186,14 @@ pub(super) fn credentials() -> Result<()> {
 
 /// Plain HTTP is allowed for this machine, and for registries that the operator lists.
 pub(super) fn plain_http() -> Result<()> {
-    let mut node = Node::alone()?;
+    let mut node = Node::without_registry()?;
     node.add_address()?;
     node.start_registry("192.0.2.1:5000", "")?;
     let to = "192.0.2.1:5000/net/rack:1";
     let file = node.shipped("host-local").display().to_string();
     node.refuses(&["push", &file, to], &["cannot be reached"])?;
-    node.does(&["push", &file, to, "--plain-http", "192.0.2.1:5000"])?;
-    let digest = node.does(&["digest", to, "--plain-http", "192.0.2.1:5000"])?;
+    node.run_policy_command(&["push", &file, to, "--plain-http", "192.0.2.1:5000"])?;
+    let digest = node.run_policy_command(&["digest", to, "--plain-http", "192.0.2.1:5000"])?;
     ensure!(digest.starts_with("sha256:"), "{digest}");
     Ok(())
 }
@@ -201,7 +201,7 @@ pub(super) fn plain_http() -> Result<()> {
 /// A registry whose certificate comes from the site's own authority is refused until that authority is named, on the
 /// command line and for the agent.
 pub(super) fn tls() -> Result<()> {
-    let mut node = Node::alone()?;
+    let mut node = Node::without_registry()?;
     node.add_address()?;
     let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1")?;
     let Certificates { ca, key, .. } = &certificates;
@@ -210,15 +210,15 @@ pub(super) fn tls() -> Result<()> {
     let file = node.shipped("host-local").display().to_string();
     node.refuses(&["push", &file, to], &["cannot be reached", "certificate"])?;
     node.refuses(&["push", &file, to, "--registry-ca", key], &["no certificate in PEM"])?;
-    let reference = node.does(&["push", &file, to, "--registry-ca", ca])?;
+    let reference = node.run_policy_command(&["push", &file, to, "--registry-ca", ca])?;
     let reference = reference.split_whitespace().find(|word| word.starts_with("oci://")).context("a reference")?;
     let conf = node.conf("rack", reference);
     node.write_network("rack", &conf)?;
     let agent = node.start_agent()?;
-    node.until(&agent, reference, "certificate")?;
+    node.wait_for_policy(&agent, reference, "certificate")?;
     agent.stop()?;
     let agent = node.start_agent_with(&["--registry-ca", ca])?;
-    node.until(&agent, reference, "ready")?;
+    node.wait_for_policy(&agent, reference, "ready")?;
     node.adds("a", &conf)?;
     agent.stop()
 }
@@ -226,10 +226,10 @@ pub(super) fn tls() -> Result<()> {
 /// A registry with TLS names a token server without. It is not asked for a token, and does not see the password, whether
 /// the policy is read or sent.
 pub(super) fn token_server_without_tls() -> Result<()> {
-    let mut node = Node::alone()?;
+    let mut node = Node::without_registry()?;
     node.add_address()?;
     let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1")?;
-    let witness = node.witness("tokens", "192.0.2.1:5001", r#"{"token": "x"}"#, None)?;
+    let witness = node.start_recording_server("tokens", "192.0.2.1:5001", r#"{"token": "x"}"#, None)?;
     let more = registry::token_server("http://192.0.2.1:5001/token", &certificates);
     node.start_tls_registry_with("192.0.2.1:5000", &certificates, &more)?;
     let dir = node.file("docker");
@@ -261,23 +261,23 @@ pub(super) fn token_server_without_tls() -> Result<()> {
 /// A registry with TLS sends its clients to other servers of the node. They are not asked, and the agent's message has
 /// nothing of them.
 pub(super) fn redirects_to_the_node() -> Result<()> {
-    let node = Node::alone()?;
+    let node = Node::without_registry()?;
     node.add_address()?;
     let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1,IP:127.0.0.1")?;
     let ca = certificates.ca.as_str();
-    let plain = node.witness("plain", "127.0.0.1:8080", "the secret", None)?;
-    let with_tls = node.witness("with-tls", "127.0.0.1:8443", "the secret", Some(&certificates))?;
+    let plain = node.start_recording_server("plain", "127.0.0.1:8080", "the secret", None)?;
+    let with_tls = node.start_recording_server("with-tls", "127.0.0.1:8443", "the secret", Some(&certificates))?;
     for (port, to, part) in [
         (5000, "http://127.0.0.1:8080/secret", "which has no TLS"),
         (5001, "https://127.0.0.1:8443/secret", "which is on this machine or its link"),
     ] {
         let address = format!("192.0.2.1:{port}");
-        let hostile = node.witness(&format!("hostile-{port}"), &address, to, Some(&certificates))?;
+        let hostile = node.start_recording_server(&format!("hostile-{port}"), &address, to, Some(&certificates))?;
         let reference = format!("oci://{address}/net/rack:1@sha256:{}", "a".repeat(64));
         node.refuses(&["digest", &reference, "--registry-ca", ca], &["is not followed", part])?;
         node.write_network("rack", &node.conf("rack", &reference))?;
         let agent = node.start_agent_with(&["--registry-ca", ca])?;
-        node.until(&agent, &reference, part)?;
+        node.wait_for_policy(&agent, &reference, part)?;
         agent.stop()?;
         ensure!(hostile.asked()?.contains("/v2/net/rack/manifests/sha256:"), "{}", hostile.asked()?);
     }
@@ -285,9 +285,10 @@ pub(super) fn redirects_to_the_node() -> Result<()> {
         ensure!(witness.asked()?.is_empty(), "{}", witness.asked()?);
     }
     // A redirect to a server elsewhere is how registries deliver blobs.
-    let elsewhere = node.witness("elsewhere", "192.0.2.1:9443", "a document", Some(&certificates))?;
-    let _usual = node.witness("usual", "192.0.2.1:5002", "https://192.0.2.1:9443/blob", Some(&certificates))?;
-    let digest = node.does(&["digest", "192.0.2.1:5002/net/rack:1", "--registry-ca", ca])?;
+    let elsewhere = node.start_recording_server("elsewhere", "192.0.2.1:9443", "a document", Some(&certificates))?;
+    let _usual =
+        node.start_recording_server("usual", "192.0.2.1:5002", "https://192.0.2.1:9443/blob", Some(&certificates))?;
+    let digest = node.run_policy_command(&["digest", "192.0.2.1:5002/net/rack:1", "--registry-ca", ca])?;
     fs::write(node.file("document"), "a document")?;
     ensure!(digest.trim() == format!("sha256:{}", sha256(&node.file("document"))?), "{digest}");
     ensure!(elsewhere.asked()?.contains("GET /blob None"), "{}", elsewhere.asked()?);
@@ -300,15 +301,15 @@ pub(super) fn tampered_layer() -> Result<()> {
     let good = node.push("host-local", &format!("{REGISTRY}/net/good:1"), &[])?;
     let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1"), &[])?;
     let manifest: Value = serde_json::from_slice(&fs::read(node.stored(digest_of(&bad)?)?)?)?;
-    let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
+    let layer = node.stored(&text_at(&manifest, "/layers/0/digest")?)?;
     registry::tamper(&layer)?;
-    node.refuses(&["pull", &bad], &["the layer of", "digest mismatch", &text(&manifest, "/layers/0/digest")?])?;
+    node.refuses(&["pull", &bad], &["the layer of", "digest mismatch", &text_at(&manifest, "/layers/0/digest")?])?;
     let stored = node.stored(digest_of(&bad)?)?;
     let changed = String::from_utf8(fs::read(&stored)?)?.replace("application/wasm", "application/wasn");
     fs::write(&stored, changed)?;
     node.refuses(&["pull", &bad], &["the manifest of", "digest mismatch", digest_of(&bad)?])?;
     // Other policies are not affected.
-    node.does(&["pull", &good])?;
+    node.run_policy_command(&["pull", &good])?;
     let conf = node.conf("good", &good);
     node.adds("a", &conf)?;
     let conf = node.conf("bad", &bad);

@@ -27,15 +27,15 @@ pub(super) fn minisign() -> Result<()> {
         &["pull", &reference],
         &["has no signature by team (minisign key", "it has no signature", "policy sign"],
     )?;
-    node.does(&["sign", &reference, "--key", &other.secret])?;
+    node.run_policy_command(&["sign", &reference, "--key", &other.secret])?;
     node.refuses(&["pull", &reference], &["has no signature by team", "found: minisign key"])?;
     node.add_fails("a", &conf, &["an ADD never fetches"])?;
 
-    node.does(&["sign", &reference, "--key", &team.secret])?;
-    let pulled = node.does(&["pull", &reference])?;
+    node.run_policy_command(&["sign", &reference, "--key", &team.secret])?;
+    let pulled = node.run_policy_command(&["pull", &reference])?;
     ensure!(pulled.contains("signed by team"), "{pulled}");
     node.adds("a", &conf)?;
-    let verified = node.does(&["verify", &reference, "--key", &team.file, "--key", &other.file])?;
+    let verified = node.run_policy_command(&["verify", &reference, "--key", &team.file, "--key", &other.file])?;
     ensure!(verified.contains("is signed by minisign key"), "{verified}");
 
     // The second opinion: skopeo fetches manifest and signature, minisign verifies.
@@ -52,7 +52,7 @@ pub(super) fn minisign() -> Result<()> {
     let at = format!("docker://{REGISTRY}/net/rack:{tag}");
     let signatures: Value =
         serde_json::from_slice(&node.run(&["skopeo", "inspect", "--raw", "--tls-verify=false", &at])?)?;
-    let digest = super::node::text(&signatures, "/layers/1/digest")?;
+    let digest = super::node::text_at(&signatures, "/layers/1/digest")?;
     let signature = node.file("rack.minisig");
     fs::copy(node.stored(&digest)?, &signature)?;
     let (manifest, signature) = (manifest.display().to_string(), signature.display().to_string());
@@ -61,22 +61,22 @@ pub(super) fn minisign() -> Result<()> {
 
     // A signature over other content, by the right key.
     let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1.0.0"), &[])?;
-    node.does(&["sign", &bad, "--signature", &signature])?;
+    node.run_policy_command(&["sign", &bad, "--signature", &signature])?;
     node.refuses(&["pull", &bad], &["by team", "is not valid", "were changed"])?;
     // The right manifest, with a comment for another repository: the signature was made for that one.
     let moved = node.push("host-local", &format!("{REGISTRY}/net/moved:1.0.0"), &[])?;
     ensure!(digest_of(&moved)? == digest_of(&reference)?, "the same bytes have the same digest");
-    node.does(&["sign", &moved, "--signature", &signature])?;
+    node.run_policy_command(&["sign", &moved, "--signature", &signature])?;
     node.refuses(&["verify", &moved], &["is not valid", "for the repository net/rack, not for net/moved"])?;
     // Signed on a machine that has the key and no network.
     let export = node.file("bad.json").display().to_string();
-    let how = node.does(&["sign", &bad, "--manifest", &export])?;
+    let how = node.run_policy_command(&["sign", &bad, "--manifest", &export])?;
     ensure!(how.contains("repository=net/bad"), "{how}");
     let (comment, made) =
         (format!("repository=net/bad digest={}", digest_of(&bad)?), node.file("bad.minisig").display().to_string());
     node.run(&["minisign", "-S", "-W", "-s", &team.secret, "-m", &export, "-x", &made, "-t", &comment])?;
-    node.does(&["sign", &bad, "--signature", &made])?;
-    node.does(&["pull", &bad])?;
+    node.run_policy_command(&["sign", &bad, "--signature", &made])?;
+    node.run_policy_command(&["pull", &bad])?;
 
     // Before the registry is asked: it has no such policy.
     node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["no rule in"])?;
@@ -101,10 +101,10 @@ pub(super) fn sign_what_is_meant() -> Result<()> {
     let swapped = ["sign", &tag, "--key", &team.secret, "--component", &file("host-local")];
     node.refuses(&swapped, &[digest_of(&theirs)?, "its component is sha256:", "host-local.wasm"])?;
     node.refuses(&["verify", &tag, "--key", &team.file], &["is not signed by"])?;
-    node.does(&["sign", &mine, "--key", &team.secret])?;
-    node.does(&["verify", &mine, "--key", &team.file])?;
-    node.does(&["sign", &tag, "--key", &team.secret, "--component", &file("by-label")])?;
-    node.does(&["verify", &tag, "--key", &team.file])?;
+    node.run_policy_command(&["sign", &mine, "--key", &team.secret])?;
+    node.run_policy_command(&["verify", &mine, "--key", &team.file])?;
+    node.run_policy_command(&["sign", &tag, "--key", &team.secret, "--component", &file("by-label")])?;
+    node.run_policy_command(&["verify", &tag, "--key", &team.file])?;
     Ok(())
 }
 
@@ -135,8 +135,8 @@ pub(super) fn cosign() -> Result<()> {
     sign(&format!("sha256:{}", "c".repeat(64)))?;
     node.refuses(&["pull", &reference], &["by ci", "it is of the manifest sha256:cccc"])?;
     sign(digest_of(&reference)?)?;
-    node.does(&["pull", &reference])?;
-    node.does(&["verify", &reference, "--key", &public])?;
+    node.run_policy_command(&["pull", &reference])?;
+    node.run_policy_command(&["verify", &reference, "--key", &public])?;
     Ok(())
 }
 

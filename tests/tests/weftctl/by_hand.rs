@@ -23,7 +23,7 @@ fn call_by_hand(world: &mut World, verb: &str, conf: &Path, more: &[&str]) -> Re
 }
 
 pub(super) fn by_hand() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let conf = world.scratch().join("hand.conflist");
     fs::write(&conf, list().to_string())?;
     let id = ["--container-id", "by-hand"];
@@ -31,7 +31,7 @@ pub(super) fn by_hand() -> Result<()> {
     ensure!(never.status == Some(1) && never.stderr.contains("was it added, with the same"), "{}", never.stderr);
     let added = call_by_hand(&mut world, "add", &conf, &id)?;
     ensure!(added.status == Some(0), "{}", added.stderr);
-    ensure!(json_of(&added)?["ips"][0]["address"] == "10.65.0.2/24", "{}", text(&added));
+    ensure!(json_of(&added)?["ips"][0]["address"] == "10.65.0.2/24", "{}", stdout_text(&added));
     let ports = world.host().line("nft list ruleset")?.text();
     ensure!(ports.contains("8080"), "the host port is not there: {ports}");
     let cached = world.lib_cni().join("results/hand-by-hand-eth0");
@@ -39,7 +39,7 @@ pub(super) fn by_hand() -> Result<()> {
     ensure!(document["result"] == json_of(&added)? && document["kind"] == "cniCacheV1", "{document:#}");
     ensure!(fs::metadata(&cached)?.permissions().mode() & 0o777 == 0o600, "others can read it");
     let checked = call_by_hand(&mut world, "check", &conf, &id)?;
-    ensure!(checked.status == Some(0) && checked.stdout.is_empty(), "{} {}", text(&checked), checked.stderr);
+    ensure!(checked.status == Some(0) && checked.stdout.is_empty(), "{} {}", stdout_text(&checked), checked.stderr);
     world.container("pod")?.line("ip address flush dev eth0")?;
     let differs = call_by_hand(&mut world, "check", &conf, &id)?;
     ensure!(
@@ -66,7 +66,7 @@ pub(super) fn by_hand() -> Result<()> {
 
 /// weftctl checks and deletes what the reference tool adds, and the other way round; both cache the same.
 pub(super) fn beside_cnitool() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
     let conf = world.scratch().join("hand.conflist");
     fs::write(&conf, list().to_string())?;
@@ -80,12 +80,12 @@ pub(super) fn beside_cnitool() -> Result<()> {
             ("CAP_ARGS", OsStr::new(PORTS)),
         ];
         let done = run_with(&world.place()?, &cnitool, &[verb, "hand", &netns], &env)?;
-        ensure!(done.status == Some(0), "cnitool {verb}: {} {}", text(&done), done.stderr);
+        ensure!(done.status == Some(0), "cnitool {verb}: {} {}", stdout_text(&done), done.stderr);
         Ok(done)
     };
     let ours = |world: &mut World, verb: &str| -> Result<Output> {
         let done = call_by_hand(world, verb, &conf, &[])?;
-        ensure!(done.status == Some(0), "weftctl {verb}: {} {}", text(&done), done.stderr);
+        ensure!(done.status == Some(0), "weftctl {verb}: {} {}", stdout_text(&done), done.stderr);
         Ok(done)
     };
     let cached = |world: &World| -> Result<Value> {

@@ -55,7 +55,7 @@ pub(super) fn install() -> Result<()> {
     ensure!(states(&dirs.install(&[])?)?.iter().filter(|state| *state == "done").count() == 1, "mode repaired");
     ensure!(mode(&dirs.path("state"))? == 0o700, "mode repaired");
     let gone = dirs.uninstall(&["--purge"])?;
-    ensure!(gone.status == Some(0), "{}", text(&gone));
+    ensure!(gone.status == Some(0), "{}", stdout_text(&gone));
     let left: Vec<_> = fs::read_dir(dirs.path("bin"))?.flatten().map(|entry| entry.file_name()).collect();
     ensure!(left.is_empty() && !Path::new(&dirs.path("state")).exists(), "left: {left:?}");
     Ok(())
@@ -85,7 +85,7 @@ pub(super) fn remembered() -> Result<()> {
         checked.stderr
     );
     let gone = plain(&["uninstall"])?;
-    ensure!(gone.status == Some(0), "{}", text(&gone));
+    ensure!(gone.status == Some(0), "{}", stdout_text(&gone));
     let left: Vec<_> = fs::read_dir(&bin)?.flatten().map(|entry| entry.file_name()).collect();
     ensure!(left.is_empty() && !Path::new(&dirs.path("sbin/weftctl")).exists(), "left: {left:?}");
     ensure!(!Path::new(&dirs.path("state/installed.json")).exists(), "it remembers what is gone");
@@ -169,7 +169,7 @@ pub(super) fn presets() -> Result<()> {
         let node = ["--kubernetes", "--preset", preset, "--default-network", "main"];
         let install = [&["--state-dir", &state, "install", "--weft", &weft][..], &node].concat();
         let done = run(&place, &weftctl, &install)?;
-        ensure!(done.status == Some(0), "{preset}: {} {}", text(&done), done.stderr);
+        ensure!(done.status == Some(0), "{preset}: {} {}", stdout_text(&done), done.stderr);
         for program in ["weft", "weft-pod", "weft-ipam", "weftctl"] {
             ensure!(Path::new(&here(bin)).join(program).exists(), "{preset}: no {program} in {bin}");
         }
@@ -177,7 +177,7 @@ pub(super) fn presets() -> Result<()> {
         let list: Value = serde_json::from_slice(&fs::read(&file).with_context(|| format!("{preset}: {conf}"))?)?;
         ensure!(list["plugins"][0]["type"] == "weft-pod" && list["plugins"][0]["clusterNetwork"] == "main", "{list}");
         let gone = run(&place, &weftctl, &["--state-dir", &state, "uninstall"])?;
-        ensure!(gone.status == Some(0), "{preset}: {} {}", text(&gone), gone.stderr);
+        ensure!(gone.status == Some(0), "{preset}: {} {}", stdout_text(&gone), gone.stderr);
         ensure!(!file.exists() && fs::read_dir(here(bin))?.next().is_none(), "{preset}: uninstall left something");
     }
     Ok(())
@@ -186,7 +186,7 @@ pub(super) fn presets() -> Result<()> {
 /// The CNI project's library sends STATUS and GC only to lists of version 1.1.0, and takes the version of the installed
 /// list from `cniVersions`.
 pub(super) fn status_by_libcni() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
     let dirs = Dirs::new()?;
     let conf_dir = dirs.path("net.d");
@@ -198,12 +198,12 @@ pub(super) fn status_by_libcni() -> Result<()> {
         [("WEFT_STATE_DIR", state.as_os_str()), ("CNI_PATH", OsStr::new(&bin)), ("NETCONFPATH", OsStr::new(&conf_dir))];
     // No agent runs, so no ADD would work.
     let status = run_with(&world.place()?, &cnitool, &["status", "weft-pod", &netns], &env)?;
-    let said = format!("{} {}", text(&status), status.stderr);
+    let said = format!("{} {}", stdout_text(&status), status.stderr);
     ensure!(status.status != Some(0) && said.contains("agent.sock"), "weft-pod was not asked: {said}");
     Ok(())
 }
 
-pub(super) fn elsewhere() -> Result<()> {
+pub(super) fn installs_elsewhere() -> Result<()> {
     let dirs = Dirs::new()?;
     let conf_dir = dirs.path("net.d");
     let install = |weft: &Path, more: &[&str]| -> Result<()> {
@@ -252,8 +252,8 @@ pub(super) fn elsewhere() -> Result<()> {
 }
 
 pub(super) fn purge() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin").display().to_string();
     let arguments = ["--state-dir", &state, "uninstall", "--purge", "--bin-dir", &bin, "--ctl-dir", &bin];
@@ -266,8 +266,8 @@ pub(super) fn purge() -> Result<()> {
 
 /// Without `--purge` too, and for attachments that a lost ledger does not know.
 pub(super) fn uninstall_refuses() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin");
     fs::create_dir(&bin)?;
@@ -295,7 +295,7 @@ pub(super) fn uninstall_refuses() -> Result<()> {
 
 /// A forced uninstall says what it leaves of running containers, and `gc` removes that when they have ended.
 pub(super) fn gc_after_forced() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     ensure!(world.call("ADD", &Attach::eth0("a"), &with_port())?.ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin");
@@ -308,7 +308,7 @@ pub(super) fn gc_after_forced() -> Result<()> {
     ensure!(mapped(&world)?, "a running container lost its host port");
     world.remove_container("a");
     let collected = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "gc"])?;
-    ensure!(collected.status == Some(0) && !mapped(&world)?, "{} {}", text(&collected), collected.stderr);
+    ensure!(collected.status == Some(0) && !mapped(&world)?, "{} {}", stdout_text(&collected), collected.stderr);
     let again = run(&world.place()?, &installation.weftctl(), &arguments)?;
     ensure!(again.status == Some(0) && !again.stderr.contains("`weftctl gc`"), "{}", again.stderr);
     Ok(())

@@ -3,12 +3,12 @@
 use super::*;
 
 pub(super) fn ledger() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     // Addresses that no other test has on a link: releasing one searches all namespaces.
     let mut conf = conf();
     conf["ipam"]["ranges"] = json!([[{ "subnet": "10.65.0.0/24" }]]);
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf)?.ok(), "ADD");
-    let (table, document) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf)?.is_ok(), "ADD");
+    let (table, document) = both_outputs(&world, &installation.weftctl(), &["ledger", "ls"])?;
     ensure!(table.contains("10.65.0.2") && table.contains("cid-a"), "{table}");
     ensure!(document[0]["state"] == "active" && document[0]["address"] == "10.65.0.2", "{document:#}");
     let state = world.state().display().to_string();
@@ -19,31 +19,31 @@ pub(super) fn ledger() -> Result<()> {
     world.remove_container("a");
     let released = run(&world.place()?, &installation.weftctl(), &release)?;
     ensure!(released.status == Some(0), "{}", released.stderr);
-    let (table, _) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    let (table, _) = both_outputs(&world, &installation.weftctl(), &["ledger", "ls"])?;
     ensure!(!table.contains("10.65.0.2"), "{table}");
     Ok(())
 }
 
 pub(super) fn import_export() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     let stock = world.scratch().join("stock/ctl");
     fs::create_dir_all(&stock)?;
     fs::write(stock.join("10.63.0.7"), "cid-a\r\neth0")?;
     fs::write(stock.join("last_reserved_ip.0"), "10.63.0.7")?;
     fs::write(stock.join("lock"), "")?;
     let dir = stock.display().to_string();
-    let (_, imported) = both(&world, &installation.weftctl(), &["ledger", "import", "host-local", &dir])?;
+    let (_, imported) = both_outputs(&world, &installation.weftctl(), &["ledger", "import", "host-local", &dir])?;
     ensure!(imported[0]["network"] == "ctl" && imported[0]["already"] == 1, "the second import: {imported:#}");
     let back = world.scratch().join("back").display().to_string();
-    both(&world, &installation.weftctl(), &["ledger", "export", "host-local", &back])?;
+    both_outputs(&world, &installation.weftctl(), &["ledger", "export", "host-local", &back])?;
     let file = Path::new(&back).join("ctl/10.63.0.7");
     ensure!(fs::read_to_string(&file)? == "cid-a\r\neth0", "the exported file differs");
     ensure!(fs::read_to_string(Path::new(&back).join("ctl/last_reserved_ip.0"))? == "10.63.0.7", "cursor");
     // The next ADD continues after the imported cursor, and DEL of the imported attachment frees its address.
     let reply = world.call("ADD", &Attach::eth0("b"), &conf())?;
     ensure!(reply.json()?["ips"][0]["address"] == "10.63.0.8/24", "{}", String::from_utf8_lossy(&reply.stdout));
-    ensure!(world.call("DEL", &Attach::eth0("a"), &conf())?.ok(), "DEL of the imported attachment");
-    let (table, _) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    ensure!(world.call("DEL", &Attach::eth0("a"), &conf())?.is_ok(), "DEL of the imported attachment");
+    let (table, _) = both_outputs(&world, &installation.weftctl(), &["ledger", "ls"])?;
     ensure!(!table.contains("10.63.0.7"), "{table}");
     Ok(())
 }
@@ -51,7 +51,7 @@ pub(super) fn import_export() -> Result<()> {
 /// A network with its own `dataDir` keeps its addresses through an import, and gets its files back where the stock
 /// plugin looks.
 pub(super) fn data_dir() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     let data = world.scratch().join("data");
     let mut conf = conf();
     conf["ipam"]["dataDir"] = json!(data.display().to_string());
@@ -59,10 +59,10 @@ pub(super) fn data_dir() -> Result<()> {
     for address in ["10.63.0.2", "10.63.0.3"] {
         fs::write(data.join("ctl").join(address), "stock\r\neth0")?;
     }
-    both(&world, &installation.weftctl(), &["ledger", "import", "host-local", &data.display().to_string()])?;
+    both_outputs(&world, &installation.weftctl(), &["ledger", "import", "host-local", &data.display().to_string()])?;
     let given = address(&world.call("ADD", &Attach::eth0("a"), &conf)?)?;
     ensure!(given == "10.63.0.4/24", "an imported address was handed out: {given}");
-    both(&world, &installation.weftctl(), &["ledger", "export", "host-local"])?;
+    both_outputs(&world, &installation.weftctl(), &["ledger", "export", "host-local"])?;
     ensure!(fs::read_to_string(data.join("ctl/10.63.0.4"))? == "cid-a\r\neth0", "not where the stock plugin looks");
     Ok(())
 }
@@ -107,7 +107,7 @@ fn shell(script: &str) -> Result<()> {
 
 fn succeeds(world: &mut World, verb: &str, name: &str, conf: &Value) -> Result<()> {
     let reply = world.call(verb, &Attach::eth0(name), conf)?;
-    ensure!(reply.ok(), "{verb} {name}: {}", String::from_utf8_lossy(&reply.stdout));
+    ensure!(reply.is_ok(), "{verb} {name}: {}", String::from_utf8_lossy(&reply.stdout));
     Ok(())
 }
 
@@ -126,7 +126,7 @@ fn evict(world: &mut World, pods: &[(String, Value)]) -> Result<()> {
 
 /// Far more is in the ledger than what a new one reserves, and the disk is full.
 pub(super) fn full_disk_of_a_large_ledger() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let disk = SmallDisk::new(&world, 48)?;
     let conf = |first: u16, count: u16| {
         let mut conf = conf();
@@ -160,7 +160,7 @@ pub(super) fn full_disk_of_a_large_ledger() -> Result<()> {
 
 /// kubelet evicts pods when the disk is full: what they hold must be released then.
 pub(super) fn full_disk() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let disk = SmallDisk::new(&world, 32)?;
     let pods: Vec<(String, Value)> = (0..8).map(|number| (format!("p{number}"), conf())).collect();
     for (name, conf) in &pods {

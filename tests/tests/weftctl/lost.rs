@@ -23,7 +23,7 @@ pub(super) fn lost_ledger() -> Result<()> {
         }),
     ];
     for (way, lose) in ways {
-        let (installation, mut world) = world()?;
+        let (installation, mut world) = prepare_world()?;
         let first: Vec<String> = ["a", "b"]
             .iter()
             .map(|name| address(&world.call("ADD", &Attach::eth0(name), &conf)?))
@@ -34,13 +34,17 @@ pub(super) fn lost_ledger() -> Result<()> {
         ensure!(labels.filter(|label| label.starts_with("weft:lost/cid-")).count() == 2, "no labels: {links:#}");
         lose(&world.state()).with_context(|| way.to_owned())?;
         let refused = world.call("ADD", &Attach::eth0("c"), &conf)?;
-        ensure!(!refused.ok(), "{way}: an address was handed out");
+        ensure!(!refused.is_ok(), "{way}: an address was handed out");
         let error = refused.json()?;
         ensure!(error["code"] == 5, "{way}: {error:#}");
         ensure!(error.to_string().contains("weftctl ledger rebuild"), "{way}: {error:#}");
         let state = world.state().display().to_string();
         let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
-        ensure!(text(&doctor).contains("weftctl ledger rebuild"), "{way}: doctor says nothing: {}", text(&doctor));
+        ensure!(
+            stdout_text(&doctor).contains("weftctl ledger rebuild"),
+            "{way}: doctor says nothing: {}",
+            stdout_text(&doctor)
+        );
         let confs = world.scratch().join("confs");
         fs::create_dir(&confs)?;
         let dir = confs.display().to_string();
@@ -52,13 +56,13 @@ pub(super) fn lost_ledger() -> Result<()> {
         fs::write(confs.join("10-lost.conf"), conf.to_string())?;
         let rebuilt = run(&world.place()?, &installation.weftctl(), &rebuild)?;
         ensure!(rebuilt.status == Some(0), "{way}: {}", rebuilt.stderr);
-        ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", text(&rebuilt));
+        ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", stdout_text(&rebuilt));
         let third = address(&world.call("ADD", &Attach::eth0("c"), &conf)?)?;
         ensure!(third == "10.63.0.4/24", "{way}: {third}");
-        let (_, who) = both(&world, &installation.weftctl(), &["who-has", "10.63.0.2"])?;
+        let (_, who) = both_outputs(&world, &installation.weftctl(), &["who-has", "10.63.0.2"])?;
         ensure!(who[0]["attachment"]["containerID"] == "cid-a", "{way}: {who:#}");
         for name in ["a", "b", "c"] {
-            ensure!(world.call("DEL", &Attach::eth0(name), &conf)?.ok(), "{way}: DEL {name}");
+            ensure!(world.call("DEL", &Attach::eth0(name), &conf)?.is_ok(), "{way}: DEL {name}");
         }
         ensure!(world.claims()?.is_empty(), "{way}: claims are left");
         let links = world.host().line("ip -j link")?.text();
@@ -77,14 +81,18 @@ fn lose_all(state: &Path) -> Result<()> {
 /// Checks that an ADD is refused because the ledger is lost, and that doctor says how to go on.
 fn is_refused(world: &mut World, installation: &Installation, conf: &Value, what: &str) -> Result<()> {
     let refused = world.call("ADD", &Attach::eth0("late"), conf)?;
-    ensure!(!refused.ok(), "{what}: an address was handed out: {}", String::from_utf8_lossy(&refused.stdout));
+    ensure!(!refused.is_ok(), "{what}: an address was handed out: {}", String::from_utf8_lossy(&refused.stdout));
     let error = refused.json()?;
     ensure!(error["code"] == 5 && error.to_string().contains("weftctl ledger rebuild"), "{what}: {error:#}");
     ensure!(error.to_string().contains(what), "{what} is not named: {error:#}");
     ensure!(!world.state().join("weft.db").exists(), "{what}: a ledger was made");
     let state = world.state().display().to_string();
     let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
-    ensure!(text(&doctor).contains("weftctl ledger rebuild"), "{what}: doctor says nothing: {}", text(&doctor));
+    ensure!(
+        stdout_text(&doctor).contains("weftctl ledger rebuild"),
+        "{what}: doctor says nothing: {}",
+        stdout_text(&doctor)
+    );
     Ok(())
 }
 
@@ -101,7 +109,7 @@ pub(super) fn lost_of_every_kind() -> Result<()> {
         if weft_kit::netns::kernel_lacks(kind).is_some() || (kind == "tap" && !Path::new("/dev/net/tun").exists()) {
             continue;
         }
-        let (installation, mut world) = world()?;
+        let (installation, mut world) = prepare_world()?;
         world.add_outside()?;
         let conf = json!({ "cniVersion": "1.1.0", "name": format!("lost-{kind}"), "type": "weft", "delegate": delegate,
                            "ipam": ipam });
@@ -112,7 +120,7 @@ pub(super) fn lost_of_every_kind() -> Result<()> {
         // Once nothing is there any more, a new one may be made. The kernel takes links down in the background.
         world.remove_container("a");
         weft_kit::dhcp::wait(Duration::from_secs(60), kind, || {
-            Ok(world.call("ADD", &Attach::eth0("late"), &conf)?.ok())
+            Ok(world.call("ADD", &Attach::eth0("late"), &conf)?.is_ok())
         })?;
     }
     Ok(())
@@ -147,7 +155,7 @@ fn base64(bytes: &[u8]) -> String {
 /// A device of the host, and addresses of weft for another plugin's link: only libcni's cache has them.
 pub(super) fn lost_in_the_cache() -> Result<()> {
     let ipam = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] });
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     world.host().line("ip link add d0 type veth peer name peer0")?;
     let device =
         json!({ "cniVersion": "1.0.0", "name": "device", "type": "host-device", "device": "d0", "ipam": ipam });
@@ -156,7 +164,7 @@ pub(super) fn lost_in_the_cache() -> Result<()> {
     lose_all(&world.state())?;
     is_refused(&mut world, &installation, &device, "eth0 of container cid-a on network")?;
 
-    let (installation, mut world) = self::world()?;
+    let (installation, mut world) = self::prepare_world()?;
     let ipam = json!({ "type": "weft-ipam", "policy": "host-local", "ranges": [[{ "subnet": "10.61.0.0/24" }]] });
     let other = json!({ "cniVersion": "1.0.0", "name": "other", "type": "theirs", "ipam": ipam });
     let call = world.prepare("ADD", &Attach::eth0("a"), &other)?;
@@ -172,7 +180,7 @@ pub(super) fn lost_in_the_cache() -> Result<()> {
 /// What another host made is none of this one's, nor what the stock plugins made before weft came.
 pub(super) fn not_lost() -> Result<()> {
     let ipam = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] });
-    let (_installation, mut other) = world()?;
+    let (_installation, mut other) = prepare_world()?;
     other.add_outside()?;
     let delegates = [json!({ "type": "macvlan", "master": "up0" }), json!({ "type": "dummy" })];
     for (name, delegate) in ["a", "b"].into_iter().zip(delegates) {
@@ -181,9 +189,9 @@ pub(super) fn not_lost() -> Result<()> {
         }
         let conf =
             json!({ "cniVersion": "1.1.0", "name": "beside", "type": "weft", "delegate": delegate, "ipam": ipam });
-        ensure!(other.call("ADD", &Attach::eth0(name), &conf)?.ok(), "ADD on the other host");
+        ensure!(other.call("ADD", &Attach::eth0(name), &conf)?.is_ok(), "ADD on the other host");
     }
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = prepare_world()?;
     let stock = json!({ "type": "bridge", "ipam": { "type": "host-local", "subnet": "10.60.0.0/24" } });
     world.container("a")?.line("ip link add eth0 type bridge")?;
     world.container("a")?.line("ip address add 10.60.0.2/24 dev eth0")?;
@@ -197,7 +205,7 @@ pub(super) fn not_lost() -> Result<()> {
 
 /// DEL removes what nftables had for an attachment, and the rebuild what it had for none.
 pub(super) fn rebuilt_filters() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     world.host().line("ip link set lo up")?;
     let with_ports = |port: u16, conditions: &Value| {
         let mut conf = conf();
@@ -219,7 +227,7 @@ pub(super) fn rebuilt_filters() -> Result<()> {
     ];
     for (name, conf) in &confs {
         let reply = world.call("ADD", &Attach::eth0(name), conf)?;
-        ensure!(reply.ok(), "ADD {name}: {}", String::from_utf8_lossy(&reply.stdout));
+        ensure!(reply.is_ok(), "ADD {name}: {}", String::from_utf8_lossy(&reply.stdout));
     }
     world.remove_container("gone");
     world.remove_container("gone2");
@@ -250,9 +258,9 @@ pub(super) fn rebuilt_filters() -> Result<()> {
     // A port that is taken is refused with the container that has it.
     let taken = world.call("ADD", &Attach::eth0("c"), &confs[0].1)?.error()?;
     ensure!(taken.code == 106 && taken.msg.contains("cid-a"), "{taken:?}");
-    ensure!(world.call("DEL", &Attach::eth0("c"), &confs[0].1)?.ok(), "DEL c");
+    ensure!(world.call("DEL", &Attach::eth0("c"), &confs[0].1)?.is_ok(), "DEL c");
     for (name, conf) in &confs[..2] {
-        ensure!(world.call("DEL", &Attach::eth0(name), conf)?.ok(), "DEL {name}");
+        ensure!(world.call("DEL", &Attach::eth0(name), conf)?.is_ok(), "DEL {name}");
     }
     let left = rules(&world)?;
     ensure!(!left.contains("elements") && !left.contains("10.63.0.") && !left.contains("hostport_tcp"), "{left}");
@@ -262,13 +270,13 @@ pub(super) fn rebuilt_filters() -> Result<()> {
 
 /// A ledger that this weft cannot open is not one that is lost: doctor and rebuild leave it alone.
 pub(super) fn healthy_ledger() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     // GC writes the log back.
     let mut gc = conf();
     gc["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-a", "ifname": "eth0" }]);
-    ensure!(world.call("GC", &Attach::eth0("a"), &gc)?.ok(), "GC");
+    ensure!(world.call("GC", &Attach::eth0("a"), &gc)?.is_ok(), "GC");
     for name in ["weft.db-wal", "weft.db-shm"] {
         fs::remove_file(world.state().join(name))?;
     }
@@ -290,7 +298,12 @@ pub(super) fn healthy_ledger() -> Result<()> {
     let rebuild =
         ["--state-dir", &state, "ledger", "rebuild", "--every-scope", "--conf-dir", &dir, "--cni-cache", &cache];
     let refused = run(&world.place()?, &installation.weftctl(), &rebuild)?;
-    ensure!(refused.status == Some(1) && refused.stderr.contains("9999"), "{} {}", text(&refused), refused.stderr);
+    ensure!(
+        refused.status == Some(1) && refused.stderr.contains("9999"),
+        "{} {}",
+        stdout_text(&refused),
+        refused.stderr
+    );
     ensure!(fs::read(&file)? == bytes, "the ledger is another");
     ensure!(!world.state().join("weft.db.lost-1").exists(), "moved aside");
     // What is no store is.

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     suite.test("install_on_a_full_disk", &needs, install::full_install);
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, install::other_plugins);
     suite.test("a_node_gets_the_agents_copies_before_the_programs", &needs, install::copies_first);
-    suite.test("a_second_install_removes_what_the_first_one_had_elsewhere", &needs, install::elsewhere);
+    suite.test("a_second_install_removes_what_the_first_one_had_elsewhere", &needs, install::installs_elsewhere);
     suite.test("every_preset_installs_where_its_distribution_looks", &needs, install::presets);
     suite.test("purge_refuses_while_attachments_exist", &needs, install::purge);
     suite.test("uninstall_refuses_while_attachments_exist", &needs, install::uninstall_refuses);
@@ -99,26 +99,26 @@ fn run_with(place: &Place, program: &Path, arguments: &[&str], env: &[(&str, &Os
     process::output(place, command, b"", Duration::from_secs(120))
 }
 
-fn text(output: &Output) -> String {
+fn stdout_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn json_of(output: &Output) -> Result<Value> {
-    serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", text(output)))
+    serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", stdout_text(output)))
 }
 
 /// Returns both forms of a command's output: the table, and the document.
-fn both(world: &World, weftctl: &Path, arguments: &[&str]) -> Result<(String, Value)> {
+fn both_outputs(world: &World, weftctl: &Path, arguments: &[&str]) -> Result<(String, Value)> {
     let state = world.state().display().to_string();
     let arguments = [&["--state-dir", state.as_str()], arguments].concat();
     let place = world.place()?;
     let table = run(&place, weftctl, &arguments)?;
     let document = run(&place, weftctl, &[&["--json"], arguments.as_slice()].concat())?;
-    ensure!(table.status == Some(0), "{arguments:?}: {} {}", text(&table), table.stderr);
-    Ok((text(&table), json_of(&document)?))
+    ensure!(table.status == Some(0), "{arguments:?}: {} {}", stdout_text(&table), table.stderr);
+    Ok((stdout_text(&table), json_of(&document)?))
 }
 
-fn world() -> Result<(Installation, World)> {
+fn prepare_world() -> Result<(Installation, World)> {
     let installation = Installation::new()?;
     let world = World::new(&Subject::weft(&installation))?;
     Ok((installation, world))

@@ -4,9 +4,9 @@ use super::by_hand::list;
 use super::*;
 
 pub(super) fn policy() -> Result<()> {
-    let (installation, world) = world()?;
+    let (installation, world) = prepare_world()?;
     let weftctl = installation.weftctl();
-    let (table, document) = both(&world, &weftctl, &["policy", "inspect", "host-local"])?;
+    let (table, document) = both_outputs(&world, &weftctl, &["policy", "inspect", "host-local"])?;
     ensure!(table.contains("reaches    nothing but the contract"), "{table}");
     let imports = document["imports"].as_array().context("imports")?;
     ensure!(
@@ -15,34 +15,38 @@ pub(super) fn policy() -> Result<()> {
     );
     ensure!(document["schema"]["properties"].is_object() && document["refused"].is_null(), "{document:#}");
     let component = world.state().join("policies/host-local.wasm").display().to_string();
-    let (_, compiled) = both(&world, &weftctl, &["policy", "compile", &component])?;
+    let (_, compiled) = both_outputs(&world, &weftctl, &["policy", "compile", &component])?;
     ensure!(compiled["fresh"] == false, "{compiled:#}");
     let file = world.scratch().join("list.conflist");
     let mut list = json!({ "cniVersion": "1.1.0", "name": "ctl", "plugins": [conf()] });
     fs::write(&file, list.to_string())?;
     let path = file.display().to_string();
-    let (table, checked) = both(&world, &weftctl, &["policy", "check", &path])?;
+    let (table, checked) = both_outputs(&world, &weftctl, &["policy", "check", &path])?;
     ensure!(table.contains("no problem") && checked["plugins"] == 1, "{table} {checked:#}");
     list["plugins"][0]["delegate"]["no-such-key"] = json!(1);
     fs::write(&file, list.to_string())?;
     let state = world.state().display().to_string();
     let output = run(&world.place()?, &weftctl, &["--json", "--state-dir", &state, "policy", "check", &path])?;
     ensure!(output.status == Some(1), "accepted an unknown key");
-    ensure!(json_of(&output)?["problems"][0]["message"].to_string().contains("no-such-key"), "{}", text(&output));
+    ensure!(
+        json_of(&output)?["problems"][0]["message"].to_string().contains("no-such-key"),
+        "{}",
+        stdout_text(&output)
+    );
     Ok(())
 }
 
 pub(super) fn doctor() -> Result<()> {
-    let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (installation, mut world) = prepare_world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.is_ok(), "ADD");
     let bin = installation.bin().display().to_string();
     let confs = world.scratch().join("net.d");
     fs::create_dir(&confs)?;
     let confs = confs.display().to_string();
     let arguments = ["doctor", "--bin-dir", &bin, "--conf-dir", &confs];
-    let (table, findings) = both(&world, &installation.weftctl(), &arguments)?;
+    let (table, findings) = both_outputs(&world, &installation.weftctl(), &arguments)?;
     ensure!(!table.contains("FAIL"), "{table}");
-    let of = |findings: &Value, what: &str| {
+    let finding = |findings: &Value, what: &str| {
         findings
             .as_array()
             .into_iter()
@@ -50,33 +54,33 @@ pub(super) fn doctor() -> Result<()> {
             .find(|one| one["what"].as_str().is_some_and(|text| text.contains(what)))
             .cloned()
     };
-    ensure!(of(&findings, "ledger").context("ledger")?["state"] == "ok", "{findings:#}");
-    ensure!(of(&findings, "nftables NAT").context("nftables")?["state"] == "ok", "{findings:#}");
+    ensure!(finding(&findings, "ledger").context("ledger")?["state"] == "ok", "{findings:#}");
+    ensure!(finding(&findings, "nftables NAT").context("nftables")?["state"] == "ok", "{findings:#}");
     // It reports problems with a remedy, and the exit code says so.
     fs::set_permissions(world.state().join("cache"), fs::Permissions::from_mode(0o777))?;
     world.remove_container("a");
     let state = world.state().display().to_string();
     let all = [&["--json", "--state-dir", state.as_str()], arguments.as_slice()].concat();
     let output = run(&world.place()?, &installation.weftctl(), &all)?;
-    ensure!(output.status == Some(1), "{}", text(&output));
+    ensure!(output.status == Some(1), "{}", stdout_text(&output));
     let findings = json_of(&output)?;
-    let cache = of(&findings, "/cache").context("cache")?;
+    let cache = finding(&findings, "/cache").context("cache")?;
     ensure!(
         cache["state"] == "fail" && cache["remedy"].as_str().is_some_and(|text| text.contains("chmod")),
         "{cache:#}"
     );
-    let journal = of(&findings, "journal").context("journal")?;
+    let journal = finding(&findings, "journal").context("journal")?;
     ensure!(journal["state"] == "warn" && journal["detail"].to_string().contains("cid-a"), "{journal:#}");
     Ok(())
 }
 
 pub(super) fn mistakes() -> Result<()> {
-    let (installation, world) = world()?;
+    let (installation, world) = prepare_world()?;
     let state = world.state().display().to_string();
     let output =
         run(&world.place()?, &installation.weftctl(), &["--json", "--state-dir", &state, "explain", "nobody"])?;
     ensure!(output.status == Some(1), "exit code");
-    ensure!(json_of(&output)?["error"].is_string(), "{}", text(&output));
+    ensure!(json_of(&output)?["error"].is_string(), "{}", stdout_text(&output));
     ensure!(output.stderr.starts_with("weftctl: "), "stderr");
     Ok(())
 }
@@ -98,7 +102,7 @@ fn documented() -> Result<Vec<Value>> {
 }
 
 /// Returns a configuration with every kind of object.
-fn everything() -> Value {
+fn conf_with_everything() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "all", "type": "weft", "disableCheck": false, "cni.dev/attachments": [],
             "delegate": { "type": "macvlan", "master": "eth1", "mode": "bridge", "mtu": null },
             "ipam": { "type": "cluster-wide", "ranges": [[{ "subnet": "10.0.0.0/16" }]] },
@@ -121,7 +125,7 @@ fn chosen() -> Value {
 
 /// An independent validator accepts the documentation's configurations, and finds what `policy check` finds.
 pub(super) fn schema() -> Result<()> {
-    let (installation, world) = world()?;
+    let (installation, world) = prepare_world()?;
     let printed = run(&world.place()?, &installation.weftctl(), &["schema"])?;
     json_of(&printed)?;
     let file = world.scratch().join("schema.json");
@@ -135,10 +139,10 @@ pub(super) fn schema() -> Result<()> {
     };
     let mut shown = documented()?;
     ensure!(!shown.is_empty(), "the documentation has no configuration");
-    shown.extend([conf(), list(), everything(), chosen()]);
+    shown.extend([conf(), list(), conf_with_everything(), chosen()]);
     for conf in &shown {
         let output = validate(conf)?;
-        ensure!(output.status == Some(0), "{conf:#}: {} {}", text(&output), output.stderr);
+        ensure!(output.status == Some(0), "{conf:#}: {} {}", stdout_text(&output), output.stderr);
     }
     let mistakes: &[(&str, Value)] = &[
         ("/delegate/isGatway", json!(true)),
@@ -163,9 +167,9 @@ pub(super) fn schema() -> Result<()> {
 }
 
 pub(super) fn tables() -> Result<()> {
-    let (installation, mut world) = world()?;
+    let (installation, mut world) = prepare_world()?;
     for name in ["a", "b"] {
-        ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.ok(), "ADD {name}");
+        ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.is_ok(), "ADD {name}");
     }
     let mut wrong = conf();
     wrong["delegate"]["mtu"] = json!("wide");
@@ -176,8 +180,12 @@ pub(super) fn tables() -> Result<()> {
     let columns = ("COLUMNS", OsStr::new("80"));
     let doctor = ["doctor", "--bin-dir", "/nonexistent"];
     for command in [&["ps"][..], &["failures"], &["pools"], &["pods"], &["ledger", "ls"], &["policy", "ls"], &doctor] {
-        let table =
-            text(&run_with(&place, &weftctl, &[&["--state-dir", state.as_str()], command].concat(), &[columns])?);
+        let table = stdout_text(&run_with(
+            &place,
+            &weftctl,
+            &[&["--state-dir", state.as_str()], command].concat(),
+            &[columns],
+        )?);
         ensure!(!table.is_empty(), "{command:?} printed nothing");
         let wide = table.lines().find(|line| line.chars().count() > 80);
         ensure!(wide.is_none(), "{command:?} is wider than 80 columns: {wide:?}");
@@ -186,7 +194,7 @@ pub(super) fn tables() -> Result<()> {
     let line = format!("{} --state-dir {state} doctor --bin-dir /nonexistent", weftctl.display());
     let on_terminal = |more: &[(&str, &OsStr)]| -> Result<String> {
         let env = [&[("TERM", OsStr::new("xterm"))], more].concat();
-        Ok(text(&run_with(&place, Path::new("script"), &["-qec", &line, "/dev/null"], &env)?))
+        Ok(stdout_text(&run_with(&place, Path::new("script"), &["-qec", &line, "/dev/null"], &env)?))
     };
     let shown = on_terminal(&[])?;
     ensure!(shown.contains("\u{1b}[31mFAIL"), "no colours on a terminal: {shown}");
@@ -196,7 +204,7 @@ pub(super) fn tables() -> Result<()> {
 }
 
 pub(super) fn manual() -> Result<()> {
-    let (installation, world) = world()?;
+    let (installation, world) = prepare_world()?;
     let (weftctl, place) = (installation.weftctl(), world.place()?);
     let script = world.scratch().join("weftctl.bash");
     fs::write(&script, run(&place, &weftctl, &["completion", "bash"])?.stdout)?;
@@ -205,8 +213,8 @@ pub(super) fn manual() -> Result<()> {
         script.display()
     );
     let completed = run(&place, Path::new("bash"), &["-c", &complete])?;
-    ensure!(text(&completed).trim() == "ledger", "{} {}", text(&completed), completed.stderr);
-    let page = text(&run(&place, &weftctl, &["man"])?);
+    ensure!(stdout_text(&completed).trim() == "ledger", "{} {}", stdout_text(&completed), completed.stderr);
+    let page = stdout_text(&run(&place, &weftctl, &["man"])?);
     ensure!(page.contains(".TH weftctl 1") && page.contains("Exit codes"), "{page}");
     let dir = world.scratch().join("man");
     let written = run(&place, &weftctl, &["man", "--dir", &dir.display().to_string()])?;

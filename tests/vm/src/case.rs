@@ -94,7 +94,7 @@ pub struct Look {
     #[serde(default)]
     pub lacks: Vec<String>,
     /// Whether weft's output must equal the reference's.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub compare: bool,
 }
 
@@ -195,7 +195,7 @@ fn host() -> String {
     "host".to_owned()
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -203,7 +203,7 @@ fn yes() -> bool {
 ///
 /// # Errors
 /// If a file is not a case; the error names it.
-pub fn all(dir: &Path) -> Result<BTreeMap<String, Case>> {
+pub fn read_all(dir: &Path) -> Result<BTreeMap<String, Case>> {
     let mut cases = BTreeMap::new();
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();

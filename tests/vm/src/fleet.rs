@@ -52,14 +52,14 @@ fn is_recorded(outcome: &Outcome, run: &Run) -> bool {
 /// Returns the runs of each machine, slow ones first.
 fn spread(runs: &[Run], beside: usize) -> Vec<Vec<Run>> {
     let (slow, quick): (Vec<Run>, Vec<Run>) = runs.iter().cloned().partition(|run| run.case.rollback);
-    let mut machines = deal(slow, beside);
+    let mut machines = distribute(slow, beside);
     let worth = (quick.len() / FEWEST).clamp(1, beside);
-    machines.extend(deal(quick, worth));
+    machines.extend(distribute(quick, worth));
     machines
 }
 
 /// Distributes runs over at most this many machines.
-fn deal(runs: Vec<Run>, machines: usize) -> Vec<Vec<Run>> {
+fn distribute(runs: Vec<Run>, machines: usize) -> Vec<Vec<Run>> {
     let mut dealt = vec![Vec::new(); machines.max(1)];
     for (place, run) in runs.into_iter().enumerate() {
         let machine = place % dealt.len();

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use weft_vm::case::{self, Case, Run, Subject};
 use weft_vm::fleet;
-use weft_vm::judge::{judge, same};
+use weft_vm::judge::{compare_transcripts, judge};
 use weft_vm::kernel::Kernel;
 use weft_vm::machine::Parts;
 
@@ -49,18 +49,18 @@ enum View {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = match case::all(Path::new(CASES)) {
+    let cases = match case::read_all(Path::new(CASES)) {
         Ok(cases) => cases,
-        Err(error) => return fail(&arguments, &error),
+        Err(error) => return fail_listing(&arguments, &error),
     };
-    let parts = parts();
+    let parts = available_parts();
     // The machine runs only what a selected trial needs.
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let wanted = |name: &str| VIEWS.iter().any(|(suffix, _)| format!("{name}::{suffix}").contains(filter));
     let mut runs = Vec::new();
     for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
         for subject in [Subject::Reference, Subject::Weft] {
-            if lacking(&parts, case, subject).is_none() {
+            if find_lack(&parts, case, subject).is_none() {
                 runs.push(Run { name: name.clone(), subject, case: case.clone() });
             }
         }
@@ -82,7 +82,7 @@ fn trials(cases: BTreeMap<String, Case>, lab: &Arc<Lab>) -> Vec<Trial> {
 }
 
 /// An unreadable list of cases is a failed test, not a crash.
-fn fail(arguments: &Arguments, error: &anyhow::Error) -> ExitCode {
+fn fail_listing(arguments: &Arguments, error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     libtest_mimic::run(arguments, vec![Trial::test("cases", || Err(text.into()))]).exit_code()
 }
@@ -95,11 +95,11 @@ impl Lab {
             View::One(subject) => vec![subject],
             View::Same => vec![Subject::Reference, Subject::Weft],
         };
-        if let Some(reason) = subjects.iter().find_map(|subject| lacking(&self.parts, case, *subject)) {
-            return reason.tell();
+        if let Some(reason) = subjects.iter().find_map(|subject| find_lack(&self.parts, case, *subject)) {
+            return reason.completion();
         }
         let recorded = match self.boot.get_or_init(|| self.boot()) {
-            Outcome::Impossible(reason) => return Lack::Machine(reason.clone()).tell(),
+            Outcome::Impossible(reason) => return Lack::Machine(reason.clone()).completion(),
             Outcome::Failed(error) => return Err(error.into()),
             Outcome::Recorded(recorded) => recorded,
         };
@@ -110,8 +110,9 @@ impl Lab {
         };
         let outcome = match view {
             View::One(subject) => transcript(subject).and_then(|transcript| judge(case, transcript)),
-            View::Same => transcript(Subject::Reference)
-                .and_then(|reference| transcript(Subject::Weft).and_then(|weft| same(case, reference, weft))),
+            View::Same => transcript(Subject::Reference).and_then(|reference| {
+                transcript(Subject::Weft).and_then(|weft| compare_transcripts(case, reference, weft))
+            }),
         };
         outcome.map(|()| Completion::Completed).map_err(|error| format!("{}\n{error:#}", case.about).into())
     }
@@ -144,7 +145,7 @@ enum Lack {
 // === impl Lack ===
 
 impl Lack {
-    fn tell(self) -> Result<Completion, Failed> {
+    fn completion(self) -> Result<Completion, Failed> {
         match self {
             Self::Meant(reason) => Ok(Completion::ignored_with(reason)),
             Self::Machine(reason) if env::var_os("WEFT_REQUIRE_ALL").is_none() => Ok(Completion::ignored_with(reason)),
@@ -153,7 +154,7 @@ impl Lack {
     }
 }
 
-fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
+fn find_lack(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
     match subject {
         Subject::Weft if parts.weft.is_none() => {
             Some(Lack::Unbuilt("weft or weftctl is not built (cargo weft; cargo weftctl)".to_owned()))
@@ -171,7 +172,7 @@ fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
             }
             let key = case.reference_needs.as_ref()?;
             let plugin = case.attach.first().and_then(|attach| attach.conf["type"].as_str()).unwrap_or_default();
-            match knows(&dir.join(plugin), key) {
+            match plugin_knows(&dir.join(plugin), key) {
                 Ok(true) => None,
                 Ok(false) => Some(Lack::Meant(format!("this reference does not know {key}"))),
                 Err(error) => Some(Lack::Machine(format!("{error:#}"))),
@@ -181,7 +182,7 @@ fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
 }
 
 /// Returns whether a Go plugin has a configuration key: its binary contains the key as a struct tag.
-fn knows(plugin: &Path, key: &str) -> Result<bool> {
+fn plugin_knows(plugin: &Path, key: &str) -> Result<bool> {
     let bytes = fs::read(plugin).with_context(|| format!("read {}", plugin.display()))?;
     let tag = format!("json:\"{key}");
     if tag.len() > bytes.len() {
@@ -190,7 +191,7 @@ fn knows(plugin: &Path, key: &str) -> Result<bool> {
     Ok(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()))
 }
 
-fn parts() -> Parts {
+fn available_parts() -> Parts {
     let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_weft-vm-init")).with_file_name(name);
     let named = |variable: &str, name: &str| env::var_os(variable).map_or_else(|| beside(name), PathBuf::from);
     let (weft, weftctl) = (

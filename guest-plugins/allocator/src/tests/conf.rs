@@ -8,7 +8,7 @@ use weft_sdk::testing::{ModelLedger, request, set};
 
 fn read<T>(config: &str, read: impl Fn(&conf::Object<'_>) -> Result<T, Problem>) -> Result<T, Problem> {
     let value: Value = conf::parse(config)?;
-    read(&conf::top(&value)?)
+    read(&conf::top_object(&value)?)
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_decision_is_completed_from_the_configuration() {
         let mut request = request(config, vec![set(&["10.1.0.0/24"])]);
         request.identities = identities;
         let value = conf::parse(config).expect("JSON");
-        answer::decide(&request, &conf::top(&value).expect("an object"), &[0], &ModelLedger::default(), "why: ")
+        answer::decide(&request, &conf::top_object(&value).expect("an object"), &[0], &ModelLedger::default(), "why: ")
     };
     let ours = || vec!["pod:ns/name".to_owned(), "container:c1".to_owned()];
     let decision = decide(r#"{"release": "keep", "routes": [{"dst": "0.0.0.0/0"}]}"#, ours()).expect("a decision");

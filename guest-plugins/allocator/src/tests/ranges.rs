@@ -4,7 +4,7 @@ use crate::{conf, ranges};
 
 fn problems(config: &str) -> Vec<String> {
     let value = conf::parse(config).expect("JSON");
-    let (_sets, problems) = ranges::check(&conf::top(&value).expect("an object"));
+    let (_sets, problems) = ranges::check(&conf::top_object(&value).expect("an object"));
     problems.into_iter().map(|problem| format!("{} {}", problem.at, problem.message)).collect()
 }
 
@@ -27,7 +27,7 @@ fn sound_ranges_have_no_problems() {
 fn defaults_are_the_stock_plugins() {
     let value =
         conf::parse(r#"{"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "2001:db8::/64"}]]}"#).expect("JSON");
-    let (sets, _problems) = ranges::check(&conf::top(&value).expect("an object"));
+    let (sets, _problems) = ranges::check(&conf::top_object(&value).expect("an object"));
     let text =
         |range: &weft_sdk::IpRange| format!("{}-{} {}", range.first, range.last, range.gateway.expect("a gateway"));
     assert_eq!(text(&sets[0].ranges[0]), "10.1.0.1-10.1.0.254 10.1.0.1");

@@ -117,7 +117,7 @@ impl Image {
 
     /// Returns the reference without its scheme, as other tools write it.
     #[must_use]
-    pub fn bare(&self) -> String {
+    pub fn without_scheme(&self) -> String {
         let whole = self.to_string();
         whole.strip_prefix("oci://").unwrap_or(&whole).to_owned()
     }

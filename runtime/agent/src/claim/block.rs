@@ -125,7 +125,7 @@ impl BlockSpec {
 
     /// Returns a cell from which everybody claims.
     #[must_use]
-    pub fn shared(domain: &str, first: IpAddr, (size, pool): (u32, &str)) -> Self {
+    pub fn new_shared(domain: &str, first: IpAddr, (size, pool): (u32, &str)) -> Self {
         Self { domain: domain.to_owned(), first, size, pool: pool.to_owned(), shared: true, holder: None }
     }
 
@@ -137,7 +137,7 @@ impl BlockSpec {
 
     /// Returns its last address.
     #[must_use]
-    pub fn last(&self) -> IpAddr {
+    pub fn last_address(&self) -> IpAddr {
         last_of(self.first, self.size)
     }
 
@@ -162,7 +162,7 @@ impl BlockSpec {
     /// Returns its addresses for display.
     #[must_use]
     pub fn addresses(&self) -> String {
-        format!("{}-{}", self.first, self.last())
+        format!("{}-{}", self.first, self.last_address())
     }
 
     /// Returns its holder for messages.

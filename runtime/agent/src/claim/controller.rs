@@ -27,7 +27,7 @@ use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
 use super::{DrainError, Missing, Rests, collect_conflicts, collect_orphans, reclaim, reclaim_deleted};
-use crate::gauges::{large, number};
+use crate::gauges::{number, to_sample};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
 
@@ -73,7 +73,7 @@ impl Done {
         for PoolCount { name, used, free } in &self.pools {
             for (state, count) in [("used", used), ("free", free)] {
                 let labels = [("pool", name.as_str()), ("state", state)];
-                let count = large(u64::try_from(*count).unwrap_or_default());
+                let count = to_sample(u64::try_from(*count).unwrap_or_default());
                 metrics.add("weft_pool_addresses", Kind::Gauge, "Addresses of a pool.", &labels, count);
             }
         }
@@ -125,7 +125,7 @@ async fn elect(mut election: Election, done: &RefCell<Done>) {
     let mut tick = interval(election.duration / 3);
     loop {
         tick.tick().await;
-        let leads = election.leads().await;
+        let leads = election.try_to_lead().await;
         done.borrow_mut().leads = leads;
     }
 }
@@ -173,8 +173,8 @@ struct Times {
     unreadable: BTreeSet<String>,
 }
 
-/// Does one round. Each part is tried even if an earlier one failed, so that one object which the API server does not let
-/// go keeps nothing else.
+/// Does one round. Each part is tried even if an earlier one failed, so that one object that the API server does not
+/// delete does not hold up the others.
 async fn look(
     backend: &Kubernetes,
     deleted_grace: Duration,
@@ -243,7 +243,7 @@ impl Election {
     }
 
     /// Takes or renews the Lease. Returns whether this replica has it.
-    async fn leads(&mut self) -> bool {
+    async fn try_to_lead(&mut self) -> bool {
         let (leases, duration) = (self.leases.clone(), self.duration);
         let leads = match timeout(duration / 3, self.claim(&leases)).await {
             Ok(Ok(leads)) => leads,

@@ -50,7 +50,7 @@ pub async fn reclaim_deleted<B: Backend>(
             }
             let dead = dead(backend, &claim, &node).await?;
             if !dead.is_empty() {
-                let rest = claim.spec.without(|holder| dead.contains(&holder.nonce));
+                let rest = claim.spec.without_holders(|holder| dead.contains(&holder.nonce));
                 round.count(remove(backend, &rest, &claim.versions).await.map(|()| dead.len()))?;
             }
         }
@@ -83,7 +83,7 @@ mod tests {
     use weft_host_abi::types::ReleaseRule;
 
     use super::super::backend::memory::Memory;
-    use super::super::tests::{Machine, OTHER, WEB, one, wants};
+    use super::super::tests::{Machine, OTHER, WEB, one_want, wants};
     use super::super::{Granted, reclaim};
     use super::*;
 
@@ -91,7 +91,7 @@ mod tests {
 
     async fn add_from(machine: &Machine, pool: &str) {
         let soon = tokio::time::Instant::now() + Duration::from_millis(300);
-        let (pod, wants) = if pool.is_empty() { (OTHER, wants(&[&["10.0.0.2/24"]])) } else { (WEB, one()) };
+        let (pod, wants) = if pool.is_empty() { (OTHER, wants(&[&["10.0.0.2/24"]])) } else { (WEB, one_want()) };
         let nonce = machine.intend(&pod, &wants, &ReleaseRule::Free);
         assert_eq!(machine.grant_from(pool, soon, &nonce).await.0.unwrap(), Granted::All);
         machine.commit(&pod, &nonce, &wants, &ReleaseRule::Free).unwrap();
@@ -101,7 +101,7 @@ mod tests {
     async fn fence_by_a_deleted_node_is_a_pools_own_choice() {
         let server = Memory::default();
         let a = Machine::new("a", "m-a", &server);
-        a.speak().await;
+        a.write_record().await;
         add_from(&a, "cloud").await;
         add_from(&a, "").await;
         let (pools, start) = (BTreeSet::from(["cloud".to_owned()]), Instant::now());

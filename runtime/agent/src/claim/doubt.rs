@@ -20,7 +20,7 @@ const TRIES: usize = 10;
 ///
 /// # Errors
 /// The ledger cannot be read or frozen, or the store cannot be written. The doubt remains.
-pub async fn settle<B: Backend>(
+pub async fn resolve_doubt<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
     known: u64,

@@ -62,9 +62,9 @@ pub async fn drain<B: Backend>(
         for address in row.addresses.iter().filter(|address| address.state == AddressState::Tombstone) {
             // `doubt`: first freeze the ledger. Until then, every write hides how far it went back.
             let doubted = backend.history().doubt().is_some();
-            let waits = waits(address, now);
+            let waits = is_in_flight(address, now);
             let tombstone = (row.nonce.clone(), address.address.addr(), waits);
-            if doubted || rests(row, address, now) || !looks.is_due(&tombstone, at) {
+            if doubted || is_in_cooldown(row, address, now) || !looks.is_due(&tombstone, at) {
                 done.left += 1;
                 continue;
             }
@@ -86,14 +86,14 @@ pub async fn drain<B: Backend>(
 }
 
 /// Returns whether a request about an address may still be executed, and would claim it again.
-fn waits(address: &RemoteAddress, now: u64) -> bool {
+fn is_in_flight(address: &RemoteAddress, now: u64) -> bool {
     let unanswered = address.answer == Answer::None || address.is_late;
     unanswered && now.saturating_sub(address.since) < UNANSWERED.as_secs()
 }
 
 /// Returns whether a cooldown is running: nobody else gets the address while the cluster has the tombstone's nonce. An
 /// address that nobody has used needs no rest.
-fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
+fn is_in_cooldown(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
     match row.release {
         // An address of an IPAMClaim rests when the IPAMClaim is gone.
         ReleaseRule::Cooldown(seconds) if address.answer == Answer::Granted && !row.owner.is_ipam_claim() => {
@@ -125,7 +125,7 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
         if !claim.spec.is_held_by(&row.nonce) {
             return Ok(());
         }
-        let gone = claim.spec.without(|holder| holder.nonce == row.nonce);
+        let gone = claim.spec.without_holders(|holder| holder.nonce == row.nonce);
         // An address of an IPAMClaim is not given to anybody else anyway.
         let written = if address.answer == Answer::InUse && exclusive {
             backend.replace(&marked(&gone, address.in_use_by.as_deref()), &claim.versions, None).await.map(drop)

@@ -130,7 +130,7 @@ impl<B: Backend> Grant<'_, B> {
         wants.dedup();
         let mut taken = Vec::new();
         for (_family, want) in wants {
-            if !self.want(&row, want, &mut taken).await? {
+            if !self.try_want(&row, want, &mut taken).await? {
                 return Ok(Granted::Lost { want, taken });
             }
         }
@@ -159,7 +159,12 @@ impl<B: Backend> Grant<'_, B> {
     }
 
     /// Tries the candidates of one want in order. Returns whether one was granted.
-    async fn want(&self, row: &RemoteRow, want: usize, taken: &mut Vec<(IpAddr, String)>) -> Result<bool, GrantError> {
+    async fn try_want(
+        &self,
+        row: &RemoteRow,
+        want: usize,
+        taken: &mut Vec<(IpAddr, String)>,
+    ) -> Result<bool, GrantError> {
         for candidate in row.addresses.iter().filter(|candidate| candidate.want == want) {
             if candidate.state != AddressState::Intent {
                 return Err(GrantError::Withdrawn);
@@ -354,8 +359,8 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
             .any(|new| holder.machine == new.machine && holder.pod == new.pod && holder.interface == new.interface)
     };
     let mut adopted = match claim.spec.sharing {
-        Sharing::Exclusive => claim.spec.without(|_holder| true),
-        Sharing::Shared => claim.spec.without(same_pod),
+        Sharing::Exclusive => claim.spec.without_holders(|_holder| true),
+        Sharing::Shared => claim.spec.without_holders(same_pod),
     };
     if !spec.pool.is_empty() {
         adopted.pool.clone_from(&spec.pool);

@@ -116,7 +116,7 @@ impl History {
     }
 
     /// Records that the ledger is being checked.
-    pub fn mend(&self) {
+    pub fn mark_checked(&self) {
         self.0.borrow_mut().broken = false;
     }
 
@@ -137,7 +137,7 @@ impl History {
     }
 
     /// Records an epoch, and returns everything seen.
-    pub fn seen(&self, epoch: u64) -> Seen {
+    pub fn observe_epoch(&self, epoch: u64) -> Seen {
         let mut inner = self.0.borrow_mut();
         let unknown = || Known { seen: Seen::default(), away: Duration::ZERO, since: Instant::now() };
         let known = inner.known.get_or_insert_with(unknown);
@@ -198,7 +198,7 @@ mod tests {
             history.answered(history.mark(), position, 1001);
             assert_eq!(history.doubt(), None, "{position:?}");
         }
-        assert_eq!(history.seen(2), Seen { revision: 200, at: 1001, cluster: 7, term: 3, epoch: 2 });
+        assert_eq!(history.observe_epoch(2), Seen { revision: 200, at: 1001, cluster: 7, term: 3, epoch: 2 });
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let slow = history.mark();
         history.answered(history.mark(), write(102), 1001);
         history.answered(slow, write(101), 1001);
-        assert_eq!((history.doubt(), history.seen(0).revision), (None, 102));
+        assert_eq!((history.doubt(), history.observe_epoch(0).revision), (None, 102));
     }
 
     #[test]
@@ -262,6 +262,6 @@ mod tests {
         // Older answers are not compared with it, nor it with them.
         history.answered(before, read(120), 1001);
         history.answered(history.mark(), read(51), 1001);
-        assert_eq!((history.doubt(), history.seen(1).revision), (None, 51));
+        assert_eq!((history.doubt(), history.observe_epoch(1).revision), (None, 51));
     }
 }

@@ -76,7 +76,7 @@ pub use check::{CheckOptions, Checked, Finding, Kind, check};
 pub use conflict::collect_conflicts;
 pub use controller::{ControllerOptions, control};
 pub use deleted::{Missing, reclaim_deleted};
-pub use doubt::settle;
+pub use doubt::resolve_doubt;
 pub use drain::{DrainError, Drained, UNANSWERED, drain};
 pub use grant::{Grant, GrantError, Granted};
 pub use history::{History, Mark, Position};
@@ -86,11 +86,11 @@ pub use object::{
     Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, OtherMachine, Persistent,
     Sharing, address_of, claim_name,
 };
-pub use operate::{Has, Operation, Reach, describe, operate, who_has};
+pub use operate::{Has, Operation, Reach, describe, run_operation, who_has};
 pub use persist::collect_orphans;
 pub use pool::{CellsView, PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert};
-pub use remark::{Remarked, remark};
+pub use remark::{RewrittenClaims, rewrite_claims};
 pub use remembered::{Claimed, Remembered};
 pub use rest::Rests;
 pub use round::Refusal;

@@ -300,7 +300,7 @@ impl ClaimSpec {
 
     /// Returns the claim without some holders. A claim without holders is kept for its owner.
     #[must_use]
-    pub fn without(&self, gone: impl Fn(&Holder) -> bool) -> Self {
+    pub fn without_holders(&self, gone: impl Fn(&Holder) -> bool) -> Self {
         let mut rest = self.clone();
         rest.holders.retain(|holder| !gone(holder));
         if rest.holders.is_empty() && rest.is_persistent() {

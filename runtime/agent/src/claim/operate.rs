@@ -67,7 +67,7 @@ pub enum Operation {
 ///
 /// # Errors
 /// The ledger cannot be reached, or the operation is not possible now.
-pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<String>> {
+pub fn run_operation(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<String>> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     runtime.block_on(async {
         let backend = backend(reach).await?;

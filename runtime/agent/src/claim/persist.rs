@@ -131,7 +131,7 @@ pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: In
         if keepers.as_ref().is_some_and(|keepers| is_kept(&claim, keepers)) {
             continue;
         }
-        let written = match fate(backend, &claim).await? {
+        let written = match decide_fate(backend, &claim).await? {
             Fate::Owned => continue,
             Fate::Unused => backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1),
             Fate::OwnerGone if claim.spec.rest_seconds > 0 && claim.spec.state != ClaimState::Resting => {
@@ -167,7 +167,7 @@ fn is_kept(claim: &Claim, keepers: &Keepers) -> bool {
 }
 
 /// Decides by live reads.
-async fn fate<B: Backend>(backend: &B, claim: &Claim) -> Result<Fate, ReadError> {
+async fn decide_fate<B: Backend>(backend: &B, claim: &Claim) -> Result<Fate, ReadError> {
     let owner = &claim.spec.owner.owner;
     if !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
         return Ok(Fate::OwnerGone);

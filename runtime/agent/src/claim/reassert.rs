@@ -2,7 +2,7 @@
 //!
 //! `drop_intents`: intents from before the freeze are dropped first. `confirm_strict`: the node confirms only when
 //! every entry has its claim; an entry whose address somebody else has is a conflict that a person has to solve. An entry
-//! that the ledger refuses is reported, and keeps no other one.
+//! that the ledger refuses is reported, and the others are written all the same.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -243,7 +243,7 @@ pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, Dra
         if dead.is_empty() {
             continue;
         }
-        let rest = claim.spec.without(|holder| dead.contains(&holder.nonce));
+        let rest = claim.spec.without_holders(|holder| dead.contains(&holder.nonce));
         round.count(remove(backend, &rest, &claim.versions).await.map(|()| dead.len()))?;
     }
     round.end()

@@ -15,7 +15,7 @@ const OTHERS: usize = 8;
 
 /// What the record says of the machine that has just spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Spoken {
+pub(super) struct WrittenRecord {
     /// This boot began under the taint `out-of-service`.
     pub(super) outlives_taint: bool,
     /// A person has fenced the machine in this boot, although it runs.
@@ -26,14 +26,14 @@ pub(super) struct Spoken {
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub(super) async fn speak<B: Backend>(
+pub(super) async fn write_record<B: Backend>(
     backend: &B,
     identity: &Identity,
     confirmed: Option<u64>,
-) -> Result<Spoken, DrainError> {
+) -> Result<WrittenRecord, DrainError> {
     let tainted = backend.is_tainted(&identity.node).await?;
     let holding = holding(backend, &identity.node).await?;
-    let mut spoken = Spoken::default();
+    let mut spoken = WrittenRecord::default();
     let written = backend.change_node(&identity.node, |node| {
         let known = node.machine(&identity.machine);
         if node.machine != identity.machine {
@@ -54,7 +54,7 @@ pub(super) async fn speak<B: Backend>(
         if let Some(epoch) = confirmed {
             node.confirmed_epoch = epoch;
         }
-        spoken = Spoken { outlives_taint: node.outlives_taint, is_fenced: is_fenced(node, identity) };
+        spoken = WrittenRecord { outlives_taint: node.outlives_taint, is_fenced: is_fenced(node, identity) };
     });
     written.await?;
     Ok(spoken)
@@ -90,16 +90,16 @@ pub(super) async fn look_again<B: Backend>(
     backend: &B,
     identity: &Identity,
     outlives_taint: bool,
-) -> Result<Spoken, DrainError> {
+) -> Result<WrittenRecord, DrainError> {
     let record = backend.node(&identity.node).await?;
     let is_fenced = record.is_some_and(|record| is_fenced(&record, identity));
     if !outlives_taint || backend.is_tainted(&identity.node).await? {
-        return Ok(Spoken { outlives_taint, is_fenced });
+        return Ok(WrittenRecord { outlives_taint, is_fenced });
     }
     let written = backend.change_node(&identity.node, |node| {
         let is_own = node.machine == identity.machine && node.boot_id == identity.boot_id;
         node.outlives_taint &= !is_own;
     });
     written.await?;
-    Ok(Spoken { outlives_taint: false, is_fenced })
+    Ok(WrittenRecord { outlives_taint: false, is_fenced })
 }

@@ -20,7 +20,7 @@ use super::round::{Refusal, Refusals};
 
 /// The result of claiming kept addresses again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Remarked {
+pub struct RewrittenClaims {
     /// Number of claims written again.
     pub written: usize,
     /// Kept addresses that are in use elsewhere by now, for messages.
@@ -44,9 +44,9 @@ enum Made {
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub async fn remark<B: Backend>(backend: &B, epoch: u64) -> Result<Remarked, DrainError> {
-    let mut done = Remarked::default();
-    let Some(remembered) = backend.remembered().await? else { return Ok(Remarked { forbidden: true, ..done }) };
+pub async fn rewrite_claims<B: Backend>(backend: &B, epoch: u64) -> Result<RewrittenClaims, DrainError> {
+    let mut done = RewrittenClaims::default();
+    let Some(remembered) = backend.remembered().await? else { return Ok(RewrittenClaims { forbidden: true, ..done }) };
     if remembered.is_empty() {
         return Ok(done);
     }
@@ -72,7 +72,7 @@ pub async fn remark<B: Backend>(backend: &B, epoch: u64) -> Result<Remarked, Dra
             }
         }
     }
-    Ok(Remarked { refused: refusals.into_list(), ..done })
+    Ok(RewrittenClaims { refused: refusals.into_list(), ..done })
 }
 
 /// Writes claims, and remembers their domains and shared cells.
@@ -96,7 +96,7 @@ impl<B: Backend> Places<'_, B> {
             if !self.backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
                 return Ok(Made::Needless);
             }
-            if let Verdict::Others(holder) = self.share(spec, claimed).await? {
+            if let Verdict::Others(holder) = self.ensure_shared_cell(spec, claimed).await? {
                 return Ok(Made::Others(holder));
             }
             match self.backend.create(spec, Some(self.epoch)).await {
@@ -109,7 +109,7 @@ impl<B: Backend> Places<'_, B> {
     }
 
     /// In block mode makes sure that the claim's cell is shared. Writes a lost domain again.
-    async fn share(&self, spec: &ClaimSpec, claimed: &Claimed) -> Result<Verdict, DrainError> {
+    async fn ensure_shared_cell(&self, spec: &ClaimSpec, claimed: &Claimed) -> Result<Verdict, DrainError> {
         let known = self.sizes.borrow().get(&spec.domain).copied();
         let size = match known {
             Some(size) => size,

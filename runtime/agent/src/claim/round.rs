@@ -1,9 +1,10 @@
-//! One round in which claims and cells are given back. One that the ledger refuses to delete keeps no other one.
+//! One round in which claims and cells are given back. If the ledger refuses to delete one, the others
+//! are still given back.
 
 use super::backend::WriteError;
 use super::drain::DrainError;
 
-/// An object that the ledger refuses to write. It keeps no other one.
+/// An object that the ledger refuses to write. The other objects are written all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The object, for messages.

@@ -63,7 +63,7 @@ pub(super) async fn judge<B: Backend>(
         if unknown.is_empty() {
             continue;
         }
-        let rest = claim.spec.without(|holder| unknown.contains(&holder.nonce));
+        let rest = claim.spec.without_holders(|holder| unknown.contains(&holder.nonce));
         let removed = match remove(backend, &rest, &claim.versions).await {
             // It has changed since the list; the next sweep handles it.
             Err(WriteError::Conflict) => Ok(0),

@@ -15,7 +15,7 @@ use weft_core::store::{Key, NodeStore, Role};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::backend::memory::{Fault, Memory};
-use super::record::speak;
+use super::record::write_record;
 use super::{DrainError, Drained, Grant, GrantError, Granted, Identity, Looks, claim_name, drain, reverse_sweep};
 
 /// The base of all times.
@@ -65,7 +65,7 @@ pub(super) fn wants(groups: &[&[&str]]) -> Vec<Want> {
     groups.iter().map(|group| Want { candidates: candidates(group), gateway: None }).collect()
 }
 
-pub(super) fn one() -> Vec<Want> {
+pub(super) fn one_want() -> Vec<Want> {
     wants(&[&["10.0.0.1/24"]])
 }
 
@@ -131,15 +131,15 @@ impl Machine {
     }
 
     /// Writes this node's record, as its agent does before the first grant.
-    pub(super) async fn speak(&self) -> bool {
-        speak(&self.server, &self.identity, None).await.unwrap().outlives_taint
+    pub(super) async fn write_record(&self) -> bool {
+        write_record(&self.server, &self.identity, None).await.unwrap().outlives_taint
     }
 
     /// A whole ADD.
     pub(super) async fn add(&self, pod: &Pod) -> Result<String, GrantError> {
-        let nonce = self.intend(pod, &one(), &ReleaseRule::Free);
+        let nonce = self.intend(pod, &one_want(), &ReleaseRule::Free);
         match self.grant(&nonce).await {
-            Ok(Granted::All) => self.commit(pod, &nonce, &one(), &ReleaseRule::Free).unwrap(),
+            Ok(Granted::All) => self.commit(pod, &nonce, &one_want(), &ReleaseRule::Free).unwrap(),
             Ok(Granted::Lost { .. }) => {
                 self.give_up(&nonce);
                 return Err(GrantError::Deadline("lost".into()));
@@ -197,15 +197,15 @@ async fn supersede_leaves_no_address_at_rest() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     let rest = ReleaseRule::Cooldown(600);
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.store.borrow_mut().release_reserved(&WEB.key(), ("uid:web/net1", NOW + 60), NOW).unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
     // A DEL begins the cooldown.
-    let nonce = a.intend(&WEB_AGAIN, &one(), &rest);
+    let nonce = a.intend(&WEB_AGAIN, &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB_AGAIN, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB_AGAIN, &nonce, &one_want(), &rest).unwrap();
     a.del(&WEB_AGAIN);
     assert_eq!((a.drain(NOW).await, server.holder()), (1, Some(nonce)));
 }
@@ -232,7 +232,7 @@ async fn a_claim_names_its_pool_and_lost_creates_are_counted() {
     let soon = || Instant::now() + Duration::from_millis(300);
     let pool =
         |address: &str| server.0.borrow().claims[&claim_name("default", address.parse().unwrap())].spec.pool.clone();
-    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     assert!(matches!(a.grant_from("storage", soon(), &nonce).await, (Ok(Granted::All), 0)));
     assert_eq!(pool("10.0.0.1"), "storage");
     // The second candidate is granted, and the first one counts as lost.
@@ -248,7 +248,7 @@ async fn one_address_has_one_owner_and_costs_one_write() {
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let nonce = a.add(&WEB).await.unwrap();
     assert_eq!(server.0.borrow().writes, 1);
-    let lost = b.intend(&OTHER, &one(), &ReleaseRule::Free);
+    let lost = b.intend(&OTHER, &one_want(), &ReleaseRule::Free);
     let granted = b.grant(&lost).await.unwrap();
     assert_eq!(granted, Granted::Lost { want: 0, taken: vec![(address(), "pod ns/web on node a".into())] });
     b.give_up(&lost);
@@ -331,10 +331,10 @@ async fn intent_first_and_reverse_sweep_find_a_late_create() {
 async fn commit_cas_fails_an_add_whose_intent_was_given_up() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
     a.store.borrow_mut().expire_intents(NOW + 1, NOW).unwrap();
-    assert!(matches!(a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free), Err(ClaimError::Withdrawn)));
+    assert!(matches!(a.commit(&WEB, &nonce, &one_want(), &ReleaseRule::Free), Err(ClaimError::Withdrawn)));
     assert!(a.store.borrow().entry(&WEB.key()).unwrap().is_none(), "no journal entry, so no link");
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
 }
@@ -343,7 +343,7 @@ async fn commit_cas_fails_an_add_whose_intent_was_given_up() {
 async fn send_row_stops_an_add_whose_intent_was_given_up() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     a.give_up(&nonce);
     assert!(matches!(a.grant(&nonce).await, Err(GrantError::Withdrawn)));
     assert_eq!(server.0.borrow().writes, 0);
@@ -354,20 +354,20 @@ async fn a_cooldown_rests_in_the_cluster() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     let rest = ReleaseRule::Cooldown(300);
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     a.grant(&nonce).await.unwrap();
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.del(&WEB);
     assert_eq!((a.drain(NOW + 299).await, server.holder()), (1, Some(nonce)));
     assert_eq!((a.drain(NOW + 300).await, server.holder()), (0, None));
     // An ADD that failed has not used its address.
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     a.grant(&nonce).await.unwrap();
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.store.borrow_mut().abandon(&WEB.key(), &[], NOW).unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
     // The same holds if it got no address of the other family, or was abandoned.
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     a.grant(&nonce).await.unwrap();
     a.give_up(&nonce);
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));

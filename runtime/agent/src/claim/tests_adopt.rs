@@ -4,7 +4,7 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::Granted;
 use super::backend::memory::{Fault, Memory};
-use super::tests::{LATER, Machine, NOW, OTHER, WEB, WEB_AGAIN, one};
+use super::tests::{LATER, Machine, NOW, OTHER, WEB, WEB_AGAIN, one_want};
 
 #[tokio::test]
 async fn adopt_write_and_preconditions_save_a_retried_pod_from_a_late_delete() {
@@ -51,17 +51,17 @@ async fn adopt_own_leaves_the_claim_of_another_sandbox_that_is_in_use() {
     let a = Machine::new("a", "m-a", &server);
     // Two sandboxes of one pod at once, both wanting the same address.
     let (first, second) =
-        (a.intend(&WEB, &one(), &ReleaseRule::Free), a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free));
+        (a.intend(&WEB, &one_want(), &ReleaseRule::Free), a.intend(&WEB_AGAIN, &one_want(), &ReleaseRule::Free));
     assert_eq!(a.grant(&first).await.unwrap(), Granted::All);
     assert!(matches!(a.grant(&second).await, Ok(Granted::Lost { .. })), "the other is an intent");
-    a.commit(&WEB, &first, &one(), &ReleaseRule::Free).unwrap();
+    a.commit(&WEB, &first, &one_want(), &ReleaseRule::Free).unwrap();
     assert!(matches!(a.grant(&second).await, Ok(Granted::Lost { .. })), "the other is an entry");
     // The second ADD fails: the first one keeps its claim.
     a.store.borrow_mut().give_up_intent(&second, NOW).unwrap();
     assert_eq!((a.drain(LATER).await, server.holder()), (0, Some(first)));
     // Once it is deleted, the pod's next sandbox takes the claim over.
     a.del(&WEB);
-    let third = a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free);
+    let third = a.intend(&WEB_AGAIN, &one_want(), &ReleaseRule::Free);
     assert_eq!(a.grant(&third).await.unwrap(), Granted::All);
     assert_eq!(server.holder(), Some(third));
 }

@@ -15,7 +15,7 @@ use weft_host_abi::types::ReleaseRule;
 use super::backend::memory::{Fault, Memory};
 use super::backend::{Backend as _, Cells as _, Listing};
 use super::block::{BlockSpec, block_name, cell_of};
-use super::cells::{CellError, CellWork, Idle, Sharing, Verdict, judge_cells, learn};
+use super::cells::{CellError, CellWork, Idle, Sharing, Verdict, judge_cells, read_or_create_domain};
 use super::sweep::entries;
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, wants};
 use super::{LedgerState, reclaim};
@@ -25,22 +25,22 @@ pub(super) const SIZE: u32 = 8;
 /// Two cells.
 const SPAN: (&str, &str) = ("10.0.0.0", "10.0.0.15");
 
-fn at(text: &str) -> IpAddr {
+fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn soon() -> Instant {
+pub(super) fn short_deadline() -> Instant {
     Instant::now() + Duration::from_millis(500)
 }
 
-pub(super) fn want() -> CellWant {
+pub(super) fn cell_want() -> CellWant {
     CellWant {
         ledger: "{}".into(),
         domain: "default".into(),
         size: SIZE,
         pool: "blue".into(),
         shared: false,
-        spans: vec![(at(SPAN.0), at(SPAN.1))],
+        spans: vec![(address(SPAN.0), address(SPAN.1))],
     }
 }
 
@@ -51,8 +51,8 @@ impl Machine {
 
     pub(super) async fn take(&self) -> Result<bool, CellError> {
         let known: Vec<IpAddr> = self.owned().into_iter().map(|(first, _last)| first).collect();
-        learn(&self.server, &self.store, ("{}", "default"), (SIZE, soon())).await?;
-        self.work().take(&want(), &known, soon()).await
+        read_or_create_domain(&self.server, &self.store, ("{}", "default"), (SIZE, short_deadline())).await?;
+        self.work().take(&cell_want(), &known, short_deadline()).await
     }
 
     pub(super) fn owned(&self) -> Vec<(IpAddr, IpAddr)> {
@@ -61,8 +61,8 @@ impl Machine {
 
     /// Takes a cell, and calls `before` when its row is on disk and its request is not sent yet.
     pub(super) async fn take_with(&self, before: impl FnOnce()) {
-        learn(&self.server, &self.store, ("{}", "default"), (SIZE, soon())).await.unwrap();
-        let span = (at(SPAN.0), at("10.0.0.7"));
+        read_or_create_domain(&self.server, &self.store, ("{}", "default"), (SIZE, short_deadline())).await.unwrap();
+        let span = (address(SPAN.0), address("10.0.0.7"));
         let cell = self.store.borrow_mut().begin_taking(("{}", "default", "blue"), span, NOW).unwrap();
         before();
         let versions = self.server.create_block(&BlockSpec::new(&cell, SIZE, &self.identity), None).await.unwrap();
@@ -118,7 +118,7 @@ impl Memory {
 }
 
 #[tokio::test]
-async fn a_cell_costs_one_write_and_what_lies_inside_none() {
+async fn a_cell_costs_one_write_and_its_addresses_cost_none() {
     let server = Memory::default();
     let machine = Machine::new("a", "m-a", &server);
     assert!(machine.allocate(&WEB, &ReleaseRule::Free).is_err());
@@ -130,7 +130,7 @@ async fn a_cell_costs_one_write_and_what_lies_inside_none() {
     assert_eq!(machine.allocate(&WEB, &ReleaseRule::Free).unwrap(), addresses[0]);
     assert_eq!(server.0.borrow().writes, 1);
     // Another ADD that saw no room finds the cell that was taken meanwhile.
-    let known = machine.work().take(&want(), &[], Instant::now()).await;
+    let known = machine.work().take(&cell_want(), &[], Instant::now()).await;
     assert!(known.unwrap() && machine.owned().len() == 1);
 }
 
@@ -139,16 +139,19 @@ async fn a_cell_costs_one_write_and_what_lies_inside_none() {
 async fn no_list_of_complete_claims_is_needed() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    learn(&server, &a.store, ("{}", "default"), (SIZE, soon())).await.unwrap();
-    let wanted = CellWant { shared: true, ..want() };
-    let first = a.work().shared(&wanted, &[]).await.unwrap().unwrap();
+    read_or_create_domain(&server, &a.store, ("{}", "default"), (SIZE, short_deadline())).await.unwrap();
+    let wanted = CellWant { shared: true, ..cell_want() };
+    let first = a.work().shared_cells(&wanted, &[]).await.unwrap().unwrap();
     assert_eq!(first.taken.iter().count(), 0);
     a.add(&WEB).await.unwrap();
-    let again = b.work().shared(&wanted, &[]).await.unwrap().unwrap();
-    assert_eq!(again.taken.iter().collect::<Vec<_>>(), [(at("10.0.0.1"), at("10.0.0.1"))]);
+    let again = b.work().shared_cells(&wanted, &[]).await.unwrap().unwrap();
+    assert_eq!(again.taken.iter().collect::<Vec<_>>(), [(address("10.0.0.1"), address("10.0.0.1"))]);
     // A domain with claims and without a record.
     server.0.borrow_mut().domains.clear();
-    assert!(matches!(learn(&server, &b.store, ("{}", "default"), (SIZE, soon())).await, Err(CellError::Domain(_))));
+    assert!(matches!(
+        read_or_create_domain(&server, &b.store, ("{}", "default"), (SIZE, short_deadline())).await,
+        Err(CellError::Domain(_))
+    ));
     assert_eq!((server.0.borrow().whole_lists, server.0.borrow().name_lists), (0, 2));
 }
 
@@ -323,7 +326,7 @@ async fn requested_addresses_come_from_shared_cells() {
     let known = Default::default();
     let sharing = Sharing { size: SIZE, known: &known };
     let (first, _last) = a.owned()[0];
-    let other = if first == at("10.0.0.0") { at("10.0.0.9") } else { at("10.0.0.1") };
+    let other = if first == address("10.0.0.0") { address("10.0.0.9") } else { address("10.0.0.1") };
     let of_machine = sharing.ensure(&b.server, ("default", first), None).await.unwrap();
     assert!(
         matches!(&of_machine, Verdict::Others(by) if by.contains("node a") && by.contains("cell")),
@@ -336,17 +339,19 @@ async fn requested_addresses_come_from_shared_cells() {
     assert!(shared.spec.shared && shared.spec.holder.is_none());
     // No machine gets it.
     assert!(!b.take().await.unwrap() && !a.take().await.unwrap());
-    let cells = b.work().shared(&CellWant { shared: true, ..want() }, &[]).await.unwrap().unwrap();
-    assert_eq!(cells.cells, [(shared.spec.first, shared.spec.last())]);
+    let cells = b.work().shared_cells(&CellWant { shared: true, ..cell_want() }, &[]).await.unwrap().unwrap();
+    assert_eq!(cells.cells, [(shared.spec.first, shared.spec.last_address())]);
     // The caller knows that all of it is useless, and no other cell is left.
-    assert!(b.work().shared(&want(), &[shared.spec.first]).await.unwrap().is_none());
+    assert!(b.work().shared_cells(&cell_want(), &[shared.spec.first]).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_domain_is_what_its_first_user_says() {
     let server = Memory::default();
     let machine = Machine::new("a", "m-a", &server);
-    let size = |domain: &'static str, wanted| learn(&server, &machine.store, ("{}", domain), (wanted, soon()));
+    let size = |domain: &'static str, wanted| {
+        read_or_create_domain(&server, &machine.store, ("{}", domain), (wanted, short_deadline()))
+    };
     assert_eq!(
         (size("cells", 16).await.unwrap(), size("cells", 32).await.unwrap(), size("cells", 0).await.unwrap()),
         (16, 16, 16)

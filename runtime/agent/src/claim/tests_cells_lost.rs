@@ -9,7 +9,7 @@ use super::backend::{Backend as _, WriteError};
 use super::cells::{CellError, Idle};
 use super::reclaim;
 use super::tests::{Machine, NOW, OTHER, THIRD, WEB};
-use super::tests_cells::{SIZE, want};
+use super::tests_cells::{SIZE, cell_want};
 
 #[tokio::test]
 async fn reassert_brings_a_cell_back_behind_a_freeze() {
@@ -23,7 +23,7 @@ async fn reassert_brings_a_cell_back_behind_a_freeze() {
     server.0.borrow_mut().domains.clear();
     server.freeze(1, true);
     b.store.borrow_mut().note_domain("{}", "default", SIZE).unwrap();
-    let refused = b.work().take(&want(), &[], Instant::now()).await;
+    let refused = b.work().take(&cell_want(), &[], Instant::now()).await;
     assert!(matches!(refused, Err(CellError::Write(WriteError::Frozen))) && b.states().is_empty());
 
     a.store.borrow_mut().suspend_cells("{}", NOW).unwrap();
@@ -77,12 +77,12 @@ async fn doubt_a_cell_from_another_history_is_not_used() {
 async fn fence_by_a_taint_that_outlives_the_boot_takes_no_cell() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    a.speak().await;
+    a.write_record().await;
     a.take().await.unwrap();
     server.0.borrow_mut().tainted.push("a".into());
     assert_eq!(reclaim(&server).await.unwrap(), 1, "the machine is dead");
     let a = a.reboot("boot-2");
-    a.speak().await;
+    a.write_record().await;
     a.look_after(&mut Idle::default()).await;
     a.take().await.unwrap();
     a.allocate(&WEB, &ReleaseRule::Free).unwrap();

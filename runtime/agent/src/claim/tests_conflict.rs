@@ -10,7 +10,7 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::Memory;
 use super::backend::{Backend, Listing};
-use super::tests::{Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one};
+use super::tests::{Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one_want};
 use super::{Claim, ClaimState, Granted, Rests, collect_conflicts, reassert, reclaim, reverse_sweep};
 
 const BY: &str = "02:00:00:00:00:09";
@@ -22,7 +22,7 @@ impl Machine {
     }
 }
 
-async fn only(server: &Memory) -> Claim {
+async fn only_claim(server: &Memory) -> Claim {
     let mut all = server.list(Listing::All).await.unwrap();
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
@@ -35,17 +35,17 @@ async fn an_address_in_use_is_marked_and_nobody_gets_it() {
     a.add(&WEB).await.unwrap();
     a.finds_in_use(&WEB);
     // Until it is marked, its nonce holds it.
-    let lost = b.intend(&OTHER, &one(), &ReleaseRule::Free);
+    let lost = b.intend(&OTHER, &one_want(), &ReleaseRule::Free);
     assert!(matches!(b.grant(&lost).await.unwrap(), Granted::Lost { .. }));
     b.give_up(&lost);
     assert_eq!((a.drain(NOW).await, a.rows(AddressState::Tombstone)), (0, 0));
-    let marked = only(&server).await;
+    let marked = only_claim(&server).await;
     assert_eq!((marked.spec.state, marked.spec.holders.len()), (ClaimState::Conflict, 0));
     assert_eq!(marked.spec.in_use_by.as_deref(), Some(BY));
 
     // Neither its owner's next try nor another pod gets it.
     for (machine, pod) in [(&a, &WEB_AGAIN), (&b, &OTHER)] {
-        let lost = machine.intend(pod, &one(), &ReleaseRule::Free);
+        let lost = machine.intend(pod, &one_want(), &ReleaseRule::Free);
         let Granted::Lost { taken, .. } = machine.grant(&lost).await.unwrap() else { panic!("granted to {}", pod.uid) };
         assert_eq!(taken, [(address(), format!("{BY}, which answers for it on the wire"))]);
         machine.give_up(&lost);
@@ -54,7 +54,7 @@ async fn an_address_in_use_is_marked_and_nobody_gets_it() {
     reverse_sweep(&server, &a.store, &a.identity).await.unwrap();
     reclaim(&server).await.unwrap();
     reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
-    assert_eq!(only(&server).await.versions, marked.versions);
+    assert_eq!(only_claim(&server).await.versions, marked.versions);
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn nonce_keeps_the_next_owner_from_being_marked() {
     server.0.borrow_mut().claims.clear();
     let nonce = b.add(&OTHER).await.unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, Some(nonce)));
-    assert_eq!(only(&server).await.spec.state, ClaimState::Active);
+    assert_eq!(only_claim(&server).await.spec.state, ClaimState::Active);
 }
 
 /// The ledger is restored to a state with the mark, and the address is on a link by now.
@@ -95,14 +95,14 @@ async fn holderless_yields_a_mark_to_a_link_that_is_up() {
     a.add(&WEB).await.unwrap();
     a.finds_in_use(&WEB);
     a.drain(NOW).await;
-    let marked = only(&server).await;
+    let marked = only_claim(&server).await;
     for (machine, pod) in [(&a, &WEB), (&b, &OTHER)] {
         server.0.borrow_mut().claims.clear();
         let nonce = machine.add(pod).await.unwrap();
         server.0.borrow_mut().claims.insert(marked.spec.name(), marked.clone());
         let done = reassert(&server, &machine.store, (&machine.identity, 0), |_row| true).await.unwrap();
         assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
-        let again = only(&server).await.spec;
+        let again = only_claim(&server).await.spec;
         assert_eq!((again.state, again.in_use_by), (ClaimState::Active, None));
         machine.del(pod);
         machine.drain(NOW).await;

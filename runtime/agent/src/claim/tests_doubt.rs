@@ -8,8 +8,8 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::{Memory, Server};
 use super::backend::{Backend, WriteError};
-use super::tests::{LATER, Machine, NOW, OTHER, THIRD, WEB, one, wants};
-use super::{GrantError, Granted, LedgerState, drop_intents, reassert, settle};
+use super::tests::{LATER, Machine, NOW, OTHER, THIRD, WEB, one_want, wants};
+use super::{GrantError, Granted, LedgerState, drop_intents, reassert, resolve_doubt};
 
 impl Memory {
     fn backup(&self) -> Server {
@@ -36,8 +36,8 @@ impl Machine {
         self.server.history().doubt().is_some()
     }
 
-    async fn settle(&self, known: u64) -> LedgerState {
-        settle(&self.server, &self.store, known, NOW).await.unwrap()
+    async fn resolve_doubt(&self, known: u64) -> LedgerState {
+        resolve_doubt(&self.server, &self.store, known, NOW).await.unwrap()
     }
 
     async fn reassert(&self, epoch: u64) -> super::Reasserted {
@@ -66,7 +66,7 @@ async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
 
         // The create itself reveals it, without a previous read. Its answer is not used.
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Doubt(_))), "bump {bump}");
-        assert_eq!(b.settle(0).await, LedgerState { epoch: 1, frozen: true });
+        assert_eq!(b.resolve_doubt(0).await, LedgerState { epoch: 1, frozen: true });
         assert!(!b.is_in_doubt());
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
         assert_eq!((b.drain(LATER).await, server.holder()), (0, None));
@@ -75,7 +75,7 @@ async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
         // claim again.
         a.look().await;
         assert!(a.is_in_doubt(), "bump {bump}");
-        assert_eq!(a.settle(0).await.epoch, 1);
+        assert_eq!(a.resolve_doubt(0).await.epoch, 1);
         let done = a.reassert(1).await;
         assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
         let thawed = LedgerState { epoch: 1, frozen: false };
@@ -89,12 +89,12 @@ async fn drop_intents_ends_what_was_granted_before_the_restore() {
     let server = Memory::default();
     let (a, _b) = machines(&server);
     let backup = server.backup();
-    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
     server.take_back(&backup);
     a.look().await;
-    a.settle(0).await;
-    let committed = a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free);
+    a.resolve_doubt(0).await;
+    let committed = a.commit(&WEB, &nonce, &one_want(), &ReleaseRule::Free);
     assert!(matches!(committed, Err(ClaimError::Withdrawn)));
     assert_eq!(a.rows(AddressState::Entry), 0);
 }
@@ -114,7 +114,7 @@ async fn del_works_in_doubt_and_while_frozen() {
     server.take_back(&backup);
     a.look().await;
     assert!(a.is_in_doubt());
-    a.settle(0).await;
+    a.resolve_doubt(0).await;
     // A claim that was given back exists again; the sweep finds it.
     assert!(server.holder().is_some());
     let swept = super::reverse_sweep(&a.server, &a.store, &a.identity).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_freeze_of_a_known_epoch_is_not_joined() {
         let server = Memory::default();
         let (a, _b) = machines(&server);
         server.0.borrow_mut().state = found;
-        assert_eq!(a.settle(known).await, state(expected, true), "{found:?}, {known} known");
+        assert_eq!(a.resolve_doubt(known).await, state(expected, true), "{found:?}, {known} known");
     }
 }
 
@@ -150,7 +150,7 @@ async fn an_absent_agent_detects_a_freeze_by_its_epoch() {
     let nonce = a.add(&WEB).await.unwrap();
     server.take_back(&backup);
     a.look().await;
-    a.settle(0).await;
+    a.resolve_doubt(0).await;
     assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
     assert!(!b.is_in_doubt());
     a.reassert(1).await;
@@ -164,7 +164,7 @@ async fn seen_history_survives_a_restart() {
     let backup = server.backup();
     a.add(&WEB).await.unwrap();
     b.look().await;
-    let seen = b.server.history().seen(3);
+    let seen = b.server.history().observe_epoch(3);
     b.store.borrow_mut().note_seen("{}", &seen).unwrap();
     server.take_back(&backup);
     // Its successor only has the store.

@@ -9,14 +9,14 @@ use weft_core::ledger::remote::{AddressState, Clock};
 use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::{Fault, Memory};
-use super::tests::{LATER, Machine, NOW, WEB, WEB_AGAIN, one};
+use super::tests::{LATER, Machine, NOW, WEB, WEB_AGAIN, one_want};
 use super::{GrantError, Granted, reassert};
 
 /// Longer ago than any request lives.
 const OVER: u64 = NOW + 120;
 
 #[tokio::test]
-async fn a_create_that_a_granted_one_overtook_is_waited_for() {
+async fn a_create_overtaken_by_a_granted_one_is_awaited() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     server.fail_next(&[Some(Fault::Hold)]);
@@ -31,7 +31,7 @@ async fn a_create_that_a_granted_one_overtook_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_create_whose_effect_was_found_is_not_waited_for() {
+async fn a_create_whose_effect_was_found_is_not_awaited() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     server.fail_next(&[Some(Fault::DropAnswer)]);
@@ -70,7 +70,7 @@ async fn an_adoption_that_was_not_answered_leaves_a_tombstone() {
     a.del(&WEB);
     // The create finds the pod's claim, the update is held back, and the next create is refused.
     server.fail_next(&[None, Some(Fault::Hold), Some(Fault::Refuse)]);
-    let nonce = a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB_AGAIN, &one_want(), &ReleaseRule::Free);
     assert!(matches!(a.grant(&nonce).await, Err(GrantError::Write(_))));
     a.give_up(&nonce);
     server.release();
@@ -99,9 +99,9 @@ async fn a_clock_that_was_ahead_keeps_no_tombstone() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     let (rest, ahead) = (ReleaseRule::Cooldown(300), NOW + 2_000_000_000);
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.store.borrow_mut().release(&WEB.key(), ahead).unwrap();
     assert_eq!(a.drain(LATER).await, 1);
     let clock = |now| Clock { now, uptime: Duration::from_secs(now) };
@@ -115,9 +115,9 @@ async fn a_clock_that_is_set_ahead_ends_no_cooldown() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     let rest = ReleaseRule::Cooldown(300);
-    let nonce = a.intend(&WEB, &one(), &rest);
+    let nonce = a.intend(&WEB, &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.del(&WEB);
     let clock = |now, uptime| Clock { now, uptime: Duration::from_secs(uptime) };
     a.store.borrow_mut().follow_clock(None, clock(NOW, 50)).unwrap();

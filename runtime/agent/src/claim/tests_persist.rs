@@ -13,10 +13,10 @@ use super::backend::Backend;
 use super::backend::memory::Memory;
 use super::block::{BlockHolder, BlockSpec};
 use super::object::{ClaimOwner, ClaimState, Sharing};
-use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
+use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one_want, wants};
 use super::{
     Claimed, GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert,
-    remark,
+    rewrite_claims,
 };
 
 const KEY: &str = "ns/vm";
@@ -66,14 +66,14 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    assert_eq!(add(&a, &WEB, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&a, &WEB, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(server.ips(), ["10.0.0.1/24"]);
     a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
     // Nobody else gets it, but its next user does, on another machine.
     assert!(b.add(&OTHER).await.is_err());
     assert_eq!(collected(&server).await.unwrap(), 0);
-    assert_eq!(add(&b, &OTHER, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&b, &OTHER, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/other".to_owned()])));
     // `holders_empty`: the IPAMClaim is gone, but the claim is in use.
     server.0.borrow_mut().persistent.clear();
@@ -90,9 +90,9 @@ async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let rest = ReleaseRule::Cooldown(300);
-    let nonce = a.intend_for(&WEB, &owner(&WEB), &one(), &rest);
+    let nonce = a.intend_for(&WEB, &owner(&WEB), &one_want(), &rest);
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
-    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &rest).unwrap();
     a.del(&WEB);
     // Its owner keeps it meanwhile, so that another user gets it at once.
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
@@ -151,8 +151,8 @@ async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let exclusive = |pod| Owner { exclusive: true, ..owner(pod) };
-    assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one()).await.unwrap(), Granted::All);
-    let wanted = one();
+    assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one_want()).await.unwrap(), Granted::All);
+    let wanted = one_want();
     let rival = || add_for(&b, &OTHER, exclusive(&OTHER), &wanted);
     assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
     // Not after a restore either: the claim is written again for the machine with the link.
@@ -171,15 +171,15 @@ async fn several_holders_at_once_and_each_leaves_alone() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    add(&a, &WEB, &one()).await.unwrap();
-    add(&b, &OTHER, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
+    add(&b, &OTHER, &one_want()).await.unwrap();
     assert_eq!(server.users().unwrap().1, ["ns/web", "ns/other"]);
     a.del(&WEB);
     a.drain(NOW).await;
     assert_eq!(server.users().unwrap(), (ClaimState::Active, vec!["ns/other".to_owned()]));
     // A retried pod replaces its own older sandbox.
-    add(&a, &WEB, &one()).await.unwrap();
-    add(&a, &WEB_AGAIN, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
+    add(&a, &WEB_AGAIN, &one_want()).await.unwrap();
     assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
     // The older sandbox's tombstone does not affect it.
     a.del(&WEB);
@@ -192,7 +192,7 @@ async fn status_cas_lets_one_of_two_first_users_win() {
     let server = Memory::default();
     server.make("uid-1");
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     let other = wants(&[&["10.0.0.2/24"]]);
     assert!(matches!(add(&b, &OTHER, &other).await, Err(GrantError::OtherAddresses(name)) if name == KEY));
     b.drain(LATER).await;
@@ -205,10 +205,10 @@ async fn status_cas_lets_one_of_two_first_users_win() {
 async fn an_ipam_claim_deleted_before_its_status_is_written_gives_nothing_out() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    assert!(matches!(add(&a, &WEB, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    assert!(matches!(add(&a, &WEB, &one_want()).await, Err(GrantError::NoIpamClaim(_))));
     // It is deleted and created again under the same name.
     server.make("uid-2");
-    assert!(matches!(add(&a, &OTHER, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    assert!(matches!(add(&a, &OTHER, &one_want()).await, Err(GrantError::NoIpamClaim(_))));
     a.drain(LATER).await;
     assert_eq!(collected(&server).await.unwrap(), 1);
     assert!(server.users().is_none() && server.ips().is_empty());
@@ -219,10 +219,10 @@ async fn another_ipam_claim_of_the_same_name_does_not_get_the_address() {
     let server = Memory::default();
     server.make("uid-1");
     let a = Machine::new("a", "m-a", &server);
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     server.make("uid-2");
     let owner = Owner::ipam_claim("ns", "vm", "uid-2", THIRD.uid);
-    let nonce = a.intend_for(&THIRD, &owner, &one(), &ReleaseRule::Free);
+    let nonce = a.intend_for(&THIRD, &owner, &one_want(), &ReleaseRule::Free);
     assert!(matches!(a.grant(&nonce).await, Ok(Granted::Lost { .. })));
     assert_eq!(server.users().unwrap().1, ["ns/web"]);
 }
@@ -232,7 +232,7 @@ async fn status_again_after_a_restore() {
     let server = Memory::default();
     server.make("uid-1");
     let a = Machine::new("a", "m-a", &server);
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     server.0.borrow_mut().claims.clear();
     server.make("uid-1");
     let frozen = LedgerState { epoch: 1, frozen: true };
@@ -244,9 +244,9 @@ async fn status_again_after_a_restore() {
 }
 
 /// Makes an IPAMClaim with an address that no pod uses.
-async fn kept(server: &Memory, machine: &Machine) {
+async fn make_unused_claim(server: &Memory, machine: &Machine) {
     server.make("uid-1");
-    add(machine, &WEB, &one()).await.unwrap();
+    add(machine, &WEB, &one_want()).await.unwrap();
     machine.del(&WEB);
     assert_eq!((machine.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
 }
@@ -255,18 +255,18 @@ async fn kept(server: &Memory, machine: &Machine) {
 async fn r41_an_address_that_is_kept_is_claimed_again() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
-    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    make_unused_claim(&server, &a).await;
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 0);
     let before = server.0.borrow_mut().claims.pop_first().unwrap().1;
     // Behind a freeze too.
     let frozen = LedgerState { epoch: 1, frozen: true };
     server.set_state(LedgerState::default(), frozen).await.unwrap();
-    let done = remark(&server, 1).await.unwrap();
+    let done = rewrite_claims(&server, 1).await.unwrap();
     assert_eq!((done.written, done.lost.len()), (1, 0));
     assert_eq!(server.0.borrow().claims.values().next().unwrap().spec, before.spec);
     server.set_state(frozen, LedgerState { frozen: false, ..frozen }).await.unwrap();
     assert!(b.add(&OTHER).await.is_err(), "{:?}", server.users());
-    assert_eq!(add(&b, &THIRD, &one()).await.unwrap(), Granted::All);
+    assert_eq!(add(&b, &THIRD, &one_want()).await.unwrap(), Granted::All);
     assert_eq!(
         (server.users().unwrap().1, server.ips()),
         (vec!["ns/third".to_owned()], vec!["10.0.0.1/24".to_owned()])
@@ -277,19 +277,19 @@ async fn r41_an_address_that_is_kept_is_claimed_again() {
 async fn r41_what_somebody_else_has_by_now_is_reported_once_and_left_alone() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     server.0.borrow_mut().claims.clear();
     let nonce = b.add(&OTHER).await.unwrap();
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.lost.len(), server.holder()), (0, 1, Some(nonce)));
     let faulty = server.0.borrow().persistent[KEY].clone();
     assert!(faulty.has_fault && faulty.claimed.is_some() && faulty.ips == ["10.0.0.1/24"], "{faulty:?}");
-    remark(&server, 0).await.unwrap();
+    rewrite_claims(&server, 0).await.unwrap();
     assert_eq!(server.0.borrow().persistent[KEY], faulty);
     // It is free again: the owner's next user has it, and the fault is over.
     b.del(&OTHER);
     b.drain(NOW).await;
-    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB, &one_want()).await.unwrap();
     assert!(!server.0.borrow().persistent[KEY].has_fault);
 }
 
@@ -297,15 +297,15 @@ async fn r41_what_somebody_else_has_by_now_is_reported_once_and_left_alone() {
 async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     let listed = server.remembered().await.unwrap().unwrap();
     assert_eq!(listed.len(), 1);
     // Another program's status names no claims of weft.
     server.0.borrow_mut().claims.clear();
     server.0.borrow_mut().persistent.get_mut(KEY).unwrap().claimed = None;
-    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 0);
     server.0.borrow_mut().persistent.clear();
-    assert_eq!((remark(&server, 0).await.unwrap().written, server.users()), (0, None));
+    assert_eq!((rewrite_claims(&server, 0).await.unwrap().written, server.users()), (0, None));
 }
 
 /// The backup contains the IPAMClaim, and its address is on the link of a pod that started later.
@@ -313,14 +313,14 @@ async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
 async fn r41_holderless_yields_to_a_link() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    kept(&server, &a).await;
+    make_unused_claim(&server, &a).await;
     let remembered = server.0.borrow().persistent.clone();
     server.0.borrow_mut().persistent.clear();
     assert_eq!(collected(&server).await.unwrap(), 1);
     let nonce = b.add(&OTHER).await.unwrap();
     server.0.borrow_mut().claims.clear();
     server.0.borrow_mut().persistent = remembered;
-    assert_eq!(remark(&server, 1).await.unwrap().written, 1);
+    assert_eq!(rewrite_claims(&server, 1).await.unwrap().written, 1);
     let done = reassert(&server, &b.store, (&b.identity, 1), |_row| true).await.unwrap();
     assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
 }
@@ -339,7 +339,7 @@ async fn r41_makes_the_shared_cell_again() {
     };
     let status = Persistent { ips: vec!["10.0.0.1/24".to_owned()], claimed: Some(claimed), ..Persistent::default() };
     server.0.borrow_mut().persistent.insert(KEY.to_owned(), Persistent { uid: "uid-1".to_owned(), ..status });
-    assert_eq!(remark(&server, 0).await.unwrap().written, 1);
+    assert_eq!(rewrite_claims(&server, 0).await.unwrap().written, 1);
     let cell = server.0.borrow().blocks.values().next().unwrap().spec.clone();
     assert!(cell.shared && cell.first == "10.0.0.0".parse::<std::net::IpAddr>().unwrap(), "{cell:?}");
     assert_eq!((server.0.borrow().domains["default"].cell_size, server.users()), (8, Some((ClaimState::Kept, vec![]))));
@@ -347,6 +347,6 @@ async fn r41_makes_the_shared_cell_again() {
     server.0.borrow_mut().claims.clear();
     let of_machine = BlockSpec { shared: false, holder: Some(BlockHolder::default()), ..cell };
     server.0.borrow_mut().blocks.values_mut().for_each(|block| block.spec = of_machine.clone());
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.lost.len(), server.users()), (0, 1, None), "{:?}", done.lost);
 }

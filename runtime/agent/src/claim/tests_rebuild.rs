@@ -11,7 +11,7 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::Memory;
 use super::cells::Idle;
-use super::tests::{LATER, Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one};
+use super::tests::{LATER, Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one_want};
 use super::{reassert, reverse_sweep};
 
 type Copied = Vec<(PathBuf, Option<Vec<u8>>)>;
@@ -76,10 +76,10 @@ async fn store_id_keeps_a_claim_that_a_rebuilt_copy_does_not_know() {
 async fn store_id_keeps_a_claim_that_a_rebuilt_copy_takes_for_an_intent() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    let nonce = a.intend(&WEB, &one_want(), &ReleaseRule::Free);
     a.grant(&nonce).await.unwrap();
     let copy = a.copy();
-    a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free).unwrap();
+    a.commit(&WEB, &nonce, &one_want(), &ReleaseRule::Free).unwrap();
     let a = a.rebuilt(&copy, &WEB, address());
     a.work_for_a_while().await;
     assert_eq!(server.holder(), Some(nonce));

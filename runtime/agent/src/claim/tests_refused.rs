@@ -11,7 +11,7 @@ use super::backend::memory::Memory;
 use super::cells::Idle;
 use super::object::Sharing;
 use super::tests::{Machine, NOW, OTHER, Pod, THIRD, WEB, wants};
-use super::{Claimed, Granted, Persistent, claim_name, reassert, remark};
+use super::{Claimed, Granted, Persistent, claim_name, reassert, rewrite_claims};
 
 const PODS: [(&Pod, &str); 3] = [(&WEB, "10.0.0.1"), (&OTHER, "10.0.0.2"), (&THIRD, "10.0.0.3")];
 
@@ -29,7 +29,7 @@ impl Machine {
 impl Memory {
     /// Nobody may write the claim on the first pod's address.
     fn refuse_the_first(&self) {
-        self.0.borrow_mut().refused = vec![first()];
+        self.0.borrow_mut().refused = vec![first_claim_name()];
     }
 
     fn refuse_nothing(&self) {
@@ -41,7 +41,7 @@ impl Memory {
     }
 }
 
-fn first() -> String {
+fn first_claim_name() -> String {
     claim_name("default", PODS[0].1.parse().unwrap())
 }
 
@@ -55,7 +55,7 @@ async fn a_refused_tombstone_keeps_no_other_one() {
         a.del(pod);
     }
     let drained = a.try_drain(NOW).await.unwrap();
-    assert_eq!((drained.left, drained.refused.len(), server.names()), (1, 1, vec![first()]));
+    assert_eq!((drained.left, drained.refused.len(), server.names()), (1, 1, vec![first_claim_name()]));
     assert_eq!(drained.refused[0].what, "giving back 10.0.0.1 of container sandbox-1");
     // It is tried again, and not every second.
     let writes = server.0.borrow().writes;
@@ -68,17 +68,17 @@ async fn a_refused_tombstone_keeps_no_other_one() {
 }
 
 #[tokio::test]
-async fn a_refused_holder_keeps_no_other_one_from_the_sweep() {
+async fn a_refused_holder_does_not_prevent_the_sweep_of_others() {
     let server = Memory::default();
     Machine::new("a", "m-a", &server).add_three().await;
     server.refuse_the_first();
     let a = Machine::boot(TempDir::new().unwrap(), ("a", "m-a", "boot-2"), &server);
     let swept = a.sweep().await;
-    assert_eq!((swept.removed, swept.refused.len(), server.names()), (2, 1, vec![first()]));
+    assert_eq!((swept.removed, swept.refused.len(), server.names()), (2, 1, vec![first_claim_name()]));
 }
 
 #[tokio::test]
-async fn a_refused_entry_keeps_no_other_one_from_coming_back() {
+async fn a_refused_entry_does_not_prevent_others_from_coming_back() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     a.add_three().await;
@@ -87,7 +87,7 @@ async fn a_refused_entry_keeps_no_other_one_from_coming_back() {
     // The agent's start, and every look after a freeze.
     let done = reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!((done.written, done.refused.len(), done.conflicts.len()), (2, 1, 0));
-    assert!(!server.names().contains(&first()));
+    assert!(!server.names().contains(&first_claim_name()));
     server.refuse_nothing();
     let done = reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!((done.written, done.refused.len(), server.names().len()), (1, 0, 3));
@@ -129,7 +129,7 @@ async fn a_refused_kept_address_keeps_no_other_one() {
         server.0.borrow_mut().persistent.insert(format!("ns/{name}"), kept);
     }
     server.refuse_the_first();
-    let done = remark(&server, 0).await.unwrap();
+    let done = rewrite_claims(&server, 0).await.unwrap();
     assert_eq!((done.written, done.refused.len(), server.names().len()), (2, 1, 2));
 }
 

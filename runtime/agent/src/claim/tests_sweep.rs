@@ -96,17 +96,17 @@ async fn fence_alone_frees_what_a_dead_machine_held() {
 async fn fence_by_a_taint_ends_with_the_boot() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    assert!(!a.speak().await);
+    assert!(!a.write_record().await);
     a.add(&WEB).await.unwrap();
     server.0.borrow_mut().tainted.push("a".into());
     assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None), "the machine is dead");
     // It boots, and nobody removes the taint. It is not ready, for example because it is cut off.
     let a = Machine::boot(TempDir::new().unwrap(), ("a", "m-a", "boot-2"), &server);
-    assert!(a.speak().await);
+    assert!(a.write_record().await);
     let nonce = a.add(&WEB).await.unwrap();
     assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (0, Some(nonce.clone())));
     assert!(
-        a.speak().await && look_again(&server, &a.identity, true).await.unwrap().outlives_taint,
+        a.write_record().await && look_again(&server, &a.identity, true).await.unwrap().outlives_taint,
         "a restart of the agent"
     );
     // Once the taint was removed, a new one refers to this boot.

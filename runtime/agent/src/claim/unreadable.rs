@@ -14,7 +14,7 @@ pub(super) const UNREADABLE: &str = "unreadable";
 impl Claim {
     /// Returns a claim whose content cannot be read: its address is taken, and nobody may take it over.
     pub(super) fn unreadable(name: &str, versions: Versions) -> Self {
-        let (domain, address) = parts(name);
+        let (domain, address) = split_claim_name(name);
         let owner = Owner { kind: UNREADABLE.to_owned(), uid: name.to_owned(), ..Owner::default() };
         let holder = Holder { machine: UNREADABLE.to_owned(), container_id: name.to_owned(), ..Holder::default() };
         let spec = ClaimSpec {
@@ -39,7 +39,7 @@ impl Claim {
 }
 
 /// Returns domain and address of a name of a claim. A name without an address has the unspecified one.
-pub(super) fn parts(name: &str) -> (String, IpAddr) {
+pub(super) fn split_claim_name(name: &str) -> (String, IpAddr) {
     let domain = name.rsplit_once('-').map_or(name, |(domain, _hex)| domain);
     (domain.to_owned(), address_of(domain, name).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
@@ -47,7 +47,7 @@ pub(super) fn parts(name: &str) -> (String, IpAddr) {
 impl Block {
     /// Returns a cell whose content cannot be read: it is taken, and gives nothing out.
     pub(super) fn unreadable(name: &str, versions: Versions) -> Self {
-        let (domain, first) = parts(name.strip_suffix(CELL).unwrap_or(name));
+        let (domain, first) = split_claim_name(name.strip_suffix(CELL).unwrap_or(name));
         let holder = BlockHolder { node: UNREADABLE.to_owned(), machine: UNREADABLE.to_owned(), ..Default::default() };
         let spec = BlockSpec { domain, first, size: 1, pool: String::new(), shared: false, holder: Some(holder) };
         Self { spec, versions }

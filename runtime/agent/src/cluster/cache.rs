@@ -30,7 +30,7 @@ impl<V> Cache<V> {
         self.known.borrow().get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    pub(super) fn all(&self) -> Vec<(Key, Rc<V>)> {
+    pub(super) fn entries(&self) -> Vec<(Key, Rc<V>)> {
         self.known.borrow().iter().map(|(key, value)| (key.clone(), Rc::clone(value))).collect()
     }
 

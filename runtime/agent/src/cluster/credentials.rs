@@ -73,7 +73,7 @@ impl Credentials {
     /// Returns the client.
     ///
     /// # Errors
-    /// There is none; the error describes the files' problem.
+    /// No client exists yet; the error describes the problem of the files.
     pub(super) fn client(&self) -> Result<Client, String> {
         self.0.client.borrow().clone().ok_or_else(|| {
             let fault = self.0.fault.borrow().clone();

@@ -252,7 +252,7 @@ impl Cluster {
     /// Returns all known NetworkAttachmentDefinitions, by namespace and name.
     #[must_use]
     pub(crate) fn nads(&self) -> Vec<((String, String), Rc<objects::Nad>)> {
-        self.nads.all()
+        self.nads.entries()
     }
 
     /// Returns a number that every change of a definition increments.
@@ -319,7 +319,7 @@ impl Cluster {
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ClusterError> {
         // A little earlier than the caller's deadline, so that the answer can name what did not respond.
-        let limit = deadline.left(READ).mul_f32(0.9);
+        let limit = deadline.remaining(READ).mul_f32(0.9);
         match timeout(limit, request).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {

@@ -101,7 +101,7 @@ impl Devices {
         deadline: Deadline,
     ) -> Result<Ids, DevicesError> {
         // Half of the time is left for the second source, a file.
-        let limit = deadline.left(LIMIT) / 2;
+        let limit = deadline.remaining(LIMIT) / 2;
         let first = match timeout(limit, podresources::list(&self.socket)).await {
             Ok(Ok(pods)) => return Ok(podresources::of_pod(pods, namespace, name)),
             Ok(Err(text)) => text,

@@ -6,7 +6,7 @@
 mod answer;
 mod clock;
 mod lease_events;
-mod place;
+mod lease_link;
 mod session;
 mod socket;
 mod store;
@@ -28,7 +28,7 @@ use weft_dhcp::Pace;
 use weft_host_abi::types::Attachment;
 
 pub(crate) use self::lease_events::LeaseEvents;
-use self::place::{Place, PlaceError, Visits};
+use self::lease_link::{LeaseLink, PlaceError, Visits};
 use self::session::{Command, Failure, Handle, Start, State, Subject};
 use self::store::AnyLease;
 pub(crate) use self::store::LeaseStore;
@@ -53,7 +53,7 @@ struct Shared {
 
 /// An attachment with its tasks.
 struct Held {
-    place: Place,
+    place: LeaseLink,
     wish: Wish,
     sessions: Vec<Handle>,
 }
@@ -81,11 +81,11 @@ impl Leases {
     /// nobody could give them back from where they were used, and they expire by themselves.
     pub(super) fn resume(&self) -> anyhow::Result<()> {
         let (mut resumed, mut forgotten) = (0, 0);
-        for row in self.shared.store.all()? {
+        for row in self.shared.store.read_all()? {
             let is_v4 = row.lease.address().is_ipv4();
             let is_of_this_boot = row.boot_id == self.shared.boot_id;
             let is_gone = is_of_this_boot
-                && match place::require(&row.netns, &row.identity) {
+                && match lease_link::require(&row.netns, &row.identity) {
                     Ok(()) => false,
                     Err(PlaceError::Gone(_)) => true,
                     // Its session looks again.
@@ -99,7 +99,7 @@ impl Leases {
                 forgotten += 1;
                 continue;
             }
-            let place = Place { netns: row.netns, identity: row.identity, ifname: row.attachment.ifname.clone() };
+            let place = LeaseLink { netns: row.netns, identity: row.identity, ifname: row.attachment.ifname.clone() };
             let start = Start::Resume { lease: row.lease, mac: row.mac };
             let handle = self.start(&row.attachment, &place, &row.wish, is_v4, start);
             let mut held = self.held.borrow_mut();
@@ -127,7 +127,7 @@ impl Leases {
         let found = netlink::netns_identity(&netns).map_err(|error| refused(error.to_string()))?;
         let none = || refused(format!("there is no network namespace at {}", netns.display()));
         let identity = found.ok_or_else(none)?;
-        let place = Place { netns, identity, ifname: attachment.ifname.clone() };
+        let place = LeaseLink { netns, identity, ifname: attachment.ifname.clone() };
         self.sweep();
         let known = self.held.borrow().get(&attachment).cloned();
         let held = match known {
@@ -140,7 +140,7 @@ impl Leases {
             }
             None => self.begin(&attachment, &place, &wish, Vec::new()),
         };
-        let outcome = held.settled().await;
+        let outcome = held.wait_for_leases().await;
         let (fault, text) = match outcome
             .and_then(|leases| answer::leased(&leases, &held.wish).map_err(|text| (Fault::Answer, text)))
         {
@@ -158,7 +158,7 @@ impl Leases {
             let text = format!("the agent knows no DHCP lease of {}", name(attachment));
             return Err(Refusal::new(Fault::Unknown, text));
         };
-        match held.trouble() {
+        match held.missing_lease_text() {
             None => Ok(Reply::Done),
             Some(why) => Err(Refusal::new(Fault::Lost, format!("the DHCP lease of {} {why}", name(attachment)))),
         }
@@ -189,7 +189,7 @@ impl Leases {
     }
 
     /// Starts the tasks of an attachment.
-    fn begin(&self, attachment: &Attachment, place: &Place, wish: &Wish, remembered: Vec<IpAddr>) -> Rc<Held> {
+    fn begin(&self, attachment: &Attachment, place: &LeaseLink, wish: &Wish, remembered: Vec<IpAddr>) -> Rc<Held> {
         let families = [(true, wish.ipv4), (false, wish.ipv6)];
         let start = |is_v4| {
             let wanted = remembered.iter().copied().find(|address| address.is_ipv4() == is_v4);
@@ -201,7 +201,7 @@ impl Leases {
         held
     }
 
-    fn start(&self, attachment: &Attachment, place: &Place, wish: &Wish, is_v4: bool, start: Start) -> Handle {
+    fn start(&self, attachment: &Attachment, place: &LeaseLink, wish: &Wish, is_v4: bool, start: Start) -> Handle {
         let subject = Subject { attachment: attachment.clone(), place: place.clone(), wish: wish.clone() };
         if is_v4 {
             session::start_v4(&self.shared, subject, start)
@@ -213,7 +213,7 @@ impl Leases {
     /// Ends the tasks of an attachment and waits for their final state.
     async fn end(&self, attachment: &Attachment, held: &Rc<Held>, command: Command) {
         for session in &held.sessions {
-            session.tell(command);
+            session.send_command(command);
         }
         for session in &held.sessions {
             let mut watch = session.watch();
@@ -256,7 +256,7 @@ impl Held {
     }
 
     /// Returns why it lacks a lease, as the end of a sentence.
-    fn trouble(&self) -> Option<String> {
+    fn missing_lease_text(&self) -> Option<String> {
         self.sessions.iter().find_map(|session| match session.state() {
             State::Bound(_) => None,
             State::Asking => Some("is being asked for".to_owned()),
@@ -268,7 +268,7 @@ impl Held {
     }
 
     /// Waits until all leases are obtained, or one fails.
-    async fn settled(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
+    async fn wait_for_leases(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
         let mut leases = Vec::new();
         for session in &self.sessions {
             let mut watch = session.watch();
@@ -296,7 +296,7 @@ impl Held {
         let ends = bound.clone().filter_map(AnyLease::expires).min();
         LeaseStatus {
             attachment: attachment.clone(),
-            state: self.trouble().unwrap_or_else(|| "is running".to_owned()),
+            state: self.missing_lease_text().unwrap_or_else(|| "is running".to_owned()),
             addresses: bound.map(network).collect(),
             expires_in: ends.map(|end| end.saturating_sub(now) / 1_000),
         }

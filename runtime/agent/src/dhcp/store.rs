@@ -133,7 +133,7 @@ impl LeaseStore {
     }
 
     /// Writes a lease, replacing the previous one.
-    pub(super) fn put(&self, row: &Row) -> anyhow::Result<()> {
+    pub(super) fn write_lease(&self, row: &Row) -> anyhow::Result<()> {
         let Attachment { network, container_id, ifname } = &row.attachment;
         let seconds = |at| i64::try_from(clock::wall(at)).unwrap_or(i64::MAX);
         self.conn
@@ -174,7 +174,7 @@ impl LeaseStore {
     }
 
     /// Returns all leases.
-    pub(super) fn all(&self) -> anyhow::Result<Vec<Row>> {
+    pub(super) fn read_all(&self) -> anyhow::Result<Vec<Row>> {
         let mut statement = self.conn.prepare(
             "SELECT network, container_id, ifname, netns, identity, boot_id, mac, wish, lease FROM leases
              ORDER BY container_id, network, ifname, family",
@@ -247,16 +247,16 @@ mod tests {
         {
             let store = LeaseStore::open(dir.path()).unwrap();
             for row in &rows {
-                store.put(&row.clone()).unwrap();
-                store.put(row).unwrap();
+                store.write_lease(&row.clone()).unwrap();
+                store.write_lease(row).unwrap();
             }
             let second = LeaseStore::open(dir.path()).unwrap_err().to_string();
             assert!(second.contains("another agent has"), "{second}");
         }
         let store = LeaseStore::open(dir.path()).unwrap();
-        assert_eq!(store.all().unwrap(), rows);
+        assert_eq!(store.read_all().unwrap(), rows);
         store.remove(&rows[0].attachment, true).unwrap();
         store.remove(&rows[0].attachment, true).unwrap();
-        assert_eq!(store.all().unwrap(), rows[1..]);
+        assert_eq!(store.read_all().unwrap(), rows[1..]);
     }
 }

@@ -66,7 +66,7 @@ impl Filters {
         filters
     }
 
-    pub(crate) fn kept(&self) -> KeptFilters {
+    pub(crate) fn counts(&self) -> KeptFilters {
         *self.kept.borrow()
     }
 
@@ -83,7 +83,7 @@ impl Filters {
                     continue;
                 }
                 Ok(Some(Looked { seen, found })) => {
-                    faults = self.note(&found);
+                    faults = self.record_repair(&found);
                     whole = faults.is_empty().then_some(seen).flatten();
                 }
                 Err(text) => {
@@ -100,7 +100,7 @@ impl Filters {
     }
 
     /// Counts and logs what was restored, and returns what could not be.
-    fn note(&self, found: &Repair) -> Vec<String> {
+    fn record_repair(&self, found: &Repair) -> Vec<String> {
         let mut faults = found.unreadable.clone();
         let mut kept = self.kept.borrow_mut();
         kept.looks += 1;

@@ -6,11 +6,11 @@
 //! in a minute and then left alone for a while, because two competing installers help nobody. The node is not ready
 //! meanwhile, and an event names the remedy.
 //!
-//! `look` checks the files, `filters` maintains the packet filter of living attachments.
+//! `restore` checks the files, `filters` maintains the packet filter of living attachments.
 
 mod filters;
-mod look;
 mod manifest;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +23,8 @@ use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
 
 pub(crate) use self::filters::Filters;
-use self::look::{Memory, Seen, look};
 pub use self::manifest::{FileKind, InstallLock, KeptFile, Manifest};
+use self::restore::{Memory, Seen, look};
 use crate::Log;
 use crate::events::{Events, Subject};
 use crate::health::Health;
@@ -59,7 +59,7 @@ impl Keeper {
         keeper
     }
 
-    pub(crate) fn kept(&self) -> Kept {
+    pub(crate) fn counts(&self) -> Kept {
         self.kept.get()
     }
 

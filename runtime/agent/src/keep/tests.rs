@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use weft_core::private::write_whole;
 
-use super::look::{History, MOST, REST, Verdict, WINDOW, look_at};
+use super::restore::{History, MOST, REST, Verdict, WINDOW, look_at};
 use super::*;
 
 struct Place {
@@ -70,9 +70,9 @@ fn what_is_changed_renamed_or_removed_is_put_back() {
     assert!(place.look().is_empty());
     assert_eq!(fs::read_to_string(&place.conf).unwrap(), "{}");
     // The first check restored two files, and so did the last.
-    assert_eq!(place.keeper.kept(), Kept { restored: 5, given_up: 0 });
+    assert_eq!(place.keeper.counts(), Kept { restored: 5, given_up: 0 });
     place.look();
-    assert_eq!(place.keeper.kept().restored, 5);
+    assert_eq!(place.keeper.counts().restored, 5);
 }
 
 /// An upgrade replaces the file and its copy, in either order.
@@ -89,7 +89,7 @@ fn a_new_copy_is_compared_with_an_untouched_file() {
         let faults = place.look();
         assert!(faults.len() == 1 && faults[0].contains("copy"), "{faults:?}");
     }
-    assert_eq!(place.keeper.kept().given_up, 0, "nobody changes it");
+    assert_eq!(place.keeper.counts().given_up, 0, "nobody changes it");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn nothing_is_put_back_under_an_installer_or_after_it() {
 }
 
 #[test]
-fn after_five_times_in_a_minute_it_is_left_and_said() {
+fn a_file_that_is_changed_five_times_in_a_minute_is_left_alone_and_reported() {
     let mut place = place();
     for _ in 0..MOST {
         assert!(place.look().is_empty());
@@ -126,7 +126,7 @@ fn after_five_times_in_a_minute_it_is_left_and_said() {
     assert!(faults.len() == 1 && faults[0].contains("cni.exclusive"), "{faults:?}");
     assert!(!place.conf.exists());
     assert_eq!(place.look().len(), 1);
-    assert_eq!(place.keeper.kept().given_up, 1);
+    assert_eq!(place.keeper.counts().given_up, 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ const ALL: usize = 16;
 const EACH: usize = 4;
 
 /// Waits for work at most so long.
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     limit: Duration,
     what: &str,
     work: impl Future<Output = Result<T, String>>,
@@ -48,7 +48,7 @@ impl Helpers {
         }
         let task = spawn_blocking(work);
         self.running.borrow_mut().push((registry.to_owned(), task.abort_handle()));
-        within(limit, &what, async { task.await.map_err(|error| error.to_string())? }).await
+        with_timeout(limit, &what, async { task.await.map_err(|error| error.to_string())? }).await
     }
 }
 
@@ -65,9 +65,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_fetch_has_a_time_limit() {
-        let error = within(SHORT, "the registry", std::future::pending::<Result<(), String>>()).await.unwrap_err();
+        let error =
+            with_timeout(SHORT, "the registry", std::future::pending::<Result<(), String>>()).await.unwrap_err();
         assert!(error.contains("the registry takes longer than"), "{error}");
-        assert_eq!(within(LONG, "the registry", async { Ok(1) }).await, Ok(1));
+        assert_eq!(with_timeout(LONG, "the registry", async { Ok(1) }).await, Ok(1));
     }
 
     #[tokio::test]

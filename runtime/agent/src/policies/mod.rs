@@ -7,10 +7,10 @@
 //! and registries. It is compiled again where its compiled form is missing, as after an upgrade. When the trust file
 //! changes, all policies here are verified again at once. Policies that no network names are removed after a while.
 
-mod bring;
 mod limits;
+mod node_files;
+mod prepare;
 mod references;
-mod seen;
 mod turns;
 
 use std::cell::RefCell;
@@ -25,13 +25,13 @@ use tokio::time::{Instant, sleep};
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
 use weft_core::facts;
-use weft_core::policy::{LockFile, Needed, PolicyRef, PolicyStore, Standing, note_missed, settle_lock, sweep_pinned};
+use weft_core::policy::{LockFile, Needed, PolicyRef, PolicyStore, Readiness, note_missed, settle_lock, sweep_pinned};
 use weft_core::store::NodeStore;
 
-use self::bring::standing;
 use self::limits::Helpers;
+use self::node_files::Seen;
+use self::prepare::standing_of_locked;
 use self::references::{Wanted, collect, namespace};
-use self::seen::Seen;
 use self::turns::Turns;
 use crate::Log;
 use crate::cluster::Cluster;
@@ -144,7 +144,7 @@ impl Policies {
     /// Returns the state of the files that determine the wanted policies.
     fn files_seen(&self) -> Seen {
         let lock = LockFile::path(&self.state);
-        Seen::read(self.options.conf_dir.iter().flat_map(|dir| seen::configurations(dir)).chain([lock]))
+        Seen::read(self.options.conf_dir.iter().flat_map(|dir| node_files::configurations(dir)).chain([lock]))
     }
 
     /// Returns every policy with its state.
@@ -184,7 +184,7 @@ impl Policies {
         let configs = nads.iter().filter_map(|((namespace, name), nad)| {
             nad.config.as_deref().map(|config| (format!("{namespace}/{name}"), config))
         });
-        let files: Vec<_> = self.options.conf_dir.iter().flat_map(|dir| seen::texts(dir)).collect();
+        let files: Vec<_> = self.options.conf_dir.iter().flat_map(|dir| node_files::configuration_texts(dir)).collect();
         collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))))
     }
 
@@ -222,7 +222,7 @@ impl Policies {
         let checked = spawn_blocking(move || {
             let is_ready = |reference: &String| {
                 let Ok(policy) = PolicyRef::parse(reference) else { return false };
-                let is_ready = standing(&state, store.as_deref(), &policy) == Standing::Ready;
+                let is_ready = standing_of_locked(&state, store.as_deref(), &policy) == Readiness::Ready;
                 if is_ready {
                     // The next check tries again.
                     settle_lock(&state, &policy).ok();

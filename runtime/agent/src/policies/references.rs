@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_and_one_namespace_name_so_many_policies() {
+    fn the_policies_of_one_network_and_of_one_namespace_are_limited() {
         let conf = |from: usize, count: usize| {
             let one = |number: usize| json!({"ipam": {"policy": format!("oci://registry.example/p{number:04}:1")}});
             json!({"plugins": (from..from + count).map(one).collect::<Vec<_>>()}).to_string()

@@ -70,7 +70,7 @@ impl Turns {
     fn grant(self: &Rc<Self>) {
         loop {
             let mut line = self.line.borrow_mut();
-            let Some((place, namespace)) = line.first(self.all, self.each) else { return };
+            let Some((place, namespace)) = line.next_turn(self.all, self.each) else { return };
             let waited = line.waiting.remove(&place);
             *line.running.entry(namespace.clone()).or_default() += 1;
             drop(line);
@@ -87,7 +87,7 @@ impl Turns {
 
 impl Line {
     /// Returns who is next, and in whose turn.
-    fn first(&self, all: usize, each: usize) -> Option<(Place, String)> {
+    fn next_turn(&self, all: usize, each: usize) -> Option<(Place, String)> {
         if self.running.values().sum::<usize>() >= all {
             return None;
         }
@@ -141,7 +141,7 @@ mod tests {
         taking.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn turn(taking: &mut Taking) -> Option<Turn> {
+    fn poll_turn(taking: &mut Taking) -> Option<Turn> {
         match poll(taking) {
             Poll::Ready(turn) => Some(turn.unwrap()),
             Poll::Pending => None,
@@ -164,15 +164,15 @@ mod tests {
         all.extend(["good/a", "other/b", "evil+good/c"]);
         named(&turns, &all);
         let mut evil: Vec<Taking> = names.iter().map(|name| ask(&turns, name, 0)).collect();
-        let held: Vec<Turn> = evil.iter_mut().take(2).filter_map(turn).collect();
+        let held: Vec<Turn> = evil.iter_mut().take(2).filter_map(poll_turn).collect();
         assert_eq!(held.len(), 2);
-        assert!(evil.iter_mut().skip(2).all(|taking| turn(taking).is_none()));
+        assert!(evil.iter_mut().skip(2).all(|taking| poll_turn(taking).is_none()));
         // Named by two namespaces, it does not wait for the slower one.
         for name in ["good/a", "evil+good/c"] {
-            assert!(turn(&mut ask(&turns, name, 0)).is_some(), "{name}");
+            assert!(poll_turn(&mut ask(&turns, name, 0)).is_some(), "{name}");
         }
-        let (good, mut other) = (turn(&mut ask(&turns, "good/a", 0)), ask(&turns, "other/b", 0));
-        assert!(good.is_some() && turn(&mut other).is_some());
+        let (good, mut other) = (poll_turn(&mut ask(&turns, "good/a", 0)), ask(&turns, "other/b", 0));
+        assert!(good.is_some() && poll_turn(&mut other).is_some());
     }
 
     #[test]
@@ -182,34 +182,34 @@ mod tests {
         let [mut one, mut two, mut three, mut four] =
             [("evil/1", 0), ("evil/2", 0), ("evil/3", 7), ("evil/4", 0)].map(|(name, tries)| ask(&turns, name, tries));
         let mut good = ask(&turns, "good/a", 9);
-        let (one, two) = (turn(&mut one), turn(&mut two));
-        assert!(one.is_some() && two.is_some() && turn(&mut good).is_none());
+        let (one, two) = (poll_turn(&mut one), poll_turn(&mut two));
+        assert!(one.is_some() && two.is_some() && poll_turn(&mut good).is_none());
         drop(one);
-        let good = turn(&mut good);
-        assert!(good.is_some() && turn(&mut four).is_none(), "evil has a turn already");
+        let good = poll_turn(&mut good);
+        assert!(good.is_some() && poll_turn(&mut four).is_none(), "evil has a turn already");
         drop(good);
-        let four = turn(&mut four);
-        assert!(four.is_some() && turn(&mut three).is_none(), "it failed before");
+        let four = poll_turn(&mut four);
+        assert!(four.is_some() && poll_turn(&mut three).is_none(), "it failed before");
         drop((two, four));
-        assert!(turn(&mut three).is_some());
+        assert!(poll_turn(&mut three).is_some());
     }
 
     #[test]
     fn aborted_and_unnamed_policies_hold_no_turn() {
         let turns = Turns::new(1, 1);
         named(&turns, &["a/1", "a/2", "a/3"]);
-        let one = turn(&mut ask(&turns, "a/1", 0));
+        let one = poll_turn(&mut ask(&turns, "a/1", 0));
         drop(ask(&turns, "a/2", 0));
         let mut unnamed = ask(&turns, "b/1", 0);
         let mut three = ask(&turns, "a/3", 0);
         drop(one);
-        assert!(turn(&mut unnamed).is_none());
-        assert!(turn(&mut three).is_some());
+        assert!(poll_turn(&mut unnamed).is_none());
+        assert!(poll_turn(&mut three).is_some());
         // A turn that was granted and never used.
         let four = ask(&turns, "a/1", 0);
         drop(four);
         named(&turns, &["a/3", "b/1"]);
-        assert!(turn(&mut unnamed).is_some());
-        assert!(turn(&mut ask(&turns, "a/3", 0)).is_some());
+        assert!(poll_turn(&mut unnamed).is_some());
+        assert!(poll_turn(&mut ask(&turns, "a/3", 0)).is_some());
     }
 }

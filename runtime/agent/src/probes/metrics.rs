@@ -42,7 +42,7 @@ impl Metrics {
     }
 
     /// Returns the text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         for (name, Family { kind, help, samples }) in &self.0 {
             let kind = match kind {

@@ -147,7 +147,7 @@ fn respond(request: &str, probes: &Probes) -> (&'static str, String) {
                 ("503 Service Unavailable", faults.iter().map(|fault| format!("{fault}\n")).collect())
             }
         }
-        "/metrics" => ("200 OK", (probes.metrics)().text()),
+        "/metrics" => ("200 OK", (probes.metrics)().render()),
         _ => ("404 Not Found", "there are /livez, /readyz and /metrics\n".to_owned()),
     }
 }

@@ -207,8 +207,8 @@ impl RegistryError {
         let not_there = || Self::NotThere {
             place: format!("registry {}", image.registry()),
             what: match (image.digest(), image.tag()) {
-                (Some(digest), _) => format!("{} {digest} in {}", noun(what), image.repository()),
-                (None, tag) => format!("{} {}:{}", noun(what), image.repository(), tag.unwrap_or("latest")),
+                (Some(digest), _) => format!("{} {digest} in {}", without_article(what), image.repository()),
+                (None, tag) => format!("{} {}:{}", without_article(what), image.repository(), tag.unwrap_or("latest")),
             },
         };
         let refused =
@@ -232,7 +232,7 @@ impl RegistryError {
                 if has(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]) {
                     return refused();
                 }
-                Self::Other { registry, reason: said(envelope) }
+                Self::Other { registry, reason: envelope_text(envelope) }
             }
             OciDistributionError::ServerError { code, .. } => {
                 Self::Other { registry, reason: format!("it answers with the HTTP status {code}") }
@@ -247,14 +247,14 @@ impl RegistryError {
 }
 
 /// Returns the messages of a registry's error, which are its own texts of any length.
-fn said(envelope: &OciEnvelope) -> String {
+fn envelope_text(envelope: &OciEnvelope) -> String {
     let messages: Vec<_> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
     let text: String = messages.join("; ").chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
     if text.is_empty() { "it gives no reason".to_owned() } else { format!("it says {text:?}") }
 }
 
 /// Returns a noun without its article.
-pub(super) fn noun(what: &str) -> &str {
+pub(super) fn without_article(what: &str) -> &str {
     what.strip_prefix("the ").unwrap_or(what)
 }
 

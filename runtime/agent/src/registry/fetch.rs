@@ -202,7 +202,7 @@ pub async fn push(
 ) -> Result<Digest, RegistryError> {
     if !force
         && image.tag().and_then(version_of).is_some()
-        && let Some(digest) = remote.has(image).await?
+        && let Some(digest) = remote.tagged_digest(image).await?
         && digest != Digest::new(&packed.manifest)
     {
         return Err(RegistryError::Taken { image: image.to_string(), digest: digest.to_string() });

@@ -1,10 +1,10 @@
 //! Requests to a registry over HTTP, with the registries' way to log in
 //! (<https://distribution.github.io/distribution/spec/auth/token/>).
 //!
-//! Invariants: no body is kept beyond the maximum that the caller names, and no answer is waited for without end. Only
+//! Invariants: no body is kept beyond the maximum that the caller names, and every wait for an answer is limited. Only
 //! servers that `servers` admits are asked, and only the registry and its token server see credentials. What a server
-//! says in an error is kept only where it has the form of a registry's error. The agent asks a registry that any author
-//! of a network names, before it can trust anything of it.
+//! says in an error is kept only where it has the form of a registry's error. The agent asks any registry that
+//! the author of a network names, before it can trust that registry.
 
 mod servers;
 mod write;
@@ -23,7 +23,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use self::servers::Astray;
+use self::servers::ForeignServer;
 pub(super) use self::servers::{Servers, is_near_registry};
 use crate::artifact::DOCUMENT_MAX;
 
@@ -44,7 +44,7 @@ pub(super) enum HttpError {
     /// It takes too long.
     Late(Duration),
     /// The registry leads to a server that is not asked.
-    Astray(Astray),
+    Astray(ForeignServer),
     /// The registry refuses, or does not answer.
     Registry(OciDistributionError),
 }
@@ -102,7 +102,7 @@ impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
-            if let Some(astray) = inner.downcast_ref::<Astray>() {
+            if let Some(astray) = inner.downcast_ref::<ForeignServer>() {
                 return Self::Astray(astray.clone());
             }
             source = inner.source();
@@ -111,8 +111,8 @@ impl From<reqwest::Error> for HttpError {
     }
 }
 
-impl From<Astray> for HttpError {
-    fn from(astray: Astray) -> Self {
+impl From<ForeignServer> for HttpError {
+    fn from(astray: ForeignServer) -> Self {
         Self::Astray(astray)
     }
 }
@@ -152,7 +152,7 @@ impl Http {
         if let Some(accept) = accept {
             request = request.header(ACCEPT, accept);
         }
-        let response = with(request, self.authorization(repository, rights).await?).send().await?;
+        let response = with_authorization(request, self.authorization(repository, rights).await?).send().await?;
         match response.status() {
             StatusCode::OK => body(response, most).await,
             status => Err(HttpError::Registry(refusal(status, &beginning(response).await?, url))),
@@ -179,11 +179,14 @@ impl Http {
         let Some(challenge) = response.headers().get(WWW_AUTHENTICATE) else { return Ok(None) };
         let basic = self.basic()?;
         let Some((realm, service)) = bearer(challenge) else { return Ok(basic) };
-        let realm = Url::parse(&realm).map_err(|_no_url| Astray("its token server has no address".to_owned()))?;
-        self.servers.check(&realm).map_err(|Astray(why)| Astray(format!("{why}: it gets no request for a token")))?;
+        let realm =
+            Url::parse(&realm).map_err(|_no_url| ForeignServer("its token server has no address".to_owned()))?;
+        self.servers
+            .check(&realm)
+            .map_err(|ForeignServer(why)| ForeignServer(format!("{why}: it gets no request for a token")))?;
         let mut query = vec![("scope", format!("repository:{repository}:{}", rights.actions()))];
         query.extend(service.map(|service| ("service", service)));
-        let response = with(self.client.get(realm).query(&query), basic).send().await?;
+        let response = with_authorization(self.client.get(realm).query(&query), basic).send().await?;
         if response.status() != StatusCode::OK {
             let reason = format!("its token server answers with the status {}", response.status().as_u16());
             return Err(HttpError::Registry(OciDistributionError::AuthenticationFailure(reason)));
@@ -201,7 +204,7 @@ impl Http {
     }
 }
 
-fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestBuilder {
+fn with_authorization(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestBuilder {
     match authorization {
         Some(header) => request.header(AUTHORIZATION, header),
         None => request,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use weft_core::policy::{Digest, LockFile};
 
-use super::error::{RegistryError, noun};
+use super::error::{RegistryError, without_article};
 use crate::artifact::{DOCUMENT_MAX, Descriptor, Image, MANIFEST_TYPE};
 
 /// The lock file's name.
@@ -63,7 +63,7 @@ impl Layout {
     ///
     /// [`RegistryError::NoLayout`], [`RegistryError::File`].
     pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        let mut layout = Self::empty(path)?;
+        let mut layout = Self::create_empty(path)?;
         if layout.read_index()? {
             return Ok(layout);
         }
@@ -78,7 +78,7 @@ impl Layout {
     /// [`RegistryError::NoLayout`], [`RegistryError::File`].
     pub fn create(path: &Path) -> Result<Self, RegistryError> {
         fs::create_dir_all(path).map_err(file("create", path))?;
-        let mut layout = Self::empty(path)?;
+        let mut layout = Self::create_empty(path)?;
         layout._held = Some(hold(path, layout.dir.try_clone().map_err(file("read", path))?)?);
         if layout.read_index()? {
             return Ok(layout);
@@ -89,14 +89,14 @@ impl Layout {
         }
         let mode = Mode::from_bits_truncate(0o755);
         for (below, name) in [("", "blobs"), ("blobs", "sha256")] {
-            mkdirat(layout.beneath(below)?, name, mode).map_err(|errno| file("create", path)(errno.into()))?;
+            mkdirat(layout.open_directory(below)?, name, mode).map_err(|errno| file("create", path)(errno.into()))?;
         }
         layout.write("", MARKER, json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())?;
         layout.write_index()?;
         Ok(layout)
     }
 
-    fn empty(path: &Path) -> Result<Self, RegistryError> {
+    fn create_empty(path: &Path) -> Result<Self, RegistryError> {
         let dir = File::open(path).map_err(file("read", path))?;
         let index = Index { schema_version: 2, media_type: Some(INDEX_TYPE.to_owned()), manifests: Vec::new() };
         Ok(Self { path: path.to_owned(), dir, _held: None, index })
@@ -127,7 +127,7 @@ impl Layout {
     ///
     /// [`RegistryError::File`].
     pub fn add(&mut self, name: &str, manifest: &[u8]) -> Result<(), RegistryError> {
-        self.put(manifest)?;
+        self.write_blob(manifest)?;
         let mut entry = Descriptor::from_bytes(MANIFEST_TYPE, manifest);
         entry.annotations.insert(NAME.to_owned(), name.to_owned());
         self.index.manifests.retain(|known| known.annotations.get(NAME).map(String::as_str) != Some(name));
@@ -140,7 +140,7 @@ impl Layout {
     /// # Errors
     ///
     /// [`RegistryError::File`].
-    pub fn put(&self, blob: &[u8]) -> Result<(), RegistryError> {
+    pub fn write_blob(&self, blob: &[u8]) -> Result<(), RegistryError> {
         self.write(BLOBS, &Digest::new(blob).hex(), blob)
     }
 
@@ -150,7 +150,7 @@ impl Layout {
     ///
     /// [`RegistryError`].
     pub fn manifest(&self, image: &Image) -> Result<(Vec<u8>, Digest), RegistryError> {
-        let name = image.without_digest().bare();
+        let name = image.without_digest().without_scheme();
         let digest = match image.digest() {
             Some(digest) => Some(*digest),
             None => {
@@ -202,7 +202,7 @@ impl Layout {
     fn bytes(&self, image: &Image, digest: &Digest, what: &'static str, most: usize) -> Result<Vec<u8>, RegistryError> {
         let absent = || RegistryError::NotThere {
             place: self.path.display().to_string(),
-            what: format!("{} of {image}", noun(what)),
+            what: format!("{} of {image}", without_article(what)),
         };
         let bytes = self.read(&format!("{BLOBS}/{}", digest.hex()), most + 1)?.ok_or_else(absent)?;
         if bytes.len() > most {
@@ -231,7 +231,7 @@ impl Layout {
     }
 
     /// Opens a directory beneath; `""` is the layout itself.
-    fn beneath(&self, name: &str) -> Result<OwnedFd, RegistryError> {
+    fn open_directory(&self, name: &str) -> Result<OwnedFd, RegistryError> {
         let name = if name.is_empty() { "." } else { name };
         let opened = open_beneath(&self.dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         opened.map_err(|errno| file("write", &self.path.join(name))(errno.into()))
@@ -239,7 +239,7 @@ impl Layout {
 
     /// Writes a file atomically.
     fn write(&self, below: &str, name: &str, bytes: &[u8]) -> Result<(), RegistryError> {
-        let dir = self.beneath(below)?;
+        let dir = self.open_directory(below)?;
         let incoming = format!("{name}.{:016x}", fastrand::u64(..));
         let written = write_new(&dir, &incoming, bytes).and_then(|()| {
             renameat(&dir, incoming.as_str(), &dir, name)?;
@@ -312,7 +312,7 @@ mod tests {
             symlink(&victim, path.join(name)).unwrap();
         }
         let mut layout = Layout::create(&path).unwrap();
-        layout.put(b"blob").unwrap();
+        layout.write_blob(b"blob").unwrap();
         layout.add("registry.example/p:1", b"{}").unwrap();
         layout.set_lock(&LockFile::default()).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
@@ -322,7 +322,7 @@ mod tests {
         // A directory that leads elsewhere.
         fs::remove_dir_all(path.join(BLOBS)).unwrap();
         symlink(&outside, path.join(BLOBS)).unwrap();
-        Layout::create(&path).unwrap().put(b"blob").unwrap_err();
+        Layout::create(&path).unwrap().write_blob(b"blob").unwrap_err();
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
         let reopened = Layout::open(&path).unwrap();
         assert_eq!(reopened.names().collect::<Vec<_>>(), ["registry.example/p:1"]);

@@ -70,7 +70,7 @@ pub fn lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Cha
     LockFile::change(path, |file| {
         let change = check(file, path, entry, allow_downgrade)?;
         if change != Change::Same {
-            entry.put(file);
+            entry.insert_into(file);
         } else if let Some(locked) = file.policies.get_mut(&entry.image.without_digest().to_string()) {
             locked.before = None;
         }
@@ -98,7 +98,7 @@ pub fn lock_ahead(state_dir: &Path, entry: &Entry<'_>, allow_downgrade: bool) ->
 
 impl Entry<'_> {
     /// Puts it into a lock file.
-    pub(super) fn put(&self, file: &mut LockFile) {
+    pub(super) fn insert_into(&self, file: &mut LockFile) {
         file.policies.insert(self.image.without_digest().to_string(), self.locked());
     }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_goes_back_only_where_that_is_said() {
+    fn a_tag_goes_back_only_on_request() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock.json");
         let image = Image::parse("registry.example/net/rack:stable").unwrap();

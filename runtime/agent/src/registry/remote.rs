@@ -183,7 +183,7 @@ impl Remote {
     /// # Errors
     ///
     /// [`RegistryError`].
-    pub(super) async fn has(&self, image: &Image) -> Result<Option<Digest>, RegistryError> {
+    pub(super) async fn tagged_digest(&self, image: &Image) -> Result<Option<Digest>, RegistryError> {
         let path = format!("manifests/{}", image.tag().unwrap_or("latest"));
         match self.read(image, &path, "the manifest", DOCUMENT_MAX, Rights::Push).await {
             Ok(bytes) => Ok(Some(Digest::new(&bytes))),

@@ -10,7 +10,7 @@ use super::fetch;
 use super::layout::{LOCK, Layout};
 use super::lock::{Change, Entry, check_lock, lock};
 use super::remote::Remote;
-use super::signatures::{at, tags};
+use super::signatures::{manifest_at, tags};
 use super::source::Source;
 use crate::artifact::{COMPONENT_MAX, Image, Manifest};
 use crate::trust::Trust;
@@ -47,20 +47,20 @@ pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout) -> Result
     copy_blobs(source, &pinned, &manifest, layout).await?;
     // Its name is its tag or, without one, its digest.
     let name = if image.tag().is_some() { image.without_digest() } else { pinned.clone() };
-    layout.add(&name.bare(), &bytes)?;
+    layout.add(&name.without_scheme(), &bytes)?;
     let mut signatures = Vec::new();
     for tag in tags(&digest) {
         let place = image.with_tag(&tag);
-        if let Some((bytes, manifest)) = at(source, &place).await? {
+        if let Some((bytes, manifest)) = manifest_at(source, &place).await? {
             copy_blobs(source, &place, &manifest, layout).await?;
-            layout.add(&place.bare(), &bytes)?;
+            layout.add(&place.without_scheme(), &bytes)?;
             signatures.push(tag);
         }
     }
     let mut locks = locked(layout)?;
     if image.tag().is_some() {
         // A layout is a copy; the node that loads it decides about downgrades.
-        Entry { image, digest: &digest, version: manifest.version() }.put(&mut locks);
+        Entry { image, digest: &digest, version: manifest.version() }.insert_into(&mut locks);
     }
     layout.set_lock(&locks)?;
     Ok(Saved { reference: pinned.to_string(), signatures })
@@ -73,7 +73,7 @@ async fn copy_blobs(
     layout: &Layout,
 ) -> Result<(), RegistryError> {
     for descriptor in manifest.layers.iter().chain([&manifest.config]) {
-        layout.put(&source.blob(image, descriptor, "the layer", COMPONENT_MAX).await?)?;
+        layout.write_blob(&source.blob(image, descriptor, "the layer", COMPONENT_MAX).await?)?;
     }
     Ok(())
 }

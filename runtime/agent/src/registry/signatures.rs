@@ -48,7 +48,7 @@ pub async fn signatures(source: Source<'_>, image: &Image, digest: &Digest) -> R
     let mut found = Vec::new();
     for tag in tags(digest) {
         let place = image.with_tag(&tag);
-        let Some((_bytes, manifest)) = at(source, &place).await? else { continue };
+        let Some((_bytes, manifest)) = manifest_at(source, &place).await? else { continue };
         for layer in manifest.layers.iter().take(COUNT_MAX) {
             let is_cosign = layer.media_type == COSIGN_TYPE;
             if !is_cosign && layer.media_type != MINISIGN_TYPE {
@@ -69,7 +69,10 @@ pub async fn signatures(source: Source<'_>, image: &Image, digest: &Digest) -> R
 }
 
 /// Returns the manifest under a tag, if it exists.
-pub(super) async fn at(source: Source<'_>, place: &Image) -> Result<Option<(Vec<u8>, Manifest)>, RegistryError> {
+pub(super) async fn manifest_at(
+    source: Source<'_>,
+    place: &Image,
+) -> Result<Option<(Vec<u8>, Manifest)>, RegistryError> {
     match source.manifest(place).await {
         Ok((bytes, _digest)) => {
             let manifest = Manifest::read(&bytes).map_err(RegistryError::artifact(place))?;
@@ -87,7 +90,7 @@ pub(super) async fn at(source: Source<'_>, place: &Image) -> Result<Option<(Vec<
 /// [`RegistryError`].
 pub async fn attach(remote: &Remote, image: &Image, digest: &Digest, signature: &str) -> Result<(), RegistryError> {
     let place = image.with_tag(&minisign_tag(digest));
-    let known = at(Source::Remote(remote), &place).await?;
+    let known = manifest_at(Source::Remote(remote), &place).await?;
     let mut layers = known.map(|(_bytes, manifest)| manifest.layers).unwrap_or_default();
     let layer = Descriptor::from_bytes(MINISIGN_TYPE, signature.as_bytes());
     if layers.iter().any(|known| known.digest == layer.digest) {

@@ -28,13 +28,13 @@ impl Deadline {
 
     /// Returns the remaining time, at most `most`.
     #[must_use]
-    pub fn left(self, most: Duration) -> Duration {
+    pub fn remaining(self, most: Duration) -> Duration {
         self.0.map_or(most, |at| at.saturating_duration_since(Instant::now()).min(most))
     }
 
     /// Returns the instant, if there is one.
     #[must_use]
-    pub fn at(self) -> Option<Instant> {
+    pub fn instant(self) -> Option<Instant> {
         self.0
     }
 }
@@ -92,14 +92,14 @@ pub struct Services {
 impl Services {
     /// Adds a service.
     #[must_use]
-    pub fn with<H: Handler>(mut self, handler: Rc<H>) -> Self {
+    pub fn with_handler<H: Handler>(mut self, handler: Rc<H>) -> Self {
         self.table.insert(H::Service::NAME, handler);
         self
     }
 
     /// Registers a service that is not offered, and how a person enables it.
     #[must_use]
-    pub fn without<S: Service>(mut self, remedy: &str) -> Self {
+    pub fn with_disabled<S: Service>(mut self, remedy: &str) -> Self {
         self.off.insert(S::NAME, remedy.to_owned());
         self
     }
@@ -142,7 +142,7 @@ impl Services {
         let deadline = Deadline::after(deadline_ms.map(Duration::from_millis));
         // Use a separate task, so that a panic ends there.
         let mut task = AbortOnDrop(tokio::task::spawn_local(service.call(request, deadline)));
-        let outcome = match deadline.at() {
+        let outcome = match deadline.instant() {
             None => (&mut task.0).await,
             Some(at) => match timeout_at(at, &mut task.0).await {
                 Ok(outcome) => outcome,

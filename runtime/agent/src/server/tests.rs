@@ -72,7 +72,7 @@ fn with_server<T: Send + 'static>(caller: impl FnOnce(PathBuf) -> T + Send + 'st
     let socket = dir.path().join("agent.sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async move {
-        let services = Services::default().with(Rc::new(Echoing)).without::<Off>("give --switch");
+        let services = Services::default().with_handler(Rc::new(Echoing)).with_disabled::<Off>("give --switch");
         let listener = listen(&socket).unwrap();
         tokio::task::spawn_local(serve(listener, Rc::new(services), Log));
         spawn_blocking(move || caller(socket)).await.unwrap()

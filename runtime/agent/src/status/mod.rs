@@ -69,24 +69,24 @@ impl Statuses {
         let pending = Pending::open(&state.join("agent").join("status"), log);
         let (newest, turns, files) = (RefCell::default(), Cell::new(0), Mutex::default());
         let statuses = Rc::new(Self(Rc::new(Shared { cluster, pending, newest, turns, files, events, log })));
-        for request in statuses.0.pending.all() {
+        for request in statuses.0.pending.read_all() {
             statuses.begin(request);
         }
         statuses
     }
 
     /// Returns how many annotations wait to be written.
-    pub(crate) fn waiting(&self) -> usize {
+    pub(crate) fn pending_count(&self) -> usize {
         self.0.newest.borrow().len()
     }
 
     /// Writes the annotation, if there is one, and waits for it until the caller's deadline.
-    async fn written(&self, request: &StatusRequest, deadline: Deadline) -> StatusReply {
+    async fn write_until(&self, request: &StatusRequest, deadline: Deadline) -> StatusReply {
         if request.annotation.is_none() {
             return StatusReply::Written;
         }
         let (turn, mut progress) = self.begin(request.clone());
-        let limit = deadline.left(WAIT).saturating_sub(RESERVE);
+        let limit = deadline.remaining(WAIT).saturating_sub(RESERVE);
         let ended = async {
             loop {
                 if let Progress::Ended(reply) = progress.borrow_and_update().clone() {
@@ -154,7 +154,7 @@ impl Shared {
         }
         let pending = self.pending.clone();
         // It logs a failure.
-        spawn_blocking(move || pending.put(&request)).await.ok();
+        spawn_blocking(move || pending.store(&request)).await.ok();
         true
     }
 
@@ -251,7 +251,7 @@ impl Handler for Statuses {
     type Service = Status;
 
     async fn handle(&self, request: StatusRequest, deadline: Deadline) -> Result<StatusReply, Refusal> {
-        let reply = self.written(&request, deadline).await;
+        let reply = self.write_until(&request, deadline).await;
         // An ADD whose status is refused is taken back, so there are no added networks to report.
         if matches!(reply, StatusReply::Written | StatusReply::Later { .. }) {
             self.0.send_events(&request);

@@ -26,7 +26,7 @@ impl Pending {
     }
 
     /// Returns what is left to write. Removes unreadable files, which were never complete.
-    pub(super) fn all(&self) -> Vec<StatusRequest> {
+    pub(super) fn read_all(&self) -> Vec<StatusRequest> {
         let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
         let read = |path: PathBuf| {
             let request = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -39,7 +39,7 @@ impl Pending {
     }
 
     /// Stores a request. Replaces an older request for the same pod.
-    pub(super) fn put(&self, request: &StatusRequest) {
+    pub(super) fn store(&self, request: &StatusRequest) {
         // Events are not repeated.
         let kept = StatusRequest { events: Vec::new(), ..request.clone() };
         if let Err(error) = self.write(&kept) {
@@ -80,13 +80,13 @@ mod tests {
             ..StatusRequest::default()
         };
         let pending = Pending::open(&dir.path().join("status"), Log);
-        pending.put(&request("one"));
-        pending.put(&request("two"));
+        pending.store(&request("one"));
+        pending.store(&request("two"));
         fs::write(dir.path().join("status/half.json"), "{").unwrap();
         let next = Pending::open(&dir.path().join("status"), Log);
-        assert_eq!(next.all(), [request("two")]);
+        assert_eq!(next.read_all(), [request("two")]);
         next.remove(&request("two"));
-        assert!(next.all().is_empty());
+        assert!(next.read_all().is_empty());
         assert_eq!(fs::read_dir(dir.path().join("status")).unwrap().count(), 0);
     }
 }

@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
 use weft_core::attach::{self, Call, Context, Node};
-use weft_core::exec::{self, Place};
+use weft_core::exec::{self, PluginLocation};
 use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::pod::remove_pod;
@@ -137,9 +137,9 @@ impl Sweep {
     }
 
     async fn run(&self) {
-        match spawn_blocking(exec::place).await {
-            Ok(Ok(Place::Here)) | Err(_) => {}
-            Ok(Ok(Place::Node(files))) => {
+        match spawn_blocking(exec::current_place).await {
+            Ok(Ok(PluginLocation::Here)) | Err(_) => {}
+            Ok(Ok(PluginLocation::Node(files))) => {
                 let process = files.process();
                 self.log.info(&format!("other vendors' plugins run in the mount namespace of process {process}"));
             }
@@ -190,7 +190,7 @@ impl Sweep {
         }
         let due = candidates.look(seen, Instant::now(), self.options.grace);
         self.swept.borrow_mut().candidates = candidates.len();
-        let unreachable = spawn_blocking(exec::place).await.map_err(|error| error.to_string())?.err();
+        let unreachable = spawn_blocking(exec::current_place).await.map_err(|error| error.to_string())?.err();
         let is_due = |attachment: &Attachment| due.iter().any(|(due, _reason)| due == attachment);
         self.out_of_reach.borrow_mut().retain(|attachment| unreachable.is_some() && is_due(attachment));
         for (attachment, reason) in &due {

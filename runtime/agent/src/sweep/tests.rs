@@ -14,7 +14,7 @@ fn attachment(container: &str) -> Attachment {
     Attachment { network: "net".into(), container_id: container.into(), ifname: "eth0".into() }
 }
 
-fn put(state: &Path, container: &str, netns: &Path) {
+fn write_entry(state: &Path, container: &str, netns: &Path) {
     let mut store = NodeStore::open(state, &netlink::boot_id().unwrap()).unwrap();
     let record = Record {
         netns: netns.display().to_string(),
@@ -49,9 +49,9 @@ fn entries_without_a_namespace_are_removed_in_the_second_round() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     std::fs::create_dir(&state).unwrap();
-    put(&state, "dead", &dir.path().join("gone"));
+    write_entry(&state, "dead", &dir.path().join("gone"));
     // This process's own namespace exists.
-    put(&state, "alive", Path::new("/proc/self/ns/net"));
+    write_entry(&state, "alive", Path::new("/proc/self/ns/net"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let sweep = sweep(&state, Duration::ZERO);
@@ -71,7 +71,7 @@ fn entries_without_a_namespace_are_removed_in_the_second_round() {
 fn a_pod_goes_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let gone = dir.path().join("gone").display().to_string();
-    put(dir.path(), "sandbox", Path::new(&gone));
+    write_entry(dir.path(), "sandbox", Path::new(&gone));
     let plan = serde_json::json!({
         "v": 1, "nonce": "n", "namespace": "a", "name": "b", "uid": "c", "netns": gone, "path": [],
         "plugin_timeout_seconds": 1, "attachments": [],
@@ -124,7 +124,7 @@ fn a_removal_uses_the_path_of_the_look() {
 #[test]
 fn a_grace_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
-    put(dir.path(), "dead", &dir.path().join("gone"));
+    write_entry(dir.path(), "dead", &dir.path().join("gone"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let sweep = sweep(dir.path(), Duration::from_secs(3_600));
@@ -169,7 +169,7 @@ fn the_pod_of_an_entry_is_that_of_its_request() {
 #[test]
 fn an_entry_is_no_older_than_the_agent_has_known_it() {
     let dir = tempfile::tempdir().unwrap();
-    put(dir.path(), "a", Path::new("/run/netns/a"));
+    write_entry(dir.path(), "a", Path::new("/run/netns/a"));
     let sweep = sweep(dir.path(), Duration::ZERO);
     let mut found = entries(dir.path(), None).unwrap();
     found[0].age = Duration::from_secs(86_400);

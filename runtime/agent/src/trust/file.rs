@@ -70,11 +70,11 @@ struct RuleConf {
 #[serde(deny_unknown_fields)]
 struct AnyOfConf {
     keys: Vec<String>,
-    #[serde(default = "one")]
+    #[serde(default = "default_threshold")]
     minimum: usize,
 }
 
-fn one() -> usize {
+fn default_threshold() -> usize {
     1
 }
 
@@ -112,7 +112,7 @@ fn keys(named: BTreeMap<String, KeyConf>) -> Result<Vec<NamedKey>, String> {
         };
         let key = key.map_err(|reason| format!("key {name:?}: {reason}"))?;
         // One signature would count twice.
-        if let Some(same) = keys.iter().find(|other| other.key.is(&key)) {
+        if let Some(same) = keys.iter().find(|other| other.key.is_same_key(&key)) {
             return Err(format!("keys {:?} and {name:?} are the same key", same.name));
         }
         keys.push(NamedKey { name, key, revoked: conf.revoked });

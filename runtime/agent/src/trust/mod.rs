@@ -111,13 +111,13 @@ impl Trust {
         let rule = self.rule(signed.image)?;
         let mut keys = Vec::new();
         for name in &rule.all_of {
-            self.wants(rule, name, signed, signatures)?;
+            self.check_key(rule, name, signed, signatures)?;
             keys.push(name.clone());
         }
         if let Some((names, minimum)) = &rule.any_of {
             let mut refused = Vec::new();
             for name in names {
-                match self.wants(rule, name, signed, signatures) {
+                match self.check_key(rule, name, signed, signatures) {
                     Ok(()) => keys.push(name.clone()),
                     Err(error) => refused.push(error),
                 }
@@ -171,9 +171,15 @@ impl Trust {
     }
 
     /// Checks whether a key signed a policy.
-    fn wants(&self, rule: &Rule, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Result<(), TrustError> {
+    fn check_key(
+        &self,
+        rule: &Rule,
+        name: &str,
+        signed: &Signed<'_>,
+        signatures: &[Signature],
+    ) -> Result<(), TrustError> {
         let (image, key) = (signed.image.to_string(), self.describe(name));
-        match self.standing(name, signed, signatures) {
+        match self.key_standing(name, signed, signatures) {
             Standing::Signed => Ok(()),
             Standing::Revoked(why) => Err(TrustError::Revoked { image, key, why, file: self.path.clone() }),
             Standing::Bad(reason) => Err(TrustError::BadSignature { image, key, reason }),
@@ -185,7 +191,7 @@ impl Trust {
         }
     }
 
-    fn standing(&self, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Standing {
+    fn key_standing(&self, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Standing {
         // Reading the file has checked that each name has a key.
         let Some(named) = self.keys.iter().find(|key| key.name == name) else { return Standing::Absent };
         let mut standing = Standing::Absent;

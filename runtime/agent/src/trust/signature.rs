@@ -138,7 +138,7 @@ impl Key {
 
     /// Returns whether two keys are the same.
     #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn is_same_key(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Minisign { text, .. }, Self::Minisign { text: other, .. }) => text == other,
             (Self::Cosign { point }, Self::Cosign { point: other }) => point == other,

@@ -66,7 +66,7 @@ impl Api {
     }
 
     /// Creates or replaces an object.
-    pub(crate) fn put(&self, resource: &str, mut object: Value) {
+    pub(crate) fn put_object(&self, resource: &str, mut object: Value) {
         self.change(|state| {
             state.version += 1;
             object["metadata"]["resourceVersion"] = json!(state.version.to_string());

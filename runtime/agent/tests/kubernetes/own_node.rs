@@ -8,7 +8,7 @@ use weft_agent::PolicyOptions;
 use weft_core::agent::claim::{ClaimRequest, ClusterClaims};
 use weft_core::agent::{AgentError, ask};
 
-use super::{LONG, NODE, Place, http, until};
+use super::{LONG, NODE, Place, http, wait_until};
 
 fn node(name: &str, boot_id: &str) -> Value {
     let info = json!({
@@ -22,7 +22,7 @@ impl Place {
     /// Checks that the agent is not ready, and says why.
     fn is_not_ready(&self, words: &[&str]) {
         let has_all = |text: &str| words.iter().all(|word| text.contains(word));
-        until("the fault of the node", || {
+        wait_until("the fault of the node", || {
             self.faults().is_some_and(|faults| faults.iter().any(|fault| has_all(fault)))
         });
         let ready = http(&self.dir.path().join("http.sock"), "/readyz");
@@ -53,16 +53,16 @@ fn a_node_name_that_no_node_has_is_an_error() {
     place.start_as("nobody", PolicyOptions::default());
     place.is_not_ready(&["no Node \"nobody\"", "--node-name"]);
     // It was only late.
-    place.api.put("nodes", node("nobody", ""));
-    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
+    place.api.put_object("nodes", node("nobody", ""));
+    wait_until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
 }
 
 #[test]
 fn the_name_of_another_node_is_an_error() {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let place = Place::not_started();
-    place.api.put("nodes", node(NODE, boot_id.trim()));
-    place.api.put("nodes", node("n2", "11111111-2222-3333-4444-555555555555"));
+    place.api.put_object("nodes", node(NODE, boot_id.trim()));
+    place.api.put_object("nodes", node("n2", "11111111-2222-3333-4444-555555555555"));
     place.pod("web", "u1", json!({}));
     place.start_as("n2", PolicyOptions::default());
     place.is_refused("u1", &["this machine is node \"n1\"", "\"n2\"", "--node-name"]);
@@ -74,7 +74,7 @@ fn a_pod_that_is_bound_to_another_node_is_an_error() {
     let place = Place::not_started();
     place.pod("web", "u1", json!({}));
     place.start_as("n2", PolicyOptions::default());
-    until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
+    wait_until("the agent is ready", || place.faults().is_some_and(|faults| faults.is_empty()));
     place.query("web", "u1", LONG).unwrap_err();
     place.is_refused("u1", &["team/web", "\"n1\"", "\"n2\"", "--node-name"]);
 }
@@ -83,7 +83,7 @@ fn a_pod_that_is_bound_to_another_node_is_an_error() {
 #[test]
 fn a_node_that_has_just_booted_is_not_called_wrong() {
     let place = Place::not_started();
-    place.api.put("nodes", node(NODE, "11111111-2222-3333-4444-555555555555"));
+    place.api.put_object("nodes", node(NODE, "11111111-2222-3333-4444-555555555555"));
     place.start(PolicyOptions::default());
     thread::sleep(Duration::from_secs(2));
     assert_eq!(place.faults(), Some(Vec::new()));

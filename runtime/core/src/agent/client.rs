@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::lease::Lease;
 use super::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal, Service};
 use crate::cni::code;
-use crate::deadline::{self, Until, is_timeout};
+use crate::deadline::{self, DeadlineStream, is_timeout};
 
 /// Maximum size of a reply.
 const LIMIT: usize = 16 << 20;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = HEARTBEAT.saturating_mul(5);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// Nobody listens on the socket.
-    #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), plain(.source))]
+    #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), error_text(.source))]
     Away {
         /// The requested service.
         service: &'static str,
@@ -107,7 +107,7 @@ fn dialing(service: &str) -> &'static str {
 }
 
 /// Returns the kernel's text without the error number.
-fn plain(error: &io::Error) -> String {
+fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
@@ -116,7 +116,7 @@ fn plain(error: &io::Error) -> String {
 ///
 /// # Errors
 /// `AgentError::Away`, `AgentError::Silent`.
-pub fn reach<S: Service>(socket: &Path) -> Result<(), AgentError> {
+pub fn check_reachable<S: Service>(socket: &Path) -> Result<(), AgentError> {
     connect::<S>(socket, PATIENCE).map(drop)
 }
 
@@ -151,7 +151,7 @@ pub fn ask<S: Service>(socket: &Path, request: &S::Request, limit: Option<Durati
     let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE)).max(Duration::from_millis(1));
     let mut stream = connect::<S>(socket, patience)?;
     let silent = || AgentError::Silent { socket: socket.to_owned(), waited: began.elapsed() };
-    match (Until { socket: &stream, deadline: began + patience }).write_all(&line) {
+    match (DeadlineStream { socket: &stream, deadline: began + patience }).write_all(&line) {
         Ok(()) => {}
         Err(error) if is_timeout(&error) => return Err(silent()),
         Err(error) => return Err(broken(error)),

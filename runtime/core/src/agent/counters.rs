@@ -50,7 +50,7 @@ impl Counts {
 
     fn call_with_phases(&mut self, (verb, network, code): (&str, &str, u32), took: Duration, phases: [Duration; 4]) {
         let phases: String = phases.iter().map(|took| format!("\t{}", took.as_micros())).collect();
-        self.line(&format!("{verb}\t{}\t{code}\t{}{phases}", short(network), took.as_micros()));
+        self.line(&format!("{verb}\t{}\t{code}\t{}{phases}", short_name(network), took.as_micros()));
     }
 
     /// Counts one decision of a policy that counts, with its fuel. The outcome is one word.
@@ -60,7 +60,7 @@ impl Counts {
 
     /// Counts an ADD for which the fallback decided, with the reason as one word.
     pub fn fallback(&mut self, network: &str, reason: &'static str) {
-        self.line(&format!("{FALLBACK}\t{}\t{reason}", short(network)));
+        self.line(&format!("{FALLBACK}\t{}\t{reason}", short_name(network)));
     }
 
     /// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for their
@@ -71,7 +71,7 @@ impl Counts {
 
     /// Counts addresses that somebody on the wire used.
     pub fn conflicts(&mut self, network: &str, count: usize) {
-        self.line(&format!("{CONFLICT}\t{}\t{count}", short(network)));
+        self.line(&format!("{CONFLICT}\t{}\t{count}", short_name(network)));
     }
 
     fn line_of_policy(&mut self, network: &str, policy: &str, rest: &str) {
@@ -98,7 +98,7 @@ impl Counts {
     }
 }
 
-fn short(network: &str) -> String {
+fn short_name(network: &str) -> String {
     network.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 

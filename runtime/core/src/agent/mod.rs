@@ -26,7 +26,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-pub use client::{AgentError, ask, reach};
+pub use client::{AgentError, ask, check_reachable};
 pub use fault::{Fault, Refusal};
 pub use lease::{AgentStatus, Allocate, Lease, LeaseStatus, Leased, Wish};
 

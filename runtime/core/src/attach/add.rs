@@ -11,8 +11,8 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    blocks, chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool,
-    remove, restart, supersede, takeover,
+    blocks, chained, choose, claim, cluster, conflict, entry, external_add, failures, lease_add, pool, remove, restart,
+    returned_devices, supersede, takeover,
 };
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
@@ -29,8 +29,8 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         let attempt = node.log.attempt.clone().filter(|_attempt| node.watched.len() > before);
         count_refusal(node, call, error);
         let record = failures::keep(node, call, error);
-        if let Some(notice) = failures::notice(call, error) {
-            node.log.notice(notice);
+        if let Some(notice) = failures::notice_of(call, error) {
+            node.log.add_notice(notice);
         }
         for watched in node.watched.iter_mut().skip(before) {
             watched.failed(attempt.as_ref(), error.to_string(), record.clone());
@@ -59,12 +59,12 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
     node.leave_moved_store();
-    let mut added = conflict::around(node, &call, attach);
+    let mut added = conflict::retry_on_conflict(node, &call, attach);
     // The attempt left nothing behind, so it can be repeated. Each round removes one dead attachment.
     while let Err(refusal) = &added
         && takeover::remove_dead_holder(node, &call, refusal)
     {
-        added = conflict::around(node, &call, attach);
+        added = conflict::retry_on_conflict(node, &call, attach);
     }
     // Read this while the lock is still held: afterwards another process may remove the marked attachment and its mark.
     let marked = remove::is_marked(node, &call).is_ok_and(|marked| marked);
@@ -92,7 +92,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     supersede::remove_earlier_sandboxes(node, call)?;
     let (mut stage, mut executor) = setting.wait()?;
     if let Some(name) = stage.missing_device()
-        && homecoming::restore_device(node, &name)?
+        && returned_devices::restore_device(node, &name)?
     {
         (stage, executor) = Stage::set(node.context, call, None)?.wait()?;
     }

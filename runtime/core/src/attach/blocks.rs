@@ -8,11 +8,11 @@
 
 use weft_host_abi::types::{ReleaseRule, Request};
 
-use super::beside::{Beside, Cells};
 use super::call::Call;
 use super::claim::{Planned, plan_within};
 use super::cluster::{self, Asking};
 use super::cluster_agent::Cluster;
+use super::cluster_view::{Cells, ClusterView};
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -20,7 +20,7 @@ use super::fallback::Standing;
 use super::monitor::{self, Watched};
 use super::node::Node;
 use super::policies::Loading;
-use super::shared_cells::{CELLS, lacking};
+use super::shared_cells::{CELLS, exhausted_spans};
 use super::stage::Stage;
 use crate::agent::claim::{Blocks, ClaimReply};
 use crate::commit::ClaimError;
@@ -82,7 +82,7 @@ impl Network<'_> {
             let spans = store.owned_cells(&self.conf.ledger, &self.conf.domain)?;
             let looks = Looks::default();
             let cells = Cells { spans: spans.clone(), looks: looks.clone() };
-            let beside = Beside { cells: Some(cells), ..Beside::default() };
+            let beside = ClusterView { cells: Some(cells), ..ClusterView::default() };
             *watched = monitor::prepare(context, call, &request, &beside);
             let decision = policy.decide(call, (Some(store), beside), request, log);
             if cluster::is_exhausted(&decision) && asked < CELLS {
@@ -110,7 +110,7 @@ impl Network<'_> {
                     }
                     return Ok(Some(planned));
                 }
-                Err(ClaimError::Lost { want }) => race.lost(policy.loaded(), &decided, want)?,
+                Err(ClaimError::Lost { want }) => race.exclude_lost(policy.loaded(), &decided, want)?,
                 Err(other) => return Err(entry::refused(call, other)),
             }
             request = decide::gather(context, call, store)?;
@@ -119,7 +119,7 @@ impl Network<'_> {
 
     /// Asks for a cell for each set in which the policy found no room. Returns whether each set has one now.
     fn take(&self, call: &Call, looks: &Looks, spans: &[Span]) -> Result<bool, AttachError> {
-        for wanted in lacking(call, looks) {
+        for wanted in exhausted_spans(call, looks) {
             let known = spans.iter().map(|(first, _last)| *first).collect();
             if self.cluster.cell(wanted, false, known)? != ClaimReply::Cell {
                 return Ok(false);

@@ -129,13 +129,13 @@ impl Call {
 
     /// Returns the same call with a time by which everything that it waits for must have ended. An earlier one stays.
     #[must_use]
-    pub fn due(self, due: Instant) -> Self {
+    pub fn with_due_time(self, due: Instant) -> Self {
         let due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         Self { due, ..self }
     }
 
     /// Returns how long the call may wait for something that may take `limit`.
-    pub(super) fn left(&self, limit: Duration) -> Duration {
+    pub(super) fn time_left(&self, limit: Duration) -> Duration {
         self.due.map_or(limit, |due| limit.min(due.saturating_duration_since(Instant::now())))
     }
 

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::AttachError;
 use super::record::{self, Chained};
 use crate::journal::{AmendError, Entry, Record};
-use crate::netlink::Since;
+use crate::netlink::LaterChanges;
 use crate::plan::Plan;
 use crate::store::{Key, NodeStore, Role};
 
@@ -20,7 +20,7 @@ pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {
 /// Returns the record of a list. `names` are shared besides those of the plans.
 fn write(listed: &[Chained], names: impl IntoIterator<Item = String>) -> Result<Option<Record>, AttachError> {
     let Some(first) = listed.first() else { return Ok(None) };
-    let mut shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared()).collect();
+    let mut shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared_names()).collect();
     shared.extend(names);
     Ok(Some(Record {
         netns: first.netns.clone(),
@@ -42,7 +42,7 @@ pub fn chained_record(netns: &str, calls: Vec<(String, Plan)>) -> Result<Option<
 
 /// Adds a call to the entry and returns whether it is new. An identical call (a runtime that repeats itself) counts as
 /// the same one, and is kept even if it fails this time.
-pub(super) fn note(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result<bool, AttachError> {
+pub(super) fn record_call(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result<bool, AttachError> {
     let key = call.key();
     let mut fresh = true;
     let amended = store.amend_unless_removed(&key, crate::facts::now()?, |record| {
@@ -80,8 +80,8 @@ pub(super) fn drop_calls(
 }
 
 /// Returns what the chained steps of an attachment changed.
-pub(super) fn since(store: &NodeStore, attachment: &Attachment) -> Result<Since, AttachError> {
+pub(super) fn changes_by_steps(store: &NodeStore, attachment: &Attachment) -> Result<LaterChanges, AttachError> {
     let key = Key { attachment: attachment.clone(), role: Role::Steps };
     let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
-    Ok(Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
+    Ok(LaterChanges::default().with_ops(listed.iter().flat_map(|chained| &chained.plan.ops)))
 }

@@ -14,7 +14,7 @@ use super::record::Chained;
 use super::{chain, steps, teardown};
 use crate::cni::CniResult;
 use crate::journal::Entry;
-use crate::netlink::Since;
+use crate::netlink::LaterChanges;
 
 // === ADD ===
 
@@ -27,7 +27,7 @@ pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     before.check_version(call.network.version)?;
     let Some(steps::Planned { executor, plan, changes }) = planned else { return Ok(before) };
     let mine = Chained { by: call.persona.name().to_owned(), netns: call.env.netns.clone(), plan };
-    let fresh = chain::note(call, node.store()?, &mine)?;
+    let fresh = chain::record_call(call, node.store()?, &mine)?;
     let plan = mine.plan.clone();
     let written = if fresh { Written::Chained(Box::new(mine)) } else { Written::Nothing };
     finish::finish(node, call, Work::new(Some(executor), written), |_node, work| {
@@ -50,7 +50,7 @@ pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option
     let mut left = Vec::new();
     for (at, chained) in listed.iter().enumerate().rev().filter(|(_, chained)| ours(chained)) {
         let others = listed.iter().enumerate().filter(|(other, _)| *other < at || !ours(&listed[*other]));
-        let needed: BTreeSet<String> = others.flat_map(|(_, other)| other.plan.shared()).collect();
+        let needed: BTreeSet<String> = others.flat_map(|(_, other)| other.plan.shared_names()).collect();
         let found = teardown::plan(node, call, entry, (&chained.netns, &chained.plan), needed);
         if !found.is_empty() {
             left.push(chained.clone());
@@ -73,7 +73,7 @@ pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     steps::validate(call)?;
     let name = call.persona.name();
     let listed = node.store()?.entry(&call.key())?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
-    let since = Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
+    let since = LaterChanges::default().with_ops(listed.iter().flat_map(|chained| &chained.plan.ops));
     let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
     if mine.is_empty() {
         return match steps::plan_on(node.context, call, before.as_ref()) {

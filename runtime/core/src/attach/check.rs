@@ -31,7 +31,7 @@ pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let Some(plan) = record::plan(&entry)? else { return Ok(()) };
     lease::check(&entry.key.attachment, &plan)?;
     let mut differences = compare(call, &plan, &previous);
-    let since = chain::since(node.store()?, &call.attachment())?;
+    let since = chain::changes_by_steps(node.store()?, &call.attachment())?;
     let found = node.compare_in(Path::new(&call.env.netns), |executor| Ok(executor.check_since(&plan, &since)?))?;
     differences.extend(found.iter().map(ToString::to_string));
     if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }

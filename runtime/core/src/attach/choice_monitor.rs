@@ -13,15 +13,15 @@ use weft_host_abi::types::ChoiceRequest;
 
 use super::call::Call;
 use super::chosen::chosen;
-use super::compared::{MonitorTrace, Outcome};
+use super::comparison::{MonitorTrace, Outcome};
 use super::declared::declared_files;
 use super::error::AttachError;
 use super::failures;
+use super::monitor_common::{compare, grants, keep, no_compiler};
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::choice_reference;
 use super::rules::limits;
 use super::trace::{Asked, Attempt};
-use super::watching::{compare, grants, keep, no_compiler};
 use crate::cni::Verb;
 use crate::conf::{SelectConf, SelectMonitor, SelectOwn};
 use crate::policy::{Called, Choice, Loaded, verify_choice};

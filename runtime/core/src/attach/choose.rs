@@ -38,7 +38,7 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
             let asked = Asked::Delegate(request);
             let (name, digest) = (policy.name().to_owned(), called.digest);
             let attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
-            node.log.attempt = Some(attempt.refused_with(&error).under(Rules::of_choice(&call.network)));
+            node.log.attempt = Some(attempt.refused_with(&error).with_rules(Rules::of_choice(&call.network)));
             node.watched.extend(watched.map(|watched| Box::new(watched) as Box<dyn Watch>));
             return Err(error);
         }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::beside::Beside;
 use super::call::Call;
+use super::cluster_view::ClusterView;
 use super::conflict;
 use super::decide::{self, Decided};
 use super::entry;
@@ -57,12 +57,12 @@ fn watched_by_policy(
 ) -> Result<Planned, AttachError> {
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
-    *watched = monitor::prepare(context, call, &request, &Beside::default());
+    *watched = monitor::prepare(context, call, &request, &ClusterView::default());
     let mut policy = Standing::wait(loading, node, call)?;
     let (store, log) = node.store_and_log()?;
     let mut race = decide::Race::default();
     loop {
-        let decided = policy.decide(call, (Some(store), Beside::default()), request, log)?;
+        let decided = policy.decide(call, (Some(store), ClusterView::default()), request, log)?;
         let outcome = plan_within(call, stage, (&decided, &decided.scope, log), |ask, plan| store.claim(ask, plan));
         match outcome {
             Ok((planned, claimed)) => {
@@ -73,9 +73,9 @@ fn watched_by_policy(
                 return Ok(planned);
             }
             Err(ClaimError::Lost { want }) => {
-                race.lost(policy.loaded(), &decided, want)?;
+                race.exclude_lost(policy.loaded(), &decided, want)?;
                 request = decide::gather(context, call, store)?;
-                *watched = monitor::prepare(context, call, &request, &Beside::default());
+                *watched = monitor::prepare(context, call, &request, &ClusterView::default());
             }
             Err(other) => return Err(entry::refused(call, other)),
         }

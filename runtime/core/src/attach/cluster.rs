@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use weft_host_abi::types::{Denial, Request};
 
-use super::beside::Beside;
 use super::call::Call;
 use super::claim::{Planned, plan_within};
 use super::cluster_agent::{Cluster, Kept, Taken};
+use super::cluster_view::ClusterView;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -46,7 +46,7 @@ pub(super) fn by_policy(
     })
 }
 
-/// Decides, and records what a monitored policy is to be asked afterwards.
+/// Decides, and records the request that a monitored policy gets afterwards.
 pub(super) fn watching(
     node: &mut Node<'_>,
     decide: impl FnOnce(&mut Node<'_>, &mut Option<Watched>) -> Result<Planned, AttachError>,
@@ -83,12 +83,12 @@ pub(super) fn claim(
     let mut lost_rounds = 0;
     let mut refused = None;
     loop {
-        let cells = shared.as_ref().map(|shared| shared.beside(call, &request));
+        let cells = shared.as_ref().map(|shared| shared.cells_for(call, &request));
         let looks = cells.as_ref().map(|cells| cells.looks.clone());
         let mut taken = others.clone();
         let own = store.remote_addresses(&conf.domain)?;
         taken.extend(own.iter().copied());
-        let beside = Beside { taken, cells };
+        let beside = ClusterView { taken, cells };
         let named: Vec<IpAddr> = request.requested.iter().filter_map(|requested| requested.address).collect();
         *watched = monitor::prepare(context, call, &request, &beside);
         let decision = policy.decide(call, (Some(store), beside), request, log);
@@ -100,7 +100,7 @@ pub(super) fn claim(
             continue;
         }
         let mut decided = explained(decision, refused.take(), (&kept, &own))?;
-        if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
+        if cluster.keeps_addresses(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
             // The policy decides again, for the kept addresses.
             request = kept.request(context, call, store)?;
             continue;
@@ -119,8 +119,11 @@ pub(super) fn claim(
         };
         others.extend(taken.iter().map(|(address, _holder)| *address));
         // A kept address cannot be replaced.
-        let lost =
-            if kept.ips.is_empty() { race.lost(policy.loaded(), &decided, want) } else { Err(AttachError::NoPlan) };
+        let lost = if kept.ips.is_empty() {
+            race.exclude_lost(policy.loaded(), &decided, want)
+        } else {
+            Err(AttachError::NoPlan)
+        };
         if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
         }
@@ -131,8 +134,8 @@ pub(super) fn claim(
     }
 }
 
-/// Returns a decision, or why it was denied. Only weft knows what else has an address that was requested by name: somebody
-/// of whom the agent told, or a sandbox of this node.
+/// Returns a decision, or why it was denied. If an address that was requested by name is taken, only weft knows by whom:
+/// by a holder that the agent reported, or by a sandbox of this node.
 fn explained(
     decision: Result<Decided, AttachError>,
     refused: Option<AttachError>,

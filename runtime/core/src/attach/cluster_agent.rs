@@ -31,8 +31,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Returns the reason to wait if a sandbox of this node has one of the addresses. After its DEL, that is until the agent
-    /// has told the cluster.
+    /// Returns the reason to wait if a sandbox of this node has one of the addresses. A sandbox has them after its DEL too,
+    /// until the agent has reported the DEL to the cluster.
     pub(super) fn held_here(&self, own: &[IpAddr]) -> Option<AttachError> {
         let ip = self.ips.iter().find(|ip| own.contains(&ip.addr()))?;
         let holder = format!("another sandbox with IPAMClaim {:?} on this node", self.claim);
@@ -153,7 +153,7 @@ impl<'a> Cluster<'a> {
 
     /// If the policy keeps addresses, their owner is an IPAMClaim, and this node keeps nothing. Returns whether the
     /// IPAMClaim already has addresses for which the policy was not asked.
-    pub(super) fn keeps(
+    pub(super) fn keeps_addresses(
         &self,
         call: &Call,
         policy: &str,
@@ -213,7 +213,7 @@ impl<'a> Cluster<'a> {
 /// may last for a moment only.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(()) };
-    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(call.left(agent::STATUS_LIMIT))) {
+    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(call.time_left(agent::STATUS_LIMIT))) {
         // A refusal is an answer, too: an older agent does not know the request.
         Ok(_) | Err(AgentError::Refused { .. }) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),

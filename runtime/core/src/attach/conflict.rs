@@ -25,7 +25,7 @@ const MOST: usize = 4;
 pub(super) type InUse = Vec<(IpAddr, Mac)>;
 
 /// Makes an attachment, and picks other addresses if somebody on the wire has the given ones.
-pub(super) fn around<'n>(
+pub(super) fn retry_on_conflict<'n>(
     node: &mut Node<'n>,
     call: &Call,
     mut attach: impl FnMut(&mut Node<'n>, &Call) -> Result<CniResult, AttachError>,
@@ -36,7 +36,7 @@ pub(super) fn around<'n>(
         let added = attach(node, call);
         if let Err(AttachError::InUse { by } | AttachError::WantedInUse { by }) = &added {
             node.log.counts.conflicts(&call.network.name, by.len());
-            node.log.notice(Notice::Conflict(format!("{} on network {:?}", in_use(by), call.network.name)));
+            node.log.add_notice(Notice::Conflict(format!("{} on network {:?}", in_use(by), call.network.name)));
         }
         match added {
             Err(AttachError::InUse { by }) => {

@@ -7,8 +7,8 @@ use weft_host_abi::types::{
     ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage,
 };
 
-use super::beside::Beside;
 use super::call::Call;
+use super::cluster_view::ClusterView;
 use super::error::AttachError;
 use super::node::{Context, Log};
 use super::policies::ipam;
@@ -99,21 +99,21 @@ pub(super) fn decide(
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
-    decide_with_cluster_view(call, policy, (store, Beside::default()), request, log)
+    decide_with_cluster_view(call, policy, (store, ClusterView::default()), request, log)
 }
 
 /// Like `decide`, when others have addresses that this node's store does not know.
 pub(super) fn decide_with_cluster_view(
     call: &Call,
     policy: &Loaded,
-    (store, beside): (Option<&NodeStore>, Beside),
+    (store, beside): (Option<&NodeStore>, ClusterView),
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
     let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
-        Some(store) => beside.over(store.view(&scope, now)?),
+        Some(store) => beside.extend_view(store.view(&scope, now)?),
         None => Box::new(EmptyLedger),
     };
     let began = Instant::now();
@@ -128,7 +128,7 @@ pub(super) fn decide_with_cluster_view(
             Err(error) => {
                 let name = policy.name().to_owned();
                 let attempt = Attempt::new(name, digest, data_digest, evidence, Asked::Addresses(request));
-                log.attempt = Some(attempt.refused_with(&error).under(rules));
+                log.attempt = Some(attempt.refused_with(&error).with_rules(rules));
                 return Err(error);
             }
         };
@@ -170,7 +170,7 @@ pub(super) fn decide_with_cluster_view(
     })
 }
 
-/// Returns the usable part of a policy's answer. Adds to the rules what the store knows of its gateways.
+/// Returns the usable part of a policy's answer. Adds to the rules what the store knows about its gateways.
 fn judge(
     rules: &mut Rules,
     policy: &str,
@@ -279,7 +279,7 @@ impl Race {
     ///
     /// # Errors
     /// It is pointless to ask again: the policy repeats itself, or has been asked often enough.
-    pub(super) fn lost(&mut self, policy: &Loaded, decided: &Decided, want: usize) -> Result<(), AttachError> {
+    pub(super) fn exclude_lost(&mut self, policy: &Loaded, decided: &Decided, want: usize) -> Result<(), AttachError> {
         self.asked += 1;
         let offered = || -> Vec<IpAddr> {
             decided

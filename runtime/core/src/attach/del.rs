@@ -9,7 +9,7 @@ use super::error_text::in_full;
 use super::lock::Lock;
 use super::node::{Context, Node};
 use super::recorded::Recorded;
-use super::{chained, external, kept, lease, liveness, record, remove};
+use super::{chained, external, lease, liveness, record, remove, stock_del};
 use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::netlink::{self, Executor};
@@ -50,14 +50,14 @@ fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, A
         match own {
             Some(entry) => problems.extend(chained::remove(node, call, &entry, only)),
             None if is_of_pod => {}
-            None => problems.extend(kept::del(node, call, key)?.unwrap_or_default()),
+            None => problems.extend(stock_del::del(node, call, key)?.unwrap_or_default()),
         }
     } else {
         if own.is_none() {
             lease::release_unknown(&mut node.log, call);
         }
         if own.is_none() && !is_of_pod {
-            problems.extend(match (kept::del(node, call, key)?, left_behind(call)) {
+            problems.extend(match (stock_del::del(node, call, key)?, left_behind(call)) {
                 (Some(problems), _) => problems,
                 (None, Some(file)) => made_by_stock(node, call, &file)?,
                 (None, None) => unknown(node, call)?,
@@ -136,6 +136,6 @@ fn unknown(node: &mut Node<'_>, call: &Call) -> Result<Vec<String>, AttachError>
     {
         return Ok(Vec::new());
     }
-    let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };
+    let plan = Plan { ops: vec![delegate.link_op(&call.env.ifname)], ..Plan::default() };
     Ok(executor.teardown(&plan, &BTreeSet::new()).iter().map(|left| in_full(left)).collect())
 }

@@ -20,13 +20,13 @@ pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Resul
         plan: serde_json::to_string(plan).map_err(AttachError::Encode)?,
         externals: String::new(),
         trace: call.traces(decision)?,
-        shared: shared(call, plan),
+        shared: shared_names(call, plan),
     })
 }
 
 /// Returns the names that the entry shares with others: those that its plan needs, and those of its pod.
-pub(super) fn shared(call: &Call, plan: &Plan) -> Vec<String> {
-    plan.shared().into_iter().chain(call.names()).collect()
+pub(super) fn shared_names(call: &Call, plan: &Plan) -> Vec<String> {
+    plan.shared_names().into_iter().chain(call.names()).collect()
 }
 
 /// Writes an entry that claims no address.

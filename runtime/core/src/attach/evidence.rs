@@ -1,4 +1,4 @@
-//! Whether this node has attachments: a node that has some had a ledger that knew them, so no new one is made.
+//! Whether this node has attachments. If it has some, it had a ledger that knew them, so no new ledger is made.
 //!
 //! The kernel shows most (`netlink`). It does not show a device of the host that was moved, nor an address that weft
 //! gave out for another plugin's link. libcni's cache has those: an attachment in it counts if weft must have given out

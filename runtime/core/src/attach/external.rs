@@ -172,7 +172,7 @@ pub(super) fn env(call: &Call) -> Env<'_> {
         netns: &call.env.netns,
         args: &call.env.args,
         path: &call.env.path,
-        limit: call.left(call.plugin_limit),
+        limit: call.time_left(call.plugin_limit),
     }
 }
 

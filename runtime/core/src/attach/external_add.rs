@@ -61,7 +61,7 @@ pub(super) fn by_delegate(node: &mut Node<'_>, call: &Call) -> Result<CniResult,
         }
         let Some(planned) = steps::plan_on(node.context, call, Some(&made))? else { return Ok(made) };
         let plan = serde_json::to_string(&planned.plan).map_err(AttachError::Encode)?;
-        let record = Record { plan, shared: entry::shared(call, &planned.plan), ..intent };
+        let record = Record { plan, shared: entry::shared_names(call, &planned.plan), ..intent };
         node.store()?.update_record(&call.key(), &record)?;
         work.open(planned.executor);
         work.apply(&planned.plan)?;

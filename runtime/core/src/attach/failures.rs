@@ -11,13 +11,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{Attachment, Denial};
 
-use super::bounded::RECORD_MAX;
 use super::call::Call;
-use super::compared::MonitorTrace;
+use super::comparison::MonitorTrace;
 use super::error::AttachError;
 use super::node::{Context, Node};
 use super::notice::Notice;
 use super::trace::Attempt;
+use super::truncate::RECORD_MAX;
 use crate::cni::{self, CniError, Environment, code};
 use crate::exec::ExecError;
 
@@ -67,7 +67,8 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
     let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let mut attempt = node.log.attempt.take();
     if let Some(attempt) = &mut attempt {
-        attempt.fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
+        attempt
+            .truncate_to_fit(|attempt| serde_json::to_vec(attempt).is_ok_and(|text| text.len() <= SIZE_MAX - BESIDE));
     }
     let mut failure = Failure { attempt, ..failure(call.attachment(), pod, error.to_cni()) };
     let mut text = serde_json::to_vec(&failure).ok()?;
@@ -109,13 +110,13 @@ pub fn record_unparsed(context: &Context, env: &Environment, stdin: &[u8], error
 }
 
 /// Returns what follows from a failed ADD, besides its error.
-pub(super) fn notice(call: &Call, error: &AttachError) -> Option<Notice> {
+pub(super) fn notice_of(call: &Call, error: &AttachError) -> Option<Notice> {
     match error {
         AttachError::Denied { denial: Denial::Denied(_), .. } => Some(Notice::Denied),
         AttachError::NoCell { .. } | AttachError::Denied { denial: Denial::Exhausted(_), .. } => {
             Some(Notice::Exhausted)
         }
-        AttachError::Leftovers { cause, .. } | AttachError::DelegateAdd { cause } => notice(call, cause),
+        AttachError::Leftovers { cause, .. } | AttachError::DelegateAdd { cause } => notice_of(call, cause),
         // Another vendor's plugin made the link, and asked weft for addresses. Its own codes mean something else.
         AttachError::Plugin(ExecError::Said(error)) if call.network.ipam.as_ref()?.kind.is_policy() => {
             match error.code {
@@ -149,7 +150,7 @@ pub(super) fn add_monitor(record: &Path, monitor: MonitorTrace) {
     let Ok(text) = serde_json::to_vec(&failure) else { return };
     let Some((dir, name)) = record.parent().zip(record.file_name()) else { return };
     if text.len() <= SIZE_MAX {
-        put(dir, &name.to_string_lossy(), &text).ok();
+        write_atomically(dir, &name.to_string_lossy(), &text).ok();
     }
 }
 
@@ -168,11 +169,11 @@ fn write(state_dir: &Path, text: &[u8]) -> io::Result<PathBuf> {
         }
     }
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    put(&dir, &format!("{nanos:020}-{}{SUFFIX}", std::process::id()), text)
+    write_atomically(&dir, &format!("{nanos:020}-{}{SUFFIX}", std::process::id()), text)
 }
 
 /// Writes a file beside its destination, and moves it there.
-fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
+fn write_atomically(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
     let temporary = dir.join(format!(".{}", name.trim_end_matches(SUFFIX)));
     let path = dir.join(name);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(crate::private::FILE).open(&temporary)?;

@@ -3,8 +3,8 @@
 
 use weft_host_abi::types::Request;
 
-use super::beside::Beside;
 use super::call::Call;
+use super::cluster_view::ClusterView;
 use super::decide::{self, Decided};
 use super::error::AttachError;
 use super::ipam_keys;
@@ -52,7 +52,7 @@ impl<'a> Standing<'a> {
                 let (loaded, fallback) = stand_in(context, &policies, call, &error)?;
                 let (fallback, reason) = (Some(fallback), error.class().name());
                 let standing = Self { context, policies, loaded, may_fall_back, fallback, reason, fuel: 0 };
-                standing.note(&call.network.name, &mut node.log);
+                standing.report(&call.network.name, &mut node.log);
                 Ok(standing)
             }
             Err(error) => Err(error),
@@ -78,7 +78,7 @@ impl<'a> Standing<'a> {
     pub(super) fn decide(
         &mut self,
         call: &Call,
-        (store, beside): (Option<&NodeStore>, Beside),
+        (store, beside): (Option<&NodeStore>, ClusterView),
         request: Request,
         log: &mut Log,
     ) -> Result<Decided, AttachError> {
@@ -90,7 +90,7 @@ impl<'a> Standing<'a> {
             (Err(AttachError::Policy(error)), Some((beside, request))) if error.is_unavailable() => {
                 let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
                 (self.loaded, self.fallback, self.reason) = (loaded, Some(fallback), error.class().name());
-                self.note(&call.network.name, log);
+                self.report(&call.network.name, log);
                 beside.forget_looks();
                 decide::decide_with_cluster_view(call, &self.loaded, (store, beside), request, log)?
             }
@@ -120,11 +120,11 @@ impl<'a> Standing<'a> {
     }
 
     /// Reports that the fallback decides.
-    fn note(&self, network: &str, log: &mut Log) {
+    fn report(&self, network: &str, log: &mut Log) {
         let Some(Fallback { instead_of, because }) = &self.fallback else { return };
         let line = format!("{} decides instead of {instead_of}: {because}", self.loaded.name());
         log.line(&line);
-        log.notice(Notice::FellBack(format!("on network {network:?}, {line}")));
+        log.add_notice(Notice::FellBack(format!("on network {network:?}, {line}")));
     }
 
     /// Records the network's own policy as one that decided. Only the next failure depends on it.

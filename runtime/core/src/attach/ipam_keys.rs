@@ -22,7 +22,7 @@ pub(super) fn refuse_unknown(call: &Call, policy: &Loaded) -> Result<(), AttachE
     if !is_suspicious(ipam) {
         return Ok(());
     }
-    match ConfError::all(unknown(call.persona, ipam, schema(&call.network, policy).as_ref())) {
+    match ConfError::combine(unknown(call.persona, ipam, schema(&call.network, policy).as_ref())) {
         Some(error) => Err(error.into()),
         None => Ok(()),
     }
@@ -58,7 +58,7 @@ pub fn select_problems(
     let Some(schema) = schema(network, policy).filter(|_schema| !select.is_stock()) else { return Ok(reported) };
     let value: Value = serde_json::from_str(&select.text).unwrap_or_default();
     let unknown = schema.unknown_keys(&value, &["policy", "files"]).into_iter();
-    let unknown = unknown.map(|unknown| problem(&error(select.place(), unknown, false)));
+    let unknown = unknown.map(|unknown| problem(&error(select.path(), unknown, false)));
     Ok(unknown.collect::<Vec<_>>().into_iter().chain(with_schema(reported, Some(schema), &value)).collect())
 }
 
@@ -111,7 +111,7 @@ fn unknown(persona: Persona, ipam: &IpamConf, schema: Option<&Schema>) -> Vec<Co
         None => likely_mistakes(value).into_iter().map(misplaced_key).collect(),
     };
     let reported = found.into_iter().filter(|unknown| is_strict(persona) || unknown.meant.is_some());
-    reported.map(|unknown| error(ipam.place(), unknown, persona == Persona::Weft)).collect()
+    reported.map(|unknown| error(ipam.path(), unknown, persona == Persona::Weft)).collect()
 }
 
 fn misplaced_key((at, meant): (String, &'static str)) -> UnknownKey {

@@ -22,8 +22,8 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks that an agent is reachable.
-pub(super) fn reach(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
-    agent::reach::<Lease>(&lease.socket).map_err(|error| failed(call, error))
+pub(super) fn check_agent(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
+    agent::check_reachable::<Lease>(&lease.socket).map_err(|error| failed(call, error))
 }
 
 /// Asks for a lease.
@@ -73,7 +73,7 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
 /// STATUS: checks that the agent answers.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
-    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(call.left(agent::STATUS_LIMIT))) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(call.time_left(agent::STATUS_LIMIT))) {
         Ok(_status) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }

@@ -26,7 +26,7 @@ pub(super) fn add(
     let links = stage.links(call)?;
     let agent_lease = call.lease().ok_or(AttachError::NoPlan)?;
     // Check this before anything changes: without the agent, everything would be undone again.
-    lease::reach(call, &agent_lease)?;
+    lease::check_agent(call, &agent_lease)?;
     let written = match entry::write(call, node.store()?, entry::record(call, &links, None)?) {
         Ok(()) => Written::Entry,
         // IPAM alone: the stock plugin repeats the running lease.
@@ -51,7 +51,7 @@ pub(super) fn add(
             plan.result.dns = addressing.dns;
         }
         node.store()?.update_record(&call.key(), &entry::record(call, &plan, None)?)?;
-        work.apply(&plan.beyond(&links))?;
+        work.apply(&plan.remaining_after(&links))?;
         result::of_plan(call, &plan, work.applied())
     })
 }

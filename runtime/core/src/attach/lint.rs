@@ -7,7 +7,7 @@ use weft_host_abi::types::{Denial, Problem};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::{decide, foresee, ipam_keys, monitor, policies, pool, steps};
+use super::{decide, ipam_keys, monitor, policies, pool, preflight, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Network, Persona, SelectConf};
 use crate::delegate;
@@ -34,7 +34,7 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], checks: &Ho
     match read(Verb::Add) {
         Ok(call) => check(&mut node, &call, checks),
         Err(error) => {
-            let mut problems = each(error);
+            let mut problems = split_error(error);
             // `ipam` can be checked even if the rest is wrong.
             if let Ok(call) = read(Verb::Del)
                 && call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy())
@@ -60,26 +60,26 @@ fn environment(verb: Verb, checks: &HostChecks) -> Environment {
 }
 
 /// Splits an error into problems, one per mistake of a configuration.
-fn each(error: AttachError) -> Problems {
+fn split_error(error: AttachError) -> Problems {
     let problem = |message| Problem { at: String::new(), message };
     match error {
-        AttachError::Conf(error) => error.each().iter().map(|error| problem(error.to_string())).collect(),
+        AttachError::Conf(error) => error.into_errors().iter().map(|error| problem(error.to_string())).collect(),
         other => vec![problem(other.chain())],
     }
 }
 
 fn check(node: &mut Node<'_>, call: &Call, checks: &HostChecks) -> Problems {
-    let mut problems = steps::validate(call).err().map(each).unwrap_or_default();
+    let mut problems = steps::validate(call).err().map(split_error).unwrap_or_default();
     let Some(select) = call.network.select() else {
         problems.extend(of_network(node, call, checks));
         return problems;
     };
     match select_conf(node, call, select) {
         Ok(found) => problems.extend(found),
-        Err(error) => return problems.into_iter().chain(each(error)).collect(),
+        Err(error) => return problems.into_iter().chain(split_error(error)).collect(),
     }
     if let Some(monitored) = select.monitored() {
-        problems.extend(select_conf(node, call, &monitored).unwrap_or_else(each));
+        problems.extend(select_conf(node, call, &monitored).unwrap_or_else(split_error));
     }
     // Mistakes in the others show up when they are chosen.
     match fixed(node.context, call) {
@@ -89,7 +89,7 @@ fn check(node: &mut Node<'_>, call: &Call, checks: &HostChecks) -> Problems {
                 problems.extend(found.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
             }
         }
-        Err(error) => problems.extend(each(error)),
+        Err(error) => problems.extend(split_error(error)),
     }
     problems
 }
@@ -99,14 +99,14 @@ fn select_conf(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Prob
     let policy = policies::load_choice(node, call, select)?;
     let problems = match ipam_keys::select_problems(&call.network, select, &policy) {
         Ok(problems) => problems,
-        Err(error) => return Ok(each(error.into())),
+        Err(error) => return Ok(split_error(error.into())),
     };
-    Ok(problems.into_iter().map(|problem| placed("select", select.place(), problem)).collect())
+    Ok(problems.into_iter().map(|problem| with_path("select", select.path(), problem)).collect())
 }
 
 /// Returns a problem with its place in the configuration. Places are relative to `usual`, except those in an object of
 /// `monitor`.
-fn placed(usual: &str, place: &str, problem: Problem) -> Problem {
+fn with_path(usual: &str, place: &str, problem: Problem) -> Problem {
     let outer = if place == usual { String::new() } else { format!("/{}", place.replace('.', "/")) };
     Problem { at: format!("{outer}{}", problem.at), ..problem }
 }
@@ -120,18 +120,18 @@ fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
 
 /// Returns all problems of a network whose delegate is known.
 fn of_network(node: &mut Node<'_>, call: &Call, checks: &HostChecks) -> Problems {
-    let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
+    let mut problems = delegate_conf(&call.network, &call.pairs).err().map(split_error).unwrap_or_default();
     problems.extend(missing_plugins(node.context, call, checks));
-    problems.extend(policy_conf(node, call).unwrap_or_else(each));
+    problems.extend(policy_conf(node, call).unwrap_or_else(split_error));
     if let Some(monitored) = monitor::monitored(call) {
-        problems.extend(policy_conf(node, &monitored).unwrap_or_else(each));
+        problems.extend(policy_conf(node, &monitored).unwrap_or_else(split_error));
     }
     // After a mistake in the configuration, its consequences are not listed.
     if problems.is_empty() {
-        problems.extend(decision(node, call).err().map(each).unwrap_or_default());
+        problems.extend(decision(node, call).err().map(split_error).unwrap_or_default());
     }
     if problems.is_empty() && checks.host {
-        problems.extend(foresee::of_host(node, call).err().map(each).unwrap_or_default());
+        problems.extend(preflight::of_host(node, call).err().map(split_error).unwrap_or_default());
     }
     problems
 }
@@ -149,7 +149,7 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
 /// Returns plugins of `delegate.type` and `ipam.type` that are neither weft's nor in the path.
 fn missing_plugins(context: &Context, call: &Call, checks: &HostChecks) -> Problems {
     let mut problems = Vec::new();
-    let mut look = |key: &str, kind: &str, known: Vec<String>| {
+    let mut check_plugin = |key: &str, kind: &str, known: Vec<String>| {
         if checks.path.is_empty() || exec::find(kind, &checks.path).is_ok() {
             return;
         }
@@ -162,12 +162,12 @@ fn missing_plugins(context: &Context, call: &Call, checks: &HostChecks) -> Probl
         problems.push(Problem { at: String::new(), message });
     };
     if let Some(delegate) = call.network.external_delegate() {
-        look("delegate.type", &delegate.kind, delegate::kinds().map(str::to_owned).collect());
+        check_plugin("delegate.type", &delegate.kind, delegate::kinds().map(str::to_owned).collect());
     }
     if let Some(IpamKind::External(kind)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         let shipped = policies::installed(context);
         let known = shipped.into_iter().chain(["wasm".to_owned(), "dhcp".to_owned()]).collect();
-        look("ipam.type", kind, known);
+        check_plugin("ipam.type", kind, known);
     }
     problems
 }
@@ -182,7 +182,7 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(ipam_keys::unknown_problems(call, &policy));
     }
     let problems = ipam_keys::ipam_problems(call.persona, &call.network, &policy)?;
-    Ok(problems.into_iter().map(|problem| placed("ipam", ipam.place(), problem)).collect())
+    Ok(problems.into_iter().map(|problem| with_path("ipam", ipam.path(), problem)).collect())
 }
 
 /// Decides for a pod without labels on an empty node: a decision that the host refuses there would be refused for every

@@ -66,7 +66,7 @@ impl Lock {
         let deadline = Instant::now() + PATIENCE;
         let mut step = FIRST_STEP;
         loop {
-            if lock(&file, (place(key), 1), kind).map_err(|source| unusable(&path, source))? {
+            if lock(&file, (lock_offset(key), 1), kind).map_err(|source| unusable(&path, source))? {
                 return Ok(Self { _file: file });
             }
             if Instant::now() >= deadline {
@@ -86,7 +86,7 @@ impl Lock {
     pub(super) fn for_repair(state_dir: &Path, key: &Key) -> Result<Option<Self>, AttachError> {
         let locks = RemovalLocks::open(state_dir)?;
         let locked =
-            lock(&locks.file, (place(key), 1), libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))?;
+            lock(&locks.file, (lock_offset(key), 1), libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))?;
         Ok(locked.then_some(Self { _file: locks.file }))
     }
 
@@ -96,10 +96,10 @@ impl Lock {
     /// # Errors
     /// Some are still at work, or the file cannot be used.
     pub fn for_rebuild(state_dir: &Path) -> Result<Self, AttachError> {
-        Self::all(state_dir, REBUILD_PATIENCE)
+        Self::lock_all(state_dir, REBUILD_PATIENCE)
     }
 
-    fn all(state_dir: &Path, patience: Duration) -> Result<Self, AttachError> {
+    fn lock_all(state_dir: &Path, patience: Duration) -> Result<Self, AttachError> {
         let locks = RemovalLocks::open(state_dir)?;
         let deadline = Instant::now() + patience;
         while !lock(&locks.file, WHOLE, libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))? {
@@ -141,7 +141,7 @@ impl RemovalLocks {
 
     /// Locks one more attachment. Returns `false` if an ADD is at work.
     pub(super) fn lock(&self, key: &Key) -> Result<bool, AttachError> {
-        lock(&self.file, (place(key), 1), libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
+        lock(&self.file, (lock_offset(key), 1), libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
     }
 
     /// Returns whether a rebuild of the ledger has all locks: it alone locks the last byte.
@@ -169,7 +169,7 @@ fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
 /// The bytes of all keys: a length of 0 reaches to the end.
 const WHOLE: (i64, i64) = (0, 0);
 
-/// A byte of no key (see `place`).
+/// A byte of no key (see `lock_offset`).
 const LAST: (i64, i64) = (i64::MAX - 1, 1);
 
 /// Tries to lock so many bytes. Returns whether it succeeded.
@@ -194,7 +194,7 @@ fn lock(file: &File, (start, length): (i64, i64), kind: libc::c_int) -> io::Resu
 
 /// Returns the byte of a key: FNV-1a, which is the same in every build, because two builds run side by side during an
 /// upgrade.
-fn place(key: &Key) -> i64 {
+fn lock_offset(key: &Key) -> i64 {
     let Attachment { network, container_id, ifname } = &key.attachment;
     let role = [key.role as u8];
     let parts = [container_id.as_bytes(), network.as_bytes(), ifname.as_bytes(), &role];
@@ -247,10 +247,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (key("c", "eth0", Role::Attachment), key("d", "eth0", Role::Attachment));
         let add = Lock::for_add(dir.path(), &one).unwrap();
-        let error = Lock::all(dir.path(), Duration::from_millis(20)).unwrap_err();
+        let error = Lock::lock_all(dir.path(), Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, AttachError::NodeAtWork { .. }), "{error}");
         drop(add);
-        let rebuild = Lock::all(dir.path(), Duration::from_secs(60)).unwrap();
+        let rebuild = Lock::lock_all(dir.path(), Duration::from_secs(60)).unwrap();
         for key in [&one, &other] {
             assert!(Lock::for_repair(dir.path(), key).unwrap().is_none());
             let error = Lock::for_removal(dir.path(), key).unwrap_err();
@@ -269,7 +269,7 @@ mod tests {
             key("ab", "c", Role::Steps),
             key("ab", "d", Role::Attachment),
         ];
-        let places: std::collections::BTreeSet<i64> = keys.iter().map(place).collect();
+        let places: std::collections::BTreeSet<i64> = keys.iter().map(lock_offset).collect();
         assert_eq!(places.len(), keys.len());
         assert!(places.iter().all(|place| *place >= 0));
     }

@@ -16,16 +16,16 @@ use std::time::Instant;
 
 use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Request, Usage};
 
-use super::beside::Beside;
 use super::call::Call;
-use super::compared::{MonitorTrace, Outcome};
+use super::cluster_view::ClusterView;
+use super::comparison::{MonitorTrace, Outcome};
 use super::decide::{self, answered};
 use super::error::AttachError;
+use super::monitor_common::{compare, grants, keep, no_compiler};
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{ipam, reference_of};
 use super::rules::{Rules, limits};
 use super::trace::{Asked, Attempt, Trace};
-use super::watching::{compare, grants, keep, no_compiler};
 use super::{failures, ipam_keys};
 use crate::conf::Network;
 use crate::policy::{Called, Exchanges, ReplayLedger};
@@ -48,18 +48,23 @@ enum Active {
 }
 
 /// Takes a snapshot of the ledger for a network that has a monitor.
-pub(super) fn prepare(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Watched> {
+pub(super) fn prepare(context: &Context, call: &Call, request: &Request, beside: &ClusterView) -> Option<Watched> {
     call.network.monitor.as_ref()?;
     let view = snapshot(context, call, request, beside);
     Some(Watched { call: call.clone(), request: request.clone(), view, active: Active::Unknown })
 }
 
-fn snapshot(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Box<dyn LedgerView + Send>> {
+fn snapshot(
+    context: &Context,
+    call: &Call,
+    request: &Request,
+    beside: &ClusterView,
+) -> Option<Box<dyn LedgerView + Send>> {
     let store = NodeStore::open_read_only(&context.state_dir).ok().flatten()?;
     let view = store.view(&ipam(call).ok()?.scope, request.now).ok()?;
     // A snapshot begins with its first query.
     view.held_by("").ok()?;
-    Some(beside.clone().over(view))
+    Some(beside.clone().extend_view(view))
 }
 
 // === impl Watched ===

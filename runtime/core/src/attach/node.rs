@@ -287,7 +287,7 @@ impl Log {
     }
 
     /// Adds something that the pod's owner should know, once.
-    pub(super) fn notice(&mut self, notice: Notice) {
+    pub(super) fn add_notice(&mut self, notice: Notice) {
         if !self.notices.contains(&notice) {
             self.notices.push(notice);
         }

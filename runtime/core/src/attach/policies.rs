@@ -19,7 +19,7 @@ pub(super) fn grants(context: &Context, network: &Network) -> Grants {
 /// Returns the limits of a policy call that may have less time.
 pub(super) fn limits_in_time(call: &Call) -> Limits {
     let limits = limits(&call.network);
-    Limits { deadline: call.left(limits.deadline), ..limits }
+    Limits { deadline: call.time_left(limits.deadline), ..limits }
 }
 
 /// Returns the names of the installed policies.
@@ -56,7 +56,7 @@ fn compile(node: &Node<'_>, call: &Call, ask: &CompileAsk<'_>) -> Result<(), Com
 
 /// Has a component compiled, and waits for no longer than the call may.
 pub(super) fn compile_in_time(context: &Context, call: &Call, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
-    (context.compile)(&CompileAsk { patience: call.left(ask.patience), ..ask.clone() })
+    (context.compile)(&CompileAsk { patience: call.time_left(ask.patience), ..ask.clone() })
 }
 
 pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {

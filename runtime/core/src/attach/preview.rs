@@ -1,7 +1,7 @@
 //! Computes what ADD would do, without doing it, for `weftctl plan`.
 
-use super::beside::Beside;
 use super::call::Call;
+use super::cluster_view::ClusterView;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::node::{Context, Node};
@@ -58,7 +58,7 @@ fn resolved(node: &mut Node<'_>, call: &Call, before: &[Op]) -> Result<Preview, 
         return Ok(Preview::without_result(Plan::default(), note));
     }
     if call.network.is_chained() {
-        let (plan, result) = steps::foresee(node.context, call, call.previous()?, before)?;
+        let (plan, result) = steps::preview(node.context, call, call.previous()?, before)?;
         return Ok(Preview { plan, choice: None, trace: None, notes: Vec::new(), result });
     }
     let stage = Stage::read(node.context, call)?;
@@ -106,7 +106,7 @@ fn by_policy(node: &mut Node<'_>, call: &Call, stage: &Stage<'_>) -> Result<Prev
         }
     };
     let request = decide::request(node.context, call, store.as_ref(), now)?;
-    let decided = policy.decide(call, (store.as_ref(), Beside::default()), request, &mut node.log)?;
+    let decided = policy.decide(call, (store.as_ref(), ClusterView::default()), request, &mut node.log)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });

@@ -70,7 +70,7 @@ pub fn lost_filters(store: &NodeStore) -> Result<Repair, AttachError> {
     let Look { attachments, lost, unreadable } = look(&mut Executor::open(None)?, store)?;
     let mut repair = Repair { attachments: attachments.len(), lost: Vec::new(), unreadable };
     for (key, missing) in lost {
-        repair.note(&key, missing, None);
+        repair.record_missing(&key, missing, None);
     }
     Ok(repair)
 }
@@ -87,8 +87,8 @@ pub fn repair(node: &mut Node<'_>) -> Result<Repair, AttachError> {
     for (key, missing) in lost {
         match put_back(node, &mut host, &key) {
             Ok(restored) if restored.is_empty() => {}
-            Ok(restored) => repair.note(&key, restored, None),
-            Err(error) => repair.note(&key, missing, Some(error.chain())),
+            Ok(restored) => repair.record_missing(&key, restored, None),
+            Err(error) => repair.record_missing(&key, missing, Some(error.chain())),
         }
     }
     Ok(repair)
@@ -120,7 +120,7 @@ fn restore(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<St
         let missing = host.lost_filters(from_ref(&plan))?.into_iter().next().unwrap_or_default();
         if !missing.is_empty() {
             host.restore_filters(&plan)?;
-            restored.extend(texts(&plan, &missing));
+            restored.extend(op_texts(&plan, &missing));
         }
     }
     Ok(restored)
@@ -147,7 +147,7 @@ fn look(host: &mut Executor, store: &NodeStore) -> Result<Look, AttachError> {
         let Attachment { network, container_id, ifname } = key.attachment.clone();
         look.attachments.insert((network, container_id, ifname));
         if !missing.is_empty() {
-            lost.entry(key).or_default().extend(texts(plan, missing));
+            lost.entry(key).or_default().extend(op_texts(plan, missing));
         }
     }
     look.lost.extend(lost);
@@ -164,7 +164,7 @@ fn living_plans(host: &Executor, entry: &Entry) -> Result<Vec<Plan>, AttachError
     Ok(alive)
 }
 
-fn texts(plan: &Plan, missing: &BTreeSet<usize>) -> Vec<String> {
+fn op_texts(plan: &Plan, missing: &BTreeSet<usize>) -> Vec<String> {
     missing.iter().filter_map(|at| plan.ops.get(*at)).map(ToString::to_string).collect()
 }
 
@@ -172,7 +172,7 @@ fn texts(plan: &Plan, missing: &BTreeSet<usize>) -> Vec<String> {
 
 impl Repair {
     /// Several entries of one attachment are shown as one line.
-    fn note(&mut self, key: &Key, missing: Vec<String>, problem: Option<String>) {
+    fn record_missing(&mut self, key: &Key, missing: Vec<String>, problem: Option<String>) {
         let Attachment { network, container_id, ifname } = key.attachment.clone();
         let same = |lost: &&mut LostFilters| {
             (&lost.network, &lost.container_id, &lost.ifname) == (&network, &container_id, &ifname)

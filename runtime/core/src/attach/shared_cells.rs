@@ -4,9 +4,9 @@
 use ipnet::IpNet;
 use weft_host_abi::types::{RangeSet, Request};
 
-use super::beside::Cells;
 use super::call::Call;
 use super::cluster_agent::Cluster;
+use super::cluster_view::Cells;
 use super::error::AttachError;
 use crate::agent::claim::ClaimReply;
 use crate::ledger::remote::{Looks, Runs, Span};
@@ -23,7 +23,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Returns what the policy sees. An address requested by name may lie anywhere: its cell is looked up, or made.
-    pub(super) fn beside(&self, call: &Call, request: &Request) -> Cells {
+    pub(super) fn cells_for(&self, call: &Call, request: &Request) -> Cells {
         let declared = call.network.ipam.as_ref().map(|ipam| ipam.declared.as_slice()).unwrap_or_default();
         let requested = request.requested.iter().filter_map(|requested| requested.address);
         let named = requested.chain(declared.iter().map(IpNet::addr)).map(|address| (address, address));
@@ -43,7 +43,7 @@ impl Shared {
             return Ok(false);
         }
         let before = self.spans.len();
-        for spans in lacking(call, looks) {
+        for spans in exhausted_spans(call, looks) {
             let known = self.spans.iter().map(|(first, _last)| *first).collect();
             match cluster.cell(spans, true, known)? {
                 ClaimReply::Shared { cells, taken } => {
@@ -60,8 +60,8 @@ impl Shared {
 }
 
 /// Returns the ranges of each set in which a policy found no room.
-pub(super) fn lacking(call: &Call, looks: &Looks) -> Vec<Vec<Span>> {
+pub(super) fn exhausted_spans(call: &Call, looks: &Looks) -> Vec<Vec<Span>> {
     let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
     let spans = |set: &RangeSet| set.ranges.iter().map(|range| (range.first, range.last)).collect();
-    looks.lacking(sets).into_iter().map(spans).collect()
+    looks.exhausted_sets(sets).into_iter().map(spans).collect()
 }

@@ -29,5 +29,5 @@ pub(super) fn decide(
 /// Returns what other chained calls of an entry need of what `mine` shares.
 pub(super) fn of_other_calls(node: &mut Node<'_>, key: &Key, mine: &Chained) -> Result<BTreeSet<String>, AttachError> {
     let listed = node.store()?.entry(key)?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
-    Ok(listed.iter().filter(|chained| *chained != mine).flat_map(|chained| chained.plan.shared()).collect())
+    Ok(listed.iter().filter(|chained| *chained != mine).flat_map(|chained| chained.plan.shared_names()).collect())
 }

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::node::Node;
-use super::{choose, cluster_agent, external, foresee, ipam_keys, lease, pool, restart, steps};
+use super::{choose, cluster_agent, external, ipam_keys, lease, pool, preflight, restart, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;
@@ -22,7 +22,7 @@ pub const STATUS_LIMIT: Duration = Duration::from_millis(850);
 /// # Errors
 /// Why it would fail.
 pub fn status(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    let call = &call.clone().due(Instant::now() + STATUS_LIMIT);
+    let call = &call.clone().with_due_time(Instant::now() + STATUS_LIMIT);
     match choose::status(node, call)? {
         Some(call) => of_network(node, &call),
         None => Ok(()),
@@ -34,7 +34,7 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;
-                foresee::of_host(node, call)?;
+                preflight::of_host(node, call)?;
             }
             // flannel's plugin does not call its delegate.
             None if call.persona == Persona::Flannel => {}
@@ -66,13 +66,13 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         return Ok(());
     }
     let now = crate::facts::now()?;
-    let left = call.left(STATUS_LIMIT);
+    let left = call.time_left(STATUS_LIMIT);
     let store = node.store()?;
     if store.has_expired(now)? {
         // If others are writing, the next call does it.
         store.with_patience(left, |store| store.purge_expired(now)).ok();
     }
-    room(store, &ipam.scope, &ipam.range_sets, now)
+    check_room(store, &ipam.scope, &ipam.range_sets, now)
 }
 
 /// Returns what is wrong with `ipam`. It is written for the network's own policy, so a fallback is not asked.
@@ -93,7 +93,7 @@ fn problems(call: &Call, policy: &Standing<'_>) -> Result<Vec<Problem>, AttachEr
 
 /// Checks that each declared set has a free address. With named sets a policy chooses among them, so one with room is
 /// enough.
-fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), AttachError> {
+fn check_room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), AttachError> {
     let view = store.view(scope, now)?;
     let mut full = Vec::new();
     for set in sets {

@@ -29,14 +29,14 @@ pub(super) struct Changes {
 
 /// Checks the configuration of every step on its own.
 pub(super) fn validate(call: &Call) -> Result<(), AttachError> {
-    each(call).try_for_each(|(step, conf)| Ok(step.validate(conf, &call.pairs)?))
+    configured_steps(call).try_for_each(|(step, conf)| Ok(step.validate(conf, &call.pairs)?))
 }
 
 /// Returns what the steps need to know about the host.
 pub(super) fn needs(call: &Call) -> Result<Vec<Need>, AttachError> {
     let attachment = call.attachment();
     let mut needs = Vec::new();
-    for (step, conf) in each(call) {
+    for (step, conf) in configured_steps(call) {
         step.validate(conf, &call.pairs)?;
         needs.extend(step.needs(conf, &attachment)?);
     }
@@ -71,7 +71,7 @@ fn plan_all(
 ) -> Result<StepPlan, AttachError> {
     let attachment = call.attachment();
     let mut all = StepPlan::default();
-    for (step, conf) in each(call) {
+    for (step, conf) in configured_steps(call) {
         let planned = step.plan(&StepInput {
             conf,
             attachment: &attachment,
@@ -95,7 +95,7 @@ fn plan_all(
     Ok(all)
 }
 
-fn each(call: &Call) -> impl Iterator<Item = (&'static dyn step::Step, &Object)> {
+fn configured_steps(call: &Call) -> impl Iterator<Item = (&'static dyn step::Step, &Object)> {
     call.network.steps.iter().filter_map(|conf| Some((step::find(&conf.kind)?, &conf.conf)))
 }
 
@@ -129,7 +129,7 @@ pub(super) fn plan_on(
 }
 
 /// Plans the steps after the ops of other plugins that did not run yet, and returns the result as far as it is known.
-pub(super) fn foresee(
+pub(super) fn preview(
     context: &Context,
     call: &Call,
     before: Option<CniResult>,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_host_abi::types::{ChoiceRequest, Denial, Dns, ReleaseRule, Request, Route};
 
-use super::compared::MonitorTrace;
+use super::comparison::MonitorTrace;
 use super::error::AttachError;
 use super::rules::Rules;
 use crate::policy::{Evidence, Exchanges, LogLine};
@@ -180,7 +180,7 @@ impl Attempt {
     }
 
     /// Adds the rules of the call.
-    pub(super) fn under(self, rules: Rules) -> Self {
+    pub(super) fn with_rules(self, rules: Rules) -> Self {
         Self { rules: Some(rules), ..self }
     }
 }
@@ -251,7 +251,7 @@ impl Traces {
     }
 
     /// Returns the journal's text, however large.
-    pub(super) fn text(&self) -> serde_json::Result<String> {
+    pub(super) fn to_json(&self) -> serde_json::Result<String> {
         #[derive(Serialize)]
         struct Text<'a> {
             #[serde(flatten)]
@@ -343,7 +343,7 @@ pub(super) mod tests {
         for choice in [None, Some(choice())] {
             for decision in [None, Some(decision())] {
                 let traces = Traces { choice: choice.clone(), decision, ..Traces::default() };
-                assert_eq!(Traces::parse(&traces.text().expect("a text")).expect("whole"), traces);
+                assert_eq!(Traces::parse(&traces.to_json().expect("a text")).expect("whole"), traces);
             }
         }
         assert_eq!(Traces::parse("").expect("whole"), Traces::default());

@@ -86,7 +86,7 @@ pub enum Invoked {
 /// # Errors
 /// Code 4: a variable is missing or malformed, or the verb is unknown.
 pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoked, CniError> {
-    let command = text("CNI_COMMAND", get)?;
+    let command = variable("CNI_COMMAND", get)?;
     if command.is_empty() {
         return Ok(Invoked::About);
     }
@@ -99,19 +99,19 @@ pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoke
             missing.push(name);
         }
     };
-    let container_id = text("CNI_CONTAINERID", get)?;
+    let container_id = variable("CNI_CONTAINERID", get)?;
     need("CNI_CONTAINERID", verb.has_attachment(), &container_id);
     if verb.has_attachment() && !container_id.is_empty() {
         check_container_id(&container_id)?;
     }
-    let netns = text("CNI_NETNS", get)?;
+    let netns = variable("CNI_NETNS", get)?;
     need("CNI_NETNS", matches!(verb, Verb::Add | Verb::Check), &netns);
-    let ifname = text("CNI_IFNAME", get)?;
+    let ifname = variable("CNI_IFNAME", get)?;
     need("CNI_IFNAME", verb.has_attachment(), &ifname);
     if verb.has_attachment() && !ifname.is_empty() {
         check_ifname(&ifname)?;
     }
-    let args = text("CNI_ARGS", get)?;
+    let args = variable("CNI_ARGS", get)?;
     let path = get("CNI_PATH").unwrap_or_default();
     need("CNI_PATH", verb != Verb::Version, &path.to_string_lossy());
     if !missing.is_empty() {
@@ -120,7 +120,7 @@ pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoke
             format!("required env variables [{}] missing", missing.join(",")),
         ));
     }
-    let netns_override = text("CNI_NETNS_OVERRIDE", get)?;
+    let netns_override = variable("CNI_NETNS_OVERRIDE", get)?;
     Ok(Invoked::Cni(Environment {
         verb,
         container_id,
@@ -133,7 +133,7 @@ pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoke
 }
 
 /// Returns a variable as text, empty if it is absent.
-fn text(name: &str, get: &dyn Fn(&str) -> Option<OsString>) -> Result<String, CniError> {
+fn variable(name: &str, get: &dyn Fn(&str) -> Option<OsString>) -> Result<String, CniError> {
     get(name).unwrap_or_default().into_string().map_err(|raw| {
         CniError::new(code::INVALID_ENVIRONMENT, format!("{name} is not valid UTF-8"))
             .with_details(raw.to_string_lossy().into_owned())
@@ -151,7 +151,7 @@ mod tests {
         read_environment(&|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
     }
 
-    fn full<'a>(verb: &'a str, id: &'a str, ifname: &'a str) -> [(&'a str, &'a str); 6] {
+    fn full_environment<'a>(verb: &'a str, id: &'a str, ifname: &'a str) -> [(&'a str, &'a str); 6] {
         [
             ("CNI_COMMAND", verb),
             ("CNI_CONTAINERID", id),
@@ -164,14 +164,14 @@ mod tests {
 
     #[test]
     fn a_full_environment_is_read() {
-        let Ok(Invoked::Cni(read)) = read(&full("ADD", "c1", "eth0")) else { panic!("not read") };
+        let Ok(Invoked::Cni(read)) = read(&full_environment("ADD", "c1", "eth0")) else { panic!("not read") };
         assert_eq!((read.verb, read.container_id.as_str(), read.ifname.as_str()), (Verb::Add, "c1", "eth0"));
         assert_eq!(read.path, [PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")]);
         assert!(!read.netns_override);
     }
 
     #[test]
-    fn without_a_command_it_is_a_person() {
+    fn a_call_without_a_command_is_from_a_person() {
         assert_eq!(read(&[("CNI_CONTAINERID", "%")]), Ok(Invoked::About));
         assert_eq!(read(&[("CNI_COMMAND", "")]), Ok(Invoked::About));
     }
@@ -196,13 +196,13 @@ mod tests {
         assert_eq!((error.code, error.msg.as_str()), (4, "invalid characters in containerID"));
         assert_eq!(error.details, "a%b");
         // GC concerns no attachment, so these are not checked.
-        assert!(read(&full("GC", "a%b", "a/b")).is_ok());
+        assert!(read(&full_environment("GC", "a%b", "a/b")).is_ok());
     }
 
     #[test]
     fn the_override_is_one_or_true_in_any_case() {
         for (value, want) in [("1", true), ("TRUE", true), ("true", true), ("yes", false), ("0", false), ("", false)] {
-            let mut vars = full("ADD", "c1", "eth0").to_vec();
+            let mut vars = full_environment("ADD", "c1", "eth0").to_vec();
             vars.push(("CNI_NETNS_OVERRIDE", value));
             let Ok(Invoked::Cni(read)) = read(&vars) else { panic!("not read") };
             assert_eq!(read.netns_override, want, "{value}");
@@ -218,7 +218,10 @@ mod tests {
                 if name == bad {
                     return Some(bytes.clone());
                 }
-                full("ADD", "c1", "eth0").iter().find(|(key, _)| *key == name).map(|(_, v)| OsString::from(v))
+                full_environment("ADD", "c1", "eth0")
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, v)| OsString::from(v))
             })
         };
         assert_eq!(get("CNI_ARGS").unwrap_err().msg, "CNI_ARGS is not valid UTF-8");

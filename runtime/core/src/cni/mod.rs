@@ -24,7 +24,7 @@ pub use net::read_net;
 pub use network::read_network;
 pub use object::{Mistyped, Object};
 pub use result::{CniResult, Interface, Ip, read_dns};
-pub use version::{Version, about, version_document};
+pub use version::{Version, about_message, version_document};
 
 #[cfg(test)]
 mod fuzz;

@@ -52,11 +52,11 @@ impl Object {
     /// # Errors
     /// The value is not an object (`null` is an empty one).
     pub fn from_value(value: Value) -> Result<Self, Mistyped> {
-        Self::at(value, "")
+        Self::from_value_at(value, "")
     }
 
     /// Like `from_value`, for an object whose path in error texts is `path`.
-    pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
+    pub(crate) fn from_value_at(value: Value, path: &str) -> Result<Self, Mistyped> {
         match value {
             Value::Object(_) => Ok(Self { value, path: path.to_owned(), repeated: Vec::new() }),
             Value::Null => Ok(Self { path: path.to_owned(), ..Self::default() }),
@@ -171,8 +171,8 @@ impl Object {
     /// The value has another type.
     pub fn object(&self, key: &str) -> Result<Option<Object>, Mistyped> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let inner = Self::at(value.clone(), &self.path_of(key))?;
-        Ok(Some(Self { repeated: below(&self.repeated, key), ..inner }))
+        let inner = Self::from_value_at(value.clone(), &self.path_of(key))?;
+        Ok(Some(Self { repeated: paths_below(&self.repeated, key), ..inner }))
     }
 
     /// Returns an object inside this one, or an empty one.
@@ -215,10 +215,10 @@ impl Object {
     /// The value, or an item of it, has another type.
     pub fn objects(&self, key: &str) -> Result<Option<Vec<Object>>, Mistyped> {
         let Some(items) = self.list(key)? else { return Ok(None) };
-        let repeated = below(&self.repeated, key);
+        let repeated = paths_below(&self.repeated, key);
         let object = |(index, item): (usize, &Value)| {
-            let inner = Self::at(item.clone(), &format!("{}[{index}]", self.path_of(key)))?;
-            Ok(Self { repeated: below(&repeated, &index.to_string()), ..inner })
+            let inner = Self::from_value_at(item.clone(), &format!("{}[{index}]", self.path_of(key)))?;
+            Ok(Self { repeated: paths_below(&repeated, &index.to_string()), ..inner })
         };
         items.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
     }
@@ -316,13 +316,13 @@ impl Object {
 
     /// Returns the place of a key of this object, for error texts.
     #[must_use]
-    pub fn place(&self, key: &str) -> String {
+    pub fn path_text(&self, key: &str) -> String {
         self.path_of(key)
     }
 }
 
 /// Returns those paths that lead through a key, from there on.
-fn below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
+fn paths_below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
     let through = paths.iter().filter_map(|path| path.split_first());
     through.filter(|(first, _)| first.eq_ignore_ascii_case(key)).map(|(_, rest)| rest.to_vec()).collect()
 }
@@ -347,78 +347,4 @@ pub(super) fn mistyped(path: &str, found: &Value, want: &'static str) -> Mistype
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use serde_json::json;
-
-    use super::*;
-
-    fn object(value: Value) -> Object {
-        Object::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn keys_match_in_any_case_and_the_last_one_counts() {
-        let conf = object(json!({"mtu": 1, "MTU": 2, "RuntimeConfig": {"Mac": "x"}}));
-        assert_eq!(conf.int("mtu").unwrap(), Some(2));
-        assert_eq!(conf.object("runtimeConfig").unwrap().unwrap().str("mac").unwrap(), Some("x"));
-    }
-
-    #[test]
-    fn a_repeated_key_counts_once_with_its_last_value() {
-        let conf = object(serde_json::from_str(r#"{"a": 1, "a": 2}"#).unwrap());
-        assert_eq!(conf.int("a").unwrap(), Some(2));
-        assert_eq!(conf.keys().collect::<Vec<_>>(), ["a"]);
-    }
-
-    #[test]
-    fn null_is_absent_everywhere() {
-        let conf = object(json!({"a": null, "l": [null, "x"], "o": [null]}));
-        assert_eq!(conf.str("a"), Ok(None));
-        assert_eq!(conf.object("a"), Ok(None));
-        assert_eq!(conf.strings("l").unwrap().unwrap(), ["", "x"]);
-        assert!(conf.objects("o").unwrap().unwrap()[0].is_empty());
-        assert!(object(Value::Null).is_empty());
-    }
-
-    #[test]
-    fn a_wrong_type_names_key_and_value() {
-        let conf = object(json!({"ipam": {"mtu": "big"}, "n": 1.5, "e": 1e3, "neg": -1, "s": ["a", 2], "t": [3]}));
-        let text = |e: Mistyped| e.to_string();
-        let ipam = conf.object("ipam").unwrap().unwrap();
-        assert_eq!(
-            text(ipam.int("mtu").unwrap_err()),
-            "json: cannot unmarshal string \"big\" into field ipam.mtu of type int"
-        );
-        assert_eq!(text(conf.int("n").unwrap_err()), "json: cannot unmarshal number 1.5 into field n of type int");
-        assert!(conf.int("e").is_err(), "Go takes no exponent for an int");
-        assert_eq!(
-            text(conf.u32("neg").unwrap_err()),
-            "json: cannot unmarshal number -1 into field neg of type uint32"
-        );
-        assert_eq!(
-            text(conf.strings("s").unwrap_err()),
-            "json: cannot unmarshal number 2 into field s[1] of type string"
-        );
-        assert_eq!(
-            text(conf.objects("t").unwrap_err()),
-            "json: cannot unmarshal number 3 into field t[0] of type object"
-        );
-        assert!(Object::from_value(json!([])).is_err());
-    }
-
-    #[test]
-    fn a_long_value_is_cut_at_a_character() {
-        let conf = object(json!({"n": "ä".repeat(100)}));
-        let text = conf.int("n").unwrap_err().to_string();
-        assert!(text.contains(&format!("{:?}...", "ä".repeat(64))), "{text}");
-    }
-
-    #[test]
-    fn setting_replaces_every_spelling() {
-        let conf = object(json!({"Type": "a", "x": 1, "TYPE": "b"})).with("type", "c");
-        assert_eq!(conf.as_value(), &json!({"x": 1, "type": "c"}));
-        assert_eq!(conf.unknown(&["X"]).collect::<Vec<_>>(), ["type"]);
-        assert_eq!(conf.unknown(&["X", "tYPE"]).next(), None);
-    }
-}
+mod tests;

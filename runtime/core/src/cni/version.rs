@@ -140,7 +140,7 @@ pub fn version_document(oldest: Version) -> String {
 
 /// Returns the message on stderr for a call without `CNI_COMMAND`, which succeeds.
 #[must_use]
-pub fn about(program: &str, oldest: Version) -> String {
+pub fn about_message(program: &str, oldest: Version) -> String {
     let versions: Vec<String> =
         Version::ALL.iter().filter(|version| **version >= oldest).map(ToString::to_string).collect();
     format!("{program}\nCNI protocol versions supported: {}\n", versions.join(", "))
@@ -209,10 +209,10 @@ mod tests {
             "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
         );
         assert!(
-            about("CNI weft", Version::V0_1_0)
+            about_message("CNI weft", Version::V0_1_0)
                 .ends_with("supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
         );
-        assert!(about("CNI firewall", Version::V0_4_0).ends_with("supported: 0.4.0, 1.0.0, 1.1.0\n"));
+        assert!(about_message("CNI firewall", Version::V0_4_0).ends_with("supported: 0.4.0, 1.0.0, 1.1.0\n"));
         let refused = Version::reconcile_since("0.3.1", Version::V0_4_0).unwrap_err();
         assert_eq!(refused.details, r#"config is "0.3.1", plugin supports ["0.4.0" "1.0.0" "1.1.0"]"#);
     }

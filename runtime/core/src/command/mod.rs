@@ -3,7 +3,9 @@
 //! Invariant: whatever happens, the caller gets exactly one JSON document on stdout (or none where CNI prints none), and log
 //! lines go to stderr only.
 
+mod call;
 mod process;
 mod stdin;
 
-pub use process::{Output, STATE_DIR, Surroundings, main, run};
+pub use call::{Output, run};
+pub use process::{STATE_DIR, Surroundings, main};

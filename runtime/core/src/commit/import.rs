@@ -117,10 +117,10 @@ impl Importing<'_> {
         };
         if held.iter().any(|(scope, other)| *scope == report.scope && *other == address) {
             report.already += 1;
-            return Ok(self.note(&file)?);
+            return Ok(self.record_file(&file)?);
         }
         if (self.ask.is_stale)(&self.key.attachment, address) {
-            self.note(&file)?;
+            self.record_file(&file)?;
             report.skipped.push(Skipped { file, reason: SkipReason::Stale });
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl Importing<'_> {
             Holder::Gone => ledger::free(self.conn, books, &report.scope, address)?,
             Holder::Same => {
                 report.already += 1;
-                return Ok(self.note(&file)?);
+                return Ok(self.record_file(&file)?);
             }
             Holder::Alive => {
                 report.skipped.push(Skipped { file, reason: SkipReason::Taken });
@@ -145,10 +145,10 @@ impl Importing<'_> {
             }
         };
         self.id = Some(id);
-        ledger::put(self.conn, &report.scope, address, (id, held.len(), self.ask.now))?;
+        ledger::write_claim(self.conn, &report.scope, address, (id, held.len(), self.ask.now))?;
         books.taken(&report.scope, address)?;
         report.imported += 1;
-        Ok(self.note(&file)?)
+        Ok(self.record_file(&file)?)
     }
 
     /// Returns who holds the address here, from the point of view of the attachment that is being imported.
@@ -166,10 +166,10 @@ impl Importing<'_> {
     }
 
     /// Records the file, so that an export knows it contains nothing new.
-    fn note(&self, file: &Path) -> Result<(), Fault> {
+    fn record_file(&self, file: &Path) -> Result<(), Fault> {
         let Attachment { container_id, ifname, .. } = &self.key.attachment;
         let contents = if ifname.is_empty() { container_id.clone() } else { format!("{container_id}\r\n{ifname}") };
-        ledger::note_imported(self.conn, &ledger::real(file), &contents)
+        ledger::note_imported(self.conn, &ledger::canonical_path(file), &contents)
     }
 }
 

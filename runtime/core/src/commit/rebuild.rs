@@ -23,7 +23,7 @@ pub struct Running {
     pub record: Record,
 }
 
-/// Returns whether an attachment in the journal is gone although the store knows no DEL of it.
+/// Returns whether an attachment in the journal is gone, although the store has no record of its DEL.
 type IsDead<'a> = &'a dyn Fn(&Entry) -> bool;
 
 /// The result of a rebuild.
@@ -105,7 +105,7 @@ fn take_over(
                 continue;
             }
         }
-        ledger::put(conn, scope, *address, (id, slot, now))?;
+        ledger::write_claim(conn, scope, *address, (id, slot, now))?;
         slot += 1;
         report.claims += 1;
     }

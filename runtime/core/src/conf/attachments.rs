@@ -18,7 +18,7 @@ pub(super) fn valid_attachments(object: &Object) -> Result<Option<Vec<(String, S
         for entry in entries {
             let text = |key: &'static str| {
                 let missing = || ConfError::BadValue {
-                    key: entry.place(key),
+                    key: entry.path_text(key),
                     value: String::new(),
                     want: "present, or GC would remove an attachment that is in use",
                 };

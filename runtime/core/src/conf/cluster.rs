@@ -80,7 +80,7 @@ fn blocks(ledger: &Object) -> Result<Option<Blocks>, ConfError> {
     let size = declared.u32("size")?.unwrap_or(0);
     if !size.is_power_of_two() || !CELL.contains(&size) {
         let want = "how many addresses a cell has: a power of two from 8 to 4096";
-        return Err(ConfError::BadValue { key: declared.place("size"), value: size.to_string(), want });
+        return Err(ConfError::BadValue { key: declared.path_text("size"), value: size.to_string(), want });
     }
     Ok(Some(Blocks { size, strict: declared.bool("strict")?.unwrap_or(false) }))
 }
@@ -92,7 +92,7 @@ fn pool(ledger: &Object) -> Result<Option<String>, ConfError> {
     let bounded = pool.len() <= LONGEST_NAME && !pool.starts_with(['-', '.']) && !pool.ends_with(['-', '.']);
     if pool.is_empty() || !bounded || !pool.bytes().all(letters) {
         let want = "the name of an AddressPool: lower-case letters, digits, dashes and dots";
-        return Err(ConfError::BadValue { key: ledger.place(POOL), value: pool.to_owned(), want });
+        return Err(ConfError::BadValue { key: ledger.path_text(POOL), value: pool.to_owned(), want });
     }
     Ok(Some(pool.to_owned()))
 }
@@ -111,7 +111,7 @@ impl LedgerKind {
         let kind = ledger.text("type")?.unwrap_or("node");
         if ledger_keys(kind).is_none() {
             let want = "\"node\", \"kubernetes\" or \"etcd\"";
-            return Err(ConfError::BadValue { key: ledger.place("type"), value: kind.to_owned(), want });
+            return Err(ConfError::BadValue { key: ledger.path_text("type"), value: kind.to_owned(), want });
         }
         if kind == "node" { Ok(Self::Node) } else { Ok(Self::Cluster(ClusterConf::read(kind, &ledger)?)) }
     }
@@ -128,15 +128,15 @@ impl ClusterConf {
         let ends = domain.starts_with('-') || domain.ends_with('-');
         if domain.len() > LONGEST_DOMAIN || domain.is_empty() || ends || !domain.bytes().all(letters) {
             let want = "at most 63 lower-case letters, digits and dashes, with a letter or digit at both ends";
-            return Err(ConfError::BadValue { key: ledger.place("domain"), value: domain.to_owned(), want });
+            return Err(ConfError::BadValue { key: ledger.path_text("domain"), value: domain.to_owned(), want });
         }
         let millis = ledger.u32("deadlineMs")?.unwrap_or(DEADLINE);
         if millis == 0 || millis > LONGEST_DEADLINE {
-            let key = ledger.place("deadlineMs");
+            let key = ledger.path_text("deadlineMs");
             return Err(ConfError::BadValue { key, value: millis.to_string(), want: "1 to 100000" });
         }
         if kind == "etcd" && ledger.strings("endpoints")?.is_none_or(|endpoints| endpoints.is_empty()) {
-            let key = ledger.place("endpoints");
+            let key = ledger.path_text("endpoints");
             return Err(ConfError::BadValue { key, value: "[]".to_owned(), want: "a list of client URLs of etcd" });
         }
         let mut reach = json!({"type": kind});

@@ -46,7 +46,7 @@ impl DhcpConf {
         let unknown = object.unknown(&KEYS).filter(|key| strict || did_you_mean(key, KEYS).is_some());
         let unknown: Vec<_> =
             unknown.map(|key| unknown_key(key, "ipam", &KEYS, || format!("known are {}", KEYS.join(", ")))).collect();
-        if let Some(error) = ConfError::all(unknown) {
+        if let Some(error) = ConfError::combine(unknown) {
             return Err(error);
         }
         let wish = Wish {
@@ -60,7 +60,7 @@ impl DhcpConf {
         };
         if !wish.ipv4 && !wish.ipv6 {
             return Err(ConfError::BadValue {
-                key: object.place("ipv4"),
+                key: object.path_text("ipv4"),
                 value: "false".to_owned(),
                 want: "true unless ipv6 is: no address would be asked for",
             });
@@ -75,7 +75,7 @@ impl DhcpConf {
             return Ok(path);
         }
         let value = path.to_string_lossy().into_owned();
-        Err(ConfError::BadValue { key: object.place("daemonSocketPath"), value, want: "an absolute path" })
+        Err(ConfError::BadValue { key: object.path_text("daemonSocketPath"), value, want: "an absolute path" })
     }
 }
 
@@ -86,7 +86,7 @@ fn provide(object: &Object, cni_args: &[(String, String)]) -> Result<BTreeMap<u8
         let (name, code) = option(&item)?;
         if RESERVED.contains(&code) {
             let want = "an option that a client may choose: this one is set by weft";
-            return Err(ConfError::BadValue { key: item.place("option"), value: name, want });
+            return Err(ConfError::BadValue { key: item.path_text("option"), value: name, want });
         }
         let from_arg = item.text("fromArg")?.and_then(|key| cni_args.iter().rfind(|(name, _)| name == key));
         let own = item.str("value")?.filter(|value| !value.is_empty());

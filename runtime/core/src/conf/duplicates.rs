@@ -34,7 +34,7 @@ impl DuplicatesConf {
         let own = object.object_or_empty("duplicates")?;
         let wait_ms = own.u32("waitMs")?.unwrap_or(WAIT);
         if !(SHORTEST..=LONGEST).contains(&wait_ms) {
-            let key = own.place("waitMs");
+            let key = own.path_text("waitMs");
             return Err(ConfError::BadValue { key, value: wait_ms.to_string(), want: "30 to 5000" });
         }
         Ok(own.bool("detect")?.unwrap_or_default().then_some(Self { wait_ms }))

@@ -220,23 +220,23 @@ fn several_text(errors: &[ConfError]) -> String {
 impl ConfError {
     /// Combines errors into one; `None` if there are none.
     #[must_use]
-    pub fn all(mut errors: Vec<Self>) -> Option<Self> {
+    pub fn combine(mut errors: Vec<Self>) -> Option<Self> {
         if errors.len() < 2 { errors.pop() } else { Some(Self::Several(errors)) }
     }
 
     /// Appends one error to errors that were found before.
     #[must_use]
-    pub fn after(self, mut earlier: Vec<Self>) -> Self {
+    pub fn append_to(self, mut earlier: Vec<Self>) -> Self {
         if earlier.is_empty() {
             return self;
         }
-        earlier.extend(self.each());
+        earlier.extend(self.into_errors());
         Self::Several(earlier)
     }
 
     /// Returns the individual errors.
     #[must_use]
-    pub fn each(self) -> Vec<Self> {
+    pub fn into_errors(self) -> Vec<Self> {
         match self {
             Self::Several(errors) => errors,
             other => vec![other],

@@ -54,7 +54,7 @@ pub(super) struct Context<'a> {
 
 impl IpamConf {
     /// Returns an object of a kind without parsing it.
-    pub(super) fn bare(kind: IpamKind, object: Object, network: &str) -> Self {
+    pub(super) fn unparsed(kind: IpamKind, object: Object, network: &str) -> Self {
         let scope = scope(&object, network);
         Self {
             kind,
@@ -73,7 +73,7 @@ impl IpamConf {
 
     /// Returns the place of the object in the configuration, for error texts: `ipam`, or `monitor.ipam`.
     #[must_use]
-    pub fn place(&self) -> &str {
+    pub fn path(&self) -> &str {
         match self.object.path() {
             "" => "ipam",
             path => path,
@@ -81,7 +81,7 @@ impl IpamConf {
     }
 
     pub(super) fn read(kind: IpamKind, object: Object, context: &Context<'_>) -> Result<Self, ConfError> {
-        let mut conf = Self::bare(kind, object, context.network);
+        let mut conf = Self::unparsed(kind, object, context.network);
         match conf.kind {
             IpamKind::External(_) => return Ok(conf),
             IpamKind::Dhcp => {

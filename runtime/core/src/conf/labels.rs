@@ -21,7 +21,7 @@ pub(super) fn labels(args: &Object) -> Result<Vec<(String, String)>, ConfError> 
             let object = args.object_or_empty("labels")?;
             for (key, value) in object.as_value().as_object().into_iter().flatten() {
                 let text = value.as_str().ok_or_else(|| ConfError::BadValue {
-                    key: object.place(key),
+                    key: object.path_text(key),
                     value: value.to_string(),
                     want: "a string",
                 })?;

@@ -43,7 +43,7 @@ impl MonitorConf {
         context: &Context<'_>,
     ) -> Result<(), ConfError> {
         let Some(mut own) = object.object_or_empty("monitor")?.object("ipam")? else { return Ok(()) };
-        let bad = |key: &str, value: String, want| Err(ConfError::BadValue { key: own.place(key), value, want });
+        let bad = |key: &str, value: String, want| Err(ConfError::BadValue { key: own.path_text(key), value, want });
         if let Some((key, value)) = ["ledger", "duplicates"].iter().find_map(|key| Some((*key, own.get(key)?))) {
             return bad(key, value.to_string(), "in the network's own configuration, for both policies");
         }
@@ -51,7 +51,7 @@ impl MonitorConf {
             return bad("type", named, "absent, or the policy that \"monitor\" names");
         }
         name(&self.kind, &mut own);
-        let place = own.place("dataDir");
+        let place = own.path_text("dataDir");
         let mut own = IpamConf::read(self.kind.clone(), own, context)
             .map_err(|error| ConfError::Monitor { error: Box::new(error) })?;
         if let Some(dir) = own.object.text("dataDir")?.filter(|_dir| own.scope != network.scope) {
@@ -64,7 +64,7 @@ impl MonitorConf {
     }
 
     /// Swaps it with the network's own policy.
-    pub(super) fn promote(&mut self, network: &mut IpamConf) {
+    pub(super) fn swap_with_own(&mut self, network: &mut IpamConf) {
         match &mut self.ipam {
             // Each keeps its configuration.
             Some(own) => {

@@ -99,7 +99,7 @@ impl Network {
     }
 
     /// Reads the parts that cannot fail.
-    pub(super) fn bare(object: &Object) -> Self {
+    pub(super) fn unparsed(object: &Object) -> Self {
         let inner = |object: &Object, key| object.object_or_empty(key).unwrap_or_default();
         let version = object.str("cniVersion").ok().flatten().unwrap_or_default();
         Self {

@@ -25,7 +25,7 @@ pub fn pool_sets(declared: &[Value], exclude: &[String]) -> Result<Vec<RangeSet>
     let mut sets: Vec<(Option<String>, bool, Vec<Range>)> = Vec::new();
     for (index, value) in declared.iter().enumerate() {
         let unusable = |problem: RangeProblem| ConfError::RangeSet { index, problem };
-        let object = Object::at(value.clone(), &format!("ranges[{index}]"))?;
+        let object = Object::from_value_at(value.clone(), &format!("ranges[{index}]"))?;
         let range = ranges::read_range(&object).map_err(unusable)?;
         let name = object.text("set")?.map(str::to_owned);
         let is_v4 = range.first.is_ipv4();
@@ -46,7 +46,7 @@ pub fn pool_sets(declared: &[Value], exclude: &[String]) -> Result<Vec<RangeSet>
             want: "an address or a subnet",
         })?;
         for set in &mut sets {
-            set.ranges = set.ranges.iter().flat_map(|range| without(range, first, last)).collect();
+            set.ranges = set.ranges.iter().flat_map(|range| subtract_span(range, first, last)).collect();
         }
     }
     sets.retain(|set| !set.ranges.is_empty());
@@ -71,7 +71,7 @@ fn span(text: &str) -> Option<(IpAddr, IpAddr)> {
 }
 
 /// Returns the parts of a range on both sides of a span.
-fn without(range: &Range, first: IpAddr, last: IpAddr) -> Vec<Range> {
+fn subtract_span(range: &Range, first: IpAddr, last: IpAddr) -> Vec<Range> {
     if first.is_ipv4() != range.first.is_ipv4() || last < range.first || first > range.last {
         return vec![range.clone()];
     }
@@ -89,14 +89,14 @@ mod tests {
 
     use super::*;
 
-    fn ends(declared: &Value, exclude: &[&str]) -> Vec<(Option<String>, Vec<String>)> {
+    fn range_ends(declared: &Value, exclude: &[&str]) -> Vec<(Option<String>, Vec<String>)> {
         let exclude: Vec<String> = exclude.iter().map(|text| (*text).to_owned()).collect();
         let sets = pool_sets(declared.as_array().unwrap(), &exclude).unwrap();
         let text = |range: &Range| format!("{}-{}", range.first, range.last);
         sets.into_iter().map(|set| (set.name, set.ranges.iter().map(text).collect())).collect()
     }
 
-    fn text(declared: &Value, exclude: &str) -> String {
+    fn error_text(declared: &Value, exclude: &str) -> String {
         pool_sets(declared.as_array().unwrap(), &[exclude.to_owned()]).unwrap_err().to_string()
     }
 
@@ -104,29 +104,29 @@ mod tests {
     fn a_set_per_family_or_name() {
         let plain = json!([{"subnet": "10.0.0.0/29"}, {"subnet": "fd00::/126"}, {"subnet": "10.0.1.0/29"}]);
         let v4 = vec!["10.0.0.1-10.0.0.6".to_owned(), "10.0.1.1-10.0.1.6".to_owned()];
-        assert_eq!(ends(&plain, &[]), [(None, v4), (None, vec!["fd00::1-fd00::3".to_owned()])]);
+        assert_eq!(range_ends(&plain, &[]), [(None, v4), (None, vec!["fd00::1-fd00::3".to_owned()])]);
         let named = json!([{"subnet": "10.0.0.0/29", "set": "a"}, {"subnet": "10.0.1.0/29", "set": "b"}]);
-        let names: Vec<_> = ends(&named, &[]).into_iter().map(|(name, _ranges)| name.unwrap()).collect();
+        let names: Vec<_> = range_ends(&named, &[]).into_iter().map(|(name, _ranges)| name.unwrap()).collect();
         assert_eq!(names, ["a", "b"]);
     }
 
     #[test]
     fn what_is_excluded_is_in_no_range() {
         let one = json!([{"subnet": "10.0.0.0/28"}]);
-        let left = |exclude: &[&str]| ends(&one, exclude).remove(0).1.join(" ");
+        let left = |exclude: &[&str]| range_ends(&one, exclude).remove(0).1.join(" ");
         assert_eq!(left(&["10.0.0.4/30", "10.0.0.9"]), "10.0.0.1-10.0.0.3 10.0.0.8-10.0.0.8 10.0.0.10-10.0.0.14");
         assert_eq!(left(&["10.0.0.0/30"]), "10.0.0.4-10.0.0.14");
         assert_eq!(left(&["10.0.0.12/30"]), "10.0.0.1-10.0.0.11");
         assert_eq!(left(&["fd00::/64", "10.1.0.0/16"]), "10.0.0.1-10.0.0.14");
-        assert_eq!(text(&one, "10.0.0.0/24"), "no IP ranges specified");
-        assert_eq!(text(&one, "x"), "exclude is \"x\", but must be an address or a subnet");
+        assert_eq!(error_text(&one, "10.0.0.0/24"), "no IP ranges specified");
+        assert_eq!(error_text(&one, "x"), "exclude is \"x\", but must be an address or a subnet");
     }
 
     #[test]
     fn ranges_that_overlap_are_refused() {
         let twice = json!([{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.0/25"}]);
-        assert!(text(&twice, "10.0.0.9").contains("overlap"));
+        assert!(error_text(&twice, "10.0.0.9").contains("overlap"));
         let mixed = json!([{"subnet": "10.0.0.0/24", "set": "a"}, {"subnet": "fd00::/64", "set": "a"}]);
-        assert!(text(&mixed, "10.0.0.9").contains("mixed address families"));
+        assert!(error_text(&mixed, "10.0.0.9").contains("mixed address families"));
     }
 }

@@ -66,19 +66,20 @@ fn read_set(value: &Value, path: &str) -> Result<RangeSet, RangeProblem> {
         Value::Array(items) => checked_set(None, read_ranges(items, path)?),
         Value::Null => checked_set(None, Vec::new()),
         Value::Object(_) => {
-            let set = Object::at(value.clone(), path)?;
+            let set = Object::from_value_at(value.clone(), path)?;
             if let Some(key) = set.unknown(&["name", "ranges"]).next() {
                 return Err(RangeProblem::NoSet { found: format!("an object with {key:?}") });
             }
             let name = set.text("name")?.map(ToOwned::to_owned);
-            checked_set(name, read_ranges(set.list("ranges")?.unwrap_or_default(), &set.place("ranges"))?)
+            checked_set(name, read_ranges(set.list("ranges")?.unwrap_or_default(), &set.path_text("ranges"))?)
         }
         other => Err(RangeProblem::NoSet { found: other.to_string() }),
     }
 }
 
 fn read_ranges(items: &[Value], path: &str) -> Result<Vec<Range>, RangeProblem> {
-    let range = |(index, item): (usize, &Value)| read_range(&Object::at(item.clone(), &format!("{path}[{index}]"))?);
+    let range =
+        |(index, item): (usize, &Value)| read_range(&Object::from_value_at(item.clone(), &format!("{path}[{index}]"))?);
     items.iter().enumerate().map(range).collect()
 }
 
@@ -107,7 +108,7 @@ pub(super) fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     let bad = || RangeProblem::BadText { key: "subnet", what: "CIDR", text: text.to_owned() };
     let subnet = read_net(text).ok_or_else(bad)?;
     check_subnet(subnet)?;
-    let (second, last) = ends(subnet);
+    let (second, last) = usable_ends(subnet);
     let gateway = read_address(object, "gateway")?.unwrap_or(second);
     if gateway.is_ipv4() != subnet.addr().is_ipv4() {
         return Err(RangeProblem::GatewayFamily { gateway, subnet });
@@ -150,7 +151,7 @@ fn check_subnet(subnet: IpNet) -> Result<(), RangeProblem> {
 }
 
 /// Returns the first and the last usable address of a subnet. A subnet here has at least four addresses.
-fn ends(subnet: IpNet) -> (IpAddr, IpAddr) {
+fn usable_ends(subnet: IpNet) -> (IpAddr, IpAddr) {
     match (subnet.network(), subnet.broadcast()) {
         (IpAddr::V4(network), IpAddr::V4(broadcast)) => (
             Ipv4Addr::from(u32::from(network).saturating_add(1)).into(),

@@ -30,8 +30,8 @@ impl Network {
         match Self::read(persona, object, cni_args, is_shipped) {
             // With another version, everything else may be different.
             Err(error @ ConfError::Wire(_)) => Err(error),
-            Err(error) => Err(error.after(problems)),
-            Ok(network) => ConfError::all(problems).map_or(Ok(network), Err),
+            Err(error) => Err(error.append_to(problems)),
+            Ok(network) => ConfError::combine(problems).map_or(Ok(network), Err),
         }
     }
 
@@ -41,7 +41,7 @@ impl Network {
         cni_args: &[(String, String)],
         is_shipped: &dyn Fn(&str) -> bool,
     ) -> Result<Self, ConfError> {
-        let mut network = Self::bare(object);
+        let mut network = Self::unparsed(object);
         network.version = Version::reconcile_since(object.str("cniVersion")?.unwrap_or_default(), persona.oldest())?;
         network.runtime_config = object.object_or_empty("runtimeConfig")?;
         network.args = object.object_or_empty("args")?.object_or_empty("cni")?;
@@ -106,7 +106,7 @@ impl Network {
         let mut network = match delegate::find(&kind) {
             Some(found) => Self::parse(Persona::Delegate(found.kind()), conf, cni_args, is_shipped)?,
             // An external delegate calls its IPAM plugin itself.
-            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::unparsed(conf) },
         };
         network.version = self.version;
         // The plugin passes its delegate no `args`, but labels are facts about the pod.
@@ -122,7 +122,7 @@ impl Network {
         let kind = select::stock_kind(conf)?;
         Ok(match delegate::find(&kind) {
             Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),
-            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::unparsed(conf) },
         })
     }
 
@@ -148,10 +148,10 @@ impl Network {
                 ["ledger", "duplicates"].iter().find_map(|key| Some((key, ipam.object.get(key)?)))
         {
             let want = "beside \"ipam\", at the top of the configuration";
-            return Err(ConfError::BadValue { key: ipam.object.place(key), value: value.to_string(), want });
+            return Err(ConfError::BadValue { key: ipam.object.path_text(key), value: value.to_string(), want });
         }
         if persona != Persona::Weft
-            && let Some(error) = ConfError::all(unknown::of_terms(ours))
+            && let Some(error) = ConfError::combine(unknown::of_terms(ours))
         {
             return Err(error);
         }
@@ -162,11 +162,11 @@ impl Network {
             duplicates: DuplicatesConf::read(ours)?,
             fallback: FallbackConf::read(ours)?,
         };
-        self.check_duplicates(&ours.place("duplicates"))?;
+        self.check_duplicates(&ours.path_text("duplicates"))?;
         self.monitor = self.read_monitor(persona, ours, cni_args)?;
         let ipam = self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy());
         if let (Some(monitor), Some(ipam)) = (self.monitor.as_mut().filter(|monitor| monitor.promoted), ipam) {
-            monitor.promote(ipam);
+            monitor.swap_with_own(ipam);
         }
         if let LedgerKind::Cluster(cluster) = &self.terms.ledger {
             let scope = cluster.scope();
@@ -187,7 +187,7 @@ impl Network {
             None if self.select().is_some() => {}
             None => {
                 let want = "a network whose \"ipam\" is a policy, which it is compared with";
-                return Err(ConfError::BadValue { key: ours.place("monitor"), value: "{...}".to_owned(), want });
+                return Err(ConfError::BadValue { key: ours.path_text("monitor"), value: "{...}".to_owned(), want });
             }
         }
         Ok(Some(monitor))
@@ -197,14 +197,14 @@ impl Network {
     /// readable.
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
-        let mut network = Self::bare(object);
+        let mut network = Self::unparsed(object);
         if let Some(select) = read_select(persona, object, is_shipped).unwrap_or_default() {
             network.maker = Maker::Select(select);
             return network;
         }
         let ipam = object.object_or_empty("ipam").unwrap_or_default();
         let kind = ipam_kind::kind(persona, &ipam, is_shipped).ok().flatten();
-        network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
+        network.ipam = kind.map(|kind| IpamConf::unparsed(kind, ipam, &network.name));
         network.maker = match persona {
             Persona::Weft if weft::steps_alone(object) => Maker::Before,
             Persona::Weft => weft::delegate(object, network.ipam.as_ref()).map_or(Maker::Nobody, Maker::Delegate),

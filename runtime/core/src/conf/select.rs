@@ -116,7 +116,7 @@ impl SelectConf {
 
     /// Returns the path of the object in the configuration: `select`, or `select.monitor.select`.
     #[must_use]
-    pub fn place(&self) -> &'static str {
+    pub fn path(&self) -> &'static str {
         self.place
     }
 
@@ -183,7 +183,7 @@ impl SelectConf {
     }
 
     /// Swaps the monitored policy with the network's own. Each keeps its configuration, if they have two.
-    fn promote(&mut self) {
+    fn swap_with_monitored(&mut self) {
         let Some(SelectMonitor { policy, own }) = &mut self.monitor else { return };
         std::mem::swap(policy, &mut self.policy);
         if let Some(own) = own {
@@ -277,7 +277,7 @@ pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result
     if let Some((monitor, promoted)) = read_monitor(&select)? {
         conf.monitor = Some(monitor);
         if promoted {
-            conf.promote();
+            conf.swap_with_monitored();
         }
     }
     if !conf.policy.contains("://") && !is_shipped(&conf.policy) {
@@ -299,7 +299,7 @@ fn read_monitor(select: &Object) -> Result<Option<(SelectMonitor, bool)>, ConfEr
 
 /// Reads the `select` of `monitor`: what the policy would get in place of the network's.
 fn read_own(mut own: Object, policy: &str) -> Result<SelectOwn, ConfError> {
-    let bad = |key: &str, value: String, want| Err(ConfError::BadValue { key: own.place(key), value, want });
+    let bad = |key: &str, value: String, want| Err(ConfError::BadValue { key: own.path_text(key), value, want });
     if let Some(named) = own.text("policy")?.filter(|named| *named != policy) {
         return bad("policy", named.to_owned(), "left out, or the policy that \"monitor\" names");
     }
@@ -323,7 +323,7 @@ fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfErr
     let found = delegate::find(&kind);
     let settable = entry.strings("settable")?.unwrap_or_default();
     for key in &settable {
-        check_settable(key, &entry.place("settable"), found)?;
+        check_settable(key, &entry.path_text("settable"), found)?;
     }
     let ipam = entry.object("ipam")?.or_else(|| network.cloned()).map(Object::into_root);
     Ok(Entry { name, settable, own: own.into_root(), ipam })
@@ -355,7 +355,7 @@ fn files(select: &Object) -> Result<Vec<FileConf>, ConfError> {
     let mut files = Vec::new();
     // Names belong to the policy and are case-sensitive, so do not use the object's lookup.
     for (name, value) in object.as_value().as_object().into_iter().flatten() {
-        let bad = |want| ConfError::BadValue { key: object.place(name), value: value.to_string(), want };
+        let bad = |want| ConfError::BadValue { key: object.path_text(name), value: value.to_string(), want };
         let path = value.as_str().map(PathBuf::from).ok_or_else(|| bad("a path"))?;
         if !path.is_absolute() {
             return Err(bad("an absolute path"));
@@ -363,7 +363,7 @@ fn files(select: &Object) -> Result<Vec<FileConf>, ConfError> {
         files.push(FileConf { name: name.clone(), path });
     }
     if files.len() > FILES_MAX {
-        let (key, value) = (select.place("files"), format!("{} files", files.len()));
+        let (key, value) = (select.path_text("files"), format!("{} files", files.len()));
         return Err(ConfError::BadValue { key, value, want: "at most 8 files" });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));

@@ -67,8 +67,11 @@ impl LimitsConf {
     /// Reads `limits` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
         let limits = object.object_or_empty("limits")?;
-        let zero =
-            |key: &str| ConfError::BadValue { key: limits.place(key), value: "0".to_owned(), want: "greater than 0" };
+        let zero = |key: &str| ConfError::BadValue {
+            key: limits.path_text(key),
+            value: "0".to_owned(),
+            want: "greater than 0",
+        };
         let read = Self {
             fuel: limits.u64("fuel")?,
             memory_mib: limits.u32("memoryMiB")?,
@@ -94,12 +97,12 @@ impl GrantsConf {
         let data = grants.text("data")?.map(PathBuf::from);
         if let Some(dir) = data.as_ref().filter(|dir| !dir.is_absolute()) {
             let value = dir.to_string_lossy().into_owned();
-            return Err(ConfError::BadValue { key: grants.place("data"), value, want: "an absolute path" });
+            return Err(ConfError::BadValue { key: grants.path_text("data"), value, want: "an absolute path" });
         }
         let routes = grants.strings("routes")?.unwrap_or_default().into_iter().map(|text| {
             let prefix = text.parse::<IpNet>().map(|prefix| prefix.trunc());
             let want = "prefixes such as 10.0.0.0/8";
-            prefix.map_err(|_no_prefix| ConfError::BadValue { key: grants.place("routes"), value: text, want })
+            prefix.map_err(|_no_prefix| ConfError::BadValue { key: grants.path_text("routes"), value: text, want })
         });
         let routes = routes.collect::<Result<_, _>>()?;
         Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data, routes })
@@ -115,7 +118,7 @@ impl FallbackConf {
             Some(name) if !name.is_empty() && !name.contains([':', '/']) => Self::Shipped(name.to_owned()),
             Some(other) => {
                 let want = "\"fail\", \"last-good\" or the name of a shipped policy";
-                return Err(ConfError::BadValue { key: object.place("fallback"), value: other.to_owned(), want });
+                return Err(ConfError::BadValue { key: object.path_text("fallback"), value: other.to_owned(), want });
             }
         })
     }

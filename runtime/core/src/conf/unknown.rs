@@ -46,16 +46,16 @@ pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
         [("limits", &LIMITS[..]), ("grants", &GRANTS[..]), ("duplicates", &DUPLICATES[..]), ("monitor", &MONITOR[..])];
     for (key, known) in closed {
         if let Ok(Some(inner)) = object.object(key) {
-            found.extend(in_object(&inner, &object.place(key), known));
+            found.extend(in_object(&inner, &object.path_text(key), known));
         }
     }
     // If the ledger's type is unknown, only that is the error.
     if let Ok(Some(ledger)) = object.object("ledger")
         && let Ok(Some(known)) = ledger.text("type").map(|kind| ledger_keys(kind.unwrap_or("node")))
     {
-        found.extend(in_object(&ledger, &object.place("ledger"), &known));
+        found.extend(in_object(&ledger, &object.path_text("ledger"), &known));
         if let Ok(Some(blocks)) = ledger.object("blocks") {
-            found.extend(in_object(&blocks, &ledger.place("blocks"), &["size", "strict"]));
+            found.extend(in_object(&blocks, &ledger.path_text("blocks"), &["size", "strict"]));
         }
     }
     found
@@ -145,7 +145,7 @@ const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
 #[must_use]
 pub fn likely_mistakes(ipam: &Value) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
-    let mut look = |value: &Value, at: &str, known: &[&'static str]| {
+    let mut check_keys = |value: &Value, at: &str, known: &[&'static str]| {
         for key in value.as_object().into_iter().flat_map(|map| map.keys()) {
             let is_known = known.iter().any(|known| known.eq_ignore_ascii_case(key));
             if let Some(meant) = did_you_mean(key, known.iter().copied()).filter(|_| !is_known) {
@@ -153,7 +153,7 @@ pub fn likely_mistakes(ipam: &Value) -> Vec<(String, &'static str)> {
             }
         }
     };
-    look(ipam, "", &IPAM_KEYS);
+    check_keys(ipam, "", &IPAM_KEYS);
     let object = Object::from_value(ipam.clone()).unwrap_or_default();
     for (at, set) in object.list("ranges").ok().flatten().into_iter().flatten().enumerate() {
         let (ranges, at) = match set.get("ranges") {
@@ -161,7 +161,7 @@ pub fn likely_mistakes(ipam: &Value) -> Vec<(String, &'static str)> {
             None => (set, format!("/ranges/{at}")),
         };
         for (index, range) in ranges.as_array().into_iter().flatten().enumerate() {
-            look(range, &format!("{at}/{index}"), &RANGE);
+            check_keys(range, &format!("{at}/{index}"), &RANGE);
         }
     }
     found

@@ -41,7 +41,7 @@ impl Delegate for Dummy {
         Ok(Vec::new())
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::CreateDummy(CreateDummy { name: ifname.to_owned() })
     }
 
@@ -49,7 +49,7 @@ impl Delegate for Dummy {
         let addressing = input.addressing.unwrap_or(&addressing::NONE);
         let ips = addressing::required(addressing)?;
         let name = input.attachment.ifname.as_str();
-        let mut ops = vec![self.bare(name)];
+        let mut ops = vec![self.link_op(name)];
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
         // No neighbour needs an announcement of the addresses.
         addressing::Link { name, ips, routes, dad, notify: &[], probe: None }.configure(&mut ops);

@@ -105,7 +105,7 @@ impl Delegate for HostDevice {
         Ok(vec![Need::Device(read(conf)?)])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::TakeDevice(TakeDevice { name: ifname.to_owned(), ..TakeDevice::default() })
     }
 

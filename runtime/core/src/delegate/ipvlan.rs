@@ -95,7 +95,7 @@ impl Delegate for Ipvlan {
         Ok(vec![parent.need()])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         let parent = LinkRef { side: Side::Host, name: String::new() };
         Op::CreateIpvlan(CreateIpvlan { name: ifname.to_owned(), parent, mode: IpvlanMode::L2, mtu: None })
     }
@@ -107,7 +107,7 @@ impl Delegate for Ipvlan {
             None => Some(taken_over(input.previous)?),
         };
         let addressing = input.addressing.or(taken_over.as_ref()).unwrap_or(&addressing::NONE);
-        let (parent, _mtu) = parent.or_of(input.previous)?.found(input.observed)?;
+        let (parent, _mtu) = parent.or_of(input.previous)?.parent_link(input.observed)?;
         let ips = addressing::required(addressing)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateIpvlan(CreateIpvlan { name: name.to_owned(), parent, mode, mtu })];

@@ -121,7 +121,7 @@ pub trait Delegate: Sync {
 
     /// Returns the op that makes the attachment's link, containing only the link's name. DEL uses its teardown if the
     /// journal has no plan, because the stock plugin made the link before the node was switched to weft.
-    fn bare(&self, ifname: &str) -> Op;
+    fn link_op(&self, ifname: &str) -> Op;
 
     /// Returns the plan of ADD.
     ///

@@ -41,7 +41,7 @@ impl Delegate for Loopback {
         Ok(vec![Need::Link(LinkRef::container(LO))])
     }
 
-    fn bare(&self, _ifname: &str) -> Op {
+    fn link_op(&self, _ifname: &str) -> Op {
         Op::LinkUp { link: LinkRef::container(LO) }
     }
 

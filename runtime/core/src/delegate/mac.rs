@@ -6,7 +6,7 @@ use crate::cni::Object;
 use crate::keys;
 use crate::plan::Mac;
 
-pub(super) fn asked(conf: &Object, cni_args: &[(String, String)]) -> Result<Option<Mac>, DelegateError> {
+pub(super) fn requested_mac(conf: &Object, cni_args: &[(String, String)]) -> Result<Option<Mac>, DelegateError> {
     let asked = match keys::runtime_mac(conf)?.or_else(|| keys::cni_args_mac(cni_args)) {
         None => conf.text("mac").map_err(keys::mistyped)?.map(ToOwned::to_owned),
         found => found,

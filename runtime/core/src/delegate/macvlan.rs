@@ -24,7 +24,7 @@ impl Settings {
         Ok(Self {
             parent: Parent::read(conf)?,
             mode: mode(conf.str("mode").map_err(keys::mistyped)?.unwrap_or_default())?,
-            mac: mac::asked(conf, cni_args)?,
+            mac: mac::requested_mac(conf, cni_args)?,
             bc_queue_len: conf.u32("bcqueuelen").map_err(keys::mistyped)?.filter(|length| *length != 0),
         })
     }
@@ -69,7 +69,7 @@ impl Delegate for Macvlan {
         Ok(vec![Settings::read(conf, &[])?.parent.need()])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::CreateMacvlan {
             name: ifname.to_owned(),
             parent: LinkRef { side: Side::Host, name: String::new() },
@@ -82,7 +82,7 @@ impl Delegate for Macvlan {
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
         let settings = Settings::read(input.conf, input.cni_args)?;
-        let (parent, of_parent) = settings.parent.found(input.observed)?;
+        let (parent, of_parent) = settings.parent.parent_link(input.observed)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateMacvlan {
             name: name.to_owned(),

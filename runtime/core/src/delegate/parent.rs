@@ -52,7 +52,7 @@ impl Parent {
     }
 
     /// Returns the parent that was found, and its MTU.
-    pub(super) fn found(&self, observed: &Observed) -> Result<(LinkRef, u32), DelegateError> {
+    pub(super) fn parent_link(&self, observed: &Observed) -> Result<(LinkRef, u32), DelegateError> {
         let name = match &self.name {
             Some(name) => name,
             None => observed

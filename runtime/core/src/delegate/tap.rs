@@ -21,7 +21,7 @@ fn read(conf: &Object, cni_args: &[(String, String)]) -> Result<CreateTap, Deleg
         owner: conf.u32("owner").map_err(keys::mistyped)?,
         group: conf.u32("group").map_err(keys::mistyped)?,
         mtu: keys::mtu(conf)?,
-        mac: mac::asked(conf, cni_args)?,
+        mac: mac::requested_mac(conf, cni_args)?,
         selinux_context: context,
         bridge: text("bridge")?,
     })
@@ -56,7 +56,7 @@ impl Delegate for Tap {
         Ok(Vec::new())
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::CreateTap(CreateTap { name: ifname.to_owned(), ..CreateTap::default() })
     }
 

@@ -69,14 +69,14 @@ impl Delegate for Vlan {
         Ok(vec![Settings::read(conf)?.parent.need()])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         let parent = LinkRef { side: Side::Host, name: String::new() };
         Op::CreateVlan(CreateVlan { name: ifname.to_owned(), parent, id: 0, mtu: None })
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
         let Settings { parent, id } = Settings::read(input.conf)?;
-        let (parent, of_parent) = parent.found(input.observed)?;
+        let (parent, of_parent) = parent.parent_link(input.observed)?;
         let mtu = bounded_mtu(input.conf, of_parent)?;
         let addressing = input.addressing.unwrap_or(&addressing::NONE);
         let ips = addressing::required(addressing)?;

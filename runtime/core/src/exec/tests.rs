@@ -85,7 +85,7 @@ fn errors_are_those_of_the_plugin() {
 }
 
 #[test]
-fn a_plugin_that_says_without_end_is_killed() {
+fn a_plugin_with_endless_output_is_killed() {
     let error = run("yes", "{}", LONG).unwrap_err();
     assert!(matches!(error, ExecError::TooLarge { .. }), "{error}");
     assert_eq!(error.code(), 6);
@@ -109,7 +109,7 @@ fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
     let mut other = entered.join().unwrap();
 
     assert_eq!(kill(first, Duration::from_millis(50)), Fate::Unended);
-    let is_left = || left().iter().any(|child| child.id() == pid);
+    let is_left = || leftover_children().iter().any(|child| child.id() == pid);
     reap();
     assert!(is_left(), "it has not ended");
     other.wait().unwrap();

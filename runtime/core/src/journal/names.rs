@@ -7,7 +7,7 @@ use crate::plan::EXCLUSIVE;
 use crate::store::Fault;
 
 /// Records an entry's names. Refuses an exclusive name that another entry holds.
-pub(super) fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
+pub(super) fn write_names(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO shared (name, entry) VALUES (?1, ?2)")?;
     for name in shared {
         if name.starts_with(EXCLUSIVE) {
@@ -59,6 +59,6 @@ pub(crate) fn names(text: &str) -> Result<Vec<String>, Fault> {
         .map_err(|error| Fault::Damaged(format!("a journal entry's shared names {text:?} are not a list: {error}")))
 }
 
-pub(super) fn text(shared: &[String]) -> Result<String, Fault> {
+pub(super) fn names_json(shared: &[String]) -> Result<String, Fault> {
     serde_json::to_string(shared).map_err(|error| Fault::Damaged(format!("shared names cannot be written: {error}")))
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
-use super::names::{names, share, text, unshare};
+use super::names::{names, names_json, unshare, write_names};
 use super::{Entry, Record};
 use crate::store::{self, Fault, Key, Role, Stored};
 
@@ -92,14 +92,14 @@ pub(crate) fn insert(
         store::seconds(now),
         boot_id,
         rule_text(release)?,
-        text(&record.shared)?,
+        names_json(&record.shared)?,
         record.netns,
         record.plan,
         record.externals,
         record.trace
     ])?;
     let id = conn.last_insert_rowid();
-    share(conn, id, &record.shared)?;
+    write_names(conn, id, &record.shared)?;
     Ok(id)
 }
 
@@ -110,8 +110,15 @@ pub(super) fn replace(conn: &Connection, id: i64, record: &Record) -> Result<(),
     conn.prepare_cached(
         "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
     )?
-    .execute(params![id, text(&record.shared)?, record.netns, record.plan, record.externals, record.trace])?;
-    share(conn, id, &record.shared)?;
+    .execute(params![
+        id,
+        names_json(&record.shared)?,
+        record.netns,
+        record.plan,
+        record.externals,
+        record.trace
+    ])?;
+    write_names(conn, id, &record.shared)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::params;
 
 use super::Entry;
-use super::names::{names, text, unshare};
+use super::names::{names, names_json, unshare};
 use super::rows::{by_id, find};
 use crate::plan::EXCLUSIVE;
 use crate::store::{Key, NodeStore, Stop, StoreError};
@@ -29,7 +29,7 @@ impl NodeStore {
                     conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get::<_, String>(0))?;
                 let mut held = names(&held)?;
                 held.retain(|name| !given_up.contains(name));
-                conn.execute("UPDATE journal SET shared = ?2 WHERE id = ?1", params![id, text(&held)?])?;
+                conn.execute("UPDATE journal SET shared = ?2 WHERE id = ?1", params![id, names_json(&held)?])?;
                 Ok::<_, Stop<StoreError>>(unshare(conn, id, &given_up)?)
             })?;
         }

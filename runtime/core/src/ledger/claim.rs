@@ -65,7 +65,7 @@ pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec
             if chosen.iter().any(|other| other.claimed.address.addr() == address) {
                 continue;
             }
-            let standing = standing(conn, ask, address)?;
+            let standing = read_standing(conn, ask, address)?;
             if standing != Standing::Taken {
                 let claimed = Claimed { address: *candidate, gateway: want.gateway };
                 found = Some(Chosen { claimed, fresh: standing == Standing::Free, declared: range.is_some() });
@@ -100,7 +100,7 @@ pub(crate) fn granted(conn: &Connection, ask: &ClaimAsk<'_>, claimed: &[Claimed]
         .collect()
 }
 
-fn standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<Standing, Fault> {
+fn read_standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<Standing, Fault> {
     let row = conn
         .prepare_cached("SELECT state, until, owner, since FROM claims WHERE scope = ?1 AND address = ?2")?
         .query_row(params![ask.scope, Blob::new(address)], |row| {
@@ -124,7 +124,7 @@ pub(crate) fn take(conn: &Connection, ask: &ClaimAsk<'_>, id: i64, chosen: &[Cho
     }
     for (slot, choice) in chosen.iter().enumerate() {
         let address = choice.claimed.address.addr();
-        put(conn, ask.scope, address, (id, slot, ask.now))?;
+        write_claim(conn, ask.scope, address, (id, slot, ask.now))?;
         if choice.fresh {
             books.taken(ask.scope, address)?;
         }
@@ -134,7 +134,7 @@ pub(crate) fn take(conn: &Connection, ask: &ClaimAsk<'_>, id: i64, chosen: &[Cho
 }
 
 /// Writes the row of an active claim, over the row of a released one if there is one.
-pub(crate) fn put(
+pub(crate) fn write_claim(
     conn: &Connection,
     scope: &str,
     address: IpAddr,

@@ -24,8 +24,8 @@ pub use release::{CONFLICT_SECONDS, Released};
 pub use view::{ClaimFilter, ClaimRow, Pool, View};
 
 pub(crate) use check::{inspect, rebuild};
-pub(crate) use claim::{AllTaken, choose, granted, occupant, put, take};
-pub(crate) use host_local::{Found, lock, look, networks_in, note_imported, real};
+pub(crate) use claim::{AllTaken, choose, granted, occupant, take, write_claim};
+pub(crate) use host_local::{Found, canonical_path, lock, look, networks_in, note_imported};
 pub(crate) use ranges::Books;
 #[cfg(test)]
 pub(crate) use ranges::MOST;

@@ -72,7 +72,7 @@ impl NodeStore {
             db.conn.execute_batch("BEGIN").map_err(|source| db.explain("begin a snapshot", source.into()))?;
         }
         db.views = db.views.saturating_add(1);
-        Ok(View { db: self.share(), scope: scope.to_owned(), now })
+        Ok(View { db: self.shared_db(), scope: scope.to_owned(), now })
     }
 
     /// Returns the claims in a scope that a container holds, or that are kept for one of these identities, by address.

@@ -78,7 +78,7 @@ impl Logger {
     }
 
     /// Sets the subject of the following lines.
-    pub fn about(&self, subject: Subject) {
+    pub fn set_subject(&self, subject: Subject) {
         self.subject.replace(subject);
     }
 
@@ -89,7 +89,7 @@ impl Logger {
 
     /// Returns whether lines of a level are written.
     #[must_use]
-    pub fn has(&self, level: Level) -> bool {
+    pub fn is_enabled(&self, level: Level) -> bool {
         level <= self.level
     }
 
@@ -110,7 +110,7 @@ impl Logger {
 
     /// Logs a step. The text is made only if it is written.
     pub fn debug(&self, text: impl FnOnce() -> String) {
-        if self.has(Level::Debug) {
+        if self.is_enabled(Level::Debug) {
             self.line(Level::Debug, &text());
         }
     }
@@ -123,8 +123,8 @@ impl Logger {
 
     /// Logs the first line of a call. On stderr it appears only with the next line, such as what the call waits for:
     /// like the stock plugins, a call that neither waits nor fails writes nothing there.
-    pub fn first(&self, level: Level, text: &str) {
-        self.write(level, text, !self.has(Level::Debug));
+    pub fn first_line(&self, level: Level, text: &str) {
+        self.write(level, text, !self.is_enabled(Level::Debug));
     }
 
     /// Logs one line.
@@ -133,7 +133,7 @@ impl Logger {
     }
 
     fn write(&self, level: Level, text: &str, is_first: bool) {
-        if !self.has(level) {
+        if !self.is_enabled(level) {
             return;
         }
         let text = clean(text, TEXT_MAX);

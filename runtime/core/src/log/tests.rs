@@ -25,9 +25,9 @@ fn logger(level: Level) -> (tempfile::TempDir, std::path::PathBuf, Logger) {
 }
 
 #[test]
-fn a_line_says_what_it_is_about_and_is_there_at_once() {
+fn a_line_names_its_subject_and_is_written_at_once() {
     let (_dir, path, logger) = logger(Level::Info);
-    logger.about(subject());
+    logger.set_subject(subject());
     logger.info("ADD begins\n\u{1b}[2J");
     logger.debug(|| unreachable!("nobody wants it"));
     let text = std::fs::read_to_string(&path).unwrap();
@@ -50,7 +50,7 @@ fn levels_bound_what_is_written() {
 #[test]
 fn lines_that_are_kept_are_taken_once() {
     let logger = Logger::new(&Target::Kept);
-    logger.about(subject());
+    logger.set_subject(subject());
     logger.warn("one");
     logger.debug(|| unreachable!("not for a person"));
     assert_eq!((logger.take(), logger.take()), ("weft: one\n".to_owned(), String::new()));

@@ -176,7 +176,7 @@ impl Flow {
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(tuple) => {
                     for part in &tuple {
-                        flow.note(part);
+                        flow.read_tuple(part);
                     }
                     flow.original = tuple;
                 }
@@ -199,7 +199,7 @@ impl Flow {
         Some(flow)
     }
 
-    fn note(&mut self, part: &Tuple) {
+    fn read_tuple(&mut self, part: &Tuple) {
         match part {
             Tuple::Ip(addresses) => {
                 self.destination = addresses.iter().find_map(|address| match address {

@@ -21,7 +21,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::error::NetlinkError;
 use super::fault::{Doing, Fault};
-use super::locate::{Match, Place};
+use super::locate::{LinkLocation, Match};
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Rtnl, change};
 use super::sysfs::{Sysfs, Target};
@@ -157,9 +157,9 @@ impl Executor {
             if is_it { Match::Whole } else { Match::No }
         };
         match self.locate_elsewhere(&op.name, index, &fits)? {
-            Place::Elsewhere(..) => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: true }),
-            Place::Unclear => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: false }),
-            Place::Here(_) | Place::Gone => Ok(()),
+            LinkLocation::Elsewhere(..) => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: true }),
+            LinkLocation::Unclear => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: false }),
+            LinkLocation::Here(_) | LinkLocation::Gone => Ok(()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Errors between weft and the kernel, with the link, the address and the errno.
+//! Errors between weft and the kernel, with the link, the address and the errno. `error_kind` tells their kinds apart.
 //!
 //! Texts follow the reference plugins' if they have one, because people search for them. A refused request has its
 //! errno as a field and prints it (an errno is not a separate cause), with the kernel's own explanation if there is
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::errno::{Lower, LowerIo, means_absent, means_unsupported};
+use super::errno::{Lower, LowerIo};
 use super::netns_fault::NetnsFault;
 use crate::plan::{LinkRef, Mac};
 
@@ -329,66 +329,6 @@ struct Hint<'a>(Option<&'a str>);
 pub fn in_use(by: &[(IpAddr, Mac)]) -> String {
     let each: Vec<String> = by.iter().map(|(address, mac)| format!("{mac} answers for {address}")).collect();
     each.join(", ")
-}
-
-// === impl NetlinkError ===
-
-impl NetlinkError {
-    /// Returns the errno of the error, if there is one.
-    #[must_use]
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Refused { errno, .. } => Some(*errno),
-            Self::File { io, .. } => io.raw_os_error().map(Errno::from_raw),
-            Self::OpenNetns { fault, .. } | Self::BadNetns { fault } => match fault {
-                NetnsFault::Statfs(_, errno)
-                | NetnsFault::Open(_, errno)
-                | NetnsFault::Enter(errno)
-                | NetnsFault::NoMemory(errno) => Some(*errno),
-                NetnsFault::Magic(..) | NetnsFault::Inside(_) => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// Returns whether a network namespace cannot be used.
-    #[must_use]
-    pub fn is_netns(&self) -> bool {
-        matches!(self, Self::OpenNetns { .. } | Self::BadNetns { .. })
-    }
-
-    /// Returns whether the node ran out of memory, which is independent of the action.
-    #[must_use]
-    pub fn is_out_of_memory(&self) -> bool {
-        let fault = match self {
-            Self::OpenNetns { fault, .. } | Self::BadNetns { fault } => Some(fault),
-            _ => None,
-        };
-        matches!(fault, Some(NetnsFault::NoMemory(_))) || self.errno() == Some(Errno::ENOMEM)
-    }
-
-    /// Returns whether the object exists already.
-    #[must_use]
-    pub fn is_exists(&self) -> bool {
-        matches!(self, Self::VethExists { .. }) || self.errno() == Some(Errno::EEXIST)
-    }
-
-    /// Returns whether the kernel lacks the feature.
-    pub(super) fn is_unsupported(&self) -> bool {
-        self.errno().is_some_and(means_unsupported)
-    }
-
-    /// Returns whether a request for nftables failed because the kernel has none.
-    pub(super) fn means_no_nftables(&self) -> bool {
-        // Without `nf_tables`, `nfnetlink` takes the request for an invalid one.
-        self.is_unsupported() || self.errno() == Some(Errno::EINVAL)
-    }
-
-    /// Returns whether the object does not exist.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NoLink { .. } | Self::NoBridgeInside { .. }) || self.errno().is_some_and(means_absent)
-    }
 }
 
 // === impl Hint ===

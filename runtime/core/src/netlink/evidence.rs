@@ -2,8 +2,8 @@
 //! ledger, so it may enter every network namespace.
 //!
 //! Several nodes may run on one machine (containers as nodes), and see each other's namespaces. A link in a container
-//! is of this host if its parent is here. A link without a parent is if its namespace has a number for the host's,
-//! which an ADD gives it (`note_host`).
+//! belongs to this host if its parent is here. A link without a parent belongs to this host if its namespace has a
+//! number for the host's namespace, which an ADD assigns (`note_host`).
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -63,14 +63,14 @@ impl Opening {
     /// The namespace cannot be entered, no socket can be opened inside, or a fact cannot be read.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
         let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
-        let mut executor = Executor::with(self.host, Some(opened?));
+        let mut executor = Executor::from_sockets(self.host, Some(opened?));
         let observed = executor.observe(&self.needs)?;
         Ok((executor, observed))
     }
 }
 
 impl Executor {
-    fn with(host: Rtnl, container: Option<Container>) -> Self {
+    fn from_sockets(host: Rtnl, container: Option<Container>) -> Self {
         Self { host, container, nft: None, presence: None, state_dir: None, firewalld: Firewalld::default() }
     }
 
@@ -82,7 +82,7 @@ impl Executor {
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
-            None => Ok(Self::with(open_host()?, None)),
+            None => Ok(Self::from_sockets(open_host()?, None)),
         }
     }
 
@@ -105,7 +105,7 @@ impl Executor {
         let open = move || {
             let open = || Ok((Wire::route()?, Confs::open()?));
             let (socket, confs) = open().map_err(|error: io::Error| fail_inside(NetnsFault::inside("", &error)))?;
-            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside, cookie: own_netns_cookie() })
+            Ok(Container { rtnl: Rtnl::on_socket(socket), confs, netns: inside, cookie: own_netns_cookie() })
         };
         let container = netns.start_inside(open, then).map_err(fail)?;
         Ok(Opening { path, needs, host, container })
@@ -171,5 +171,5 @@ impl Executor {
 }
 
 fn open_host() -> Result<Rtnl, NetlinkError> {
-    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
+    Wire::route().map(Rtnl::on_socket).doing(|| "failed to open the routing netlink socket")
 }

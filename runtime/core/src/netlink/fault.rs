@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts() {
+    fn fault_texts() {
         let fault = Fault::Refused(Errno::EOPNOTSUPP, Some("Unknown device type.".to_owned()));
         let error = fault.doing("failed to make veth pair");
         assert_eq!(error.to_string(), "failed to make veth pair: operation not supported (Unknown device type)");

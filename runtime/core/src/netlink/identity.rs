@@ -42,7 +42,7 @@ pub fn netns_cookie(path: &Path) -> Option<u64> {
 /// Returns whether the namespace at a path is the calling thread's own.
 ///
 /// # Errors
-/// As `netns_identity`; also if there is none.
+/// Like `netns_identity`; also if the path does not exist.
 pub fn is_own_netns(path: &Path) -> Result<bool, NetlinkError> {
     Netns::open(path)?.is_own()
 }

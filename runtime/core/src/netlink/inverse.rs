@@ -39,13 +39,13 @@ pub(super) enum Inverse {
 
 impl Inverse {
     /// Any action of the executor.
-    pub(super) fn with(undo: impl FnOnce(&mut Executor) -> Result<(), NetlinkError> + Send + 'static) -> Self {
+    pub(super) fn from_action(undo: impl FnOnce(&mut Executor) -> Result<(), NetlinkError> + Send + 'static) -> Self {
         Self::Op(Box::new(undo))
     }
 
     /// Requests on one side's socket. If the object's link or namespace is gone, there is nothing to do.
     pub(super) fn request(side: Side, undo: impl FnOnce(&Rtnl) -> Result<(), Fault> + Send + 'static) -> Self {
-        Self::with(move |executor| {
+        Self::from_action(move |executor| {
             let Some(rtnl) = executor.rtnl(side) else { return Ok(()) };
             unless_absent(undo(rtnl)).doing(|| "the kernel refused")
         })

@@ -6,9 +6,9 @@
 //! the namespaces to which it can have been moved is gone. Only then may its address be given to another attachment.
 //!
 //! The plan has the parent's name, and the host may have renamed the parent since, given its name to another link, or
-//! moved it to another namespace. A child of a link outside the container is none that the container made, so under
-//! the chosen index it is the one, whatever its parent is called now. Elsewhere, the name only tells what is certain
-//! from what is not.
+//! moved it to another namespace. The container cannot make a child of a link outside it. So a child of such a link
+//! that has the chosen index is the link, whatever the name of its parent is now. For other links, the parent's name
+//! decides only whether the result is certain.
 //!
 //! Limitation: only one move is followed. A container that can create namespaces can move a link from the second one to
 //! a third and then end the second.
@@ -38,7 +38,7 @@ pub(super) struct Wanted<'a> {
 
 /// The location of a link.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum LinkLocation {
     /// In the container.
     Here(Link),
     /// In another namespace, with its number in the container's own namespace.
@@ -106,15 +106,15 @@ impl Match {
 
 impl Executor {
     /// Finds a link of the container. Searches other namespaces only if it is not in its place under its index.
-    pub(super) fn locate(&self, wanted: &Wanted<'_>) -> Result<Place, NetlinkError> {
-        let Some(container) = self.rtnl(Side::Container) else { return Ok(Place::Gone) };
+    pub(super) fn locate(&self, wanted: &Wanted<'_>) -> Result<LinkLocation, NetlinkError> {
+        let Some(container) = self.rtnl(Side::Container) else { return Ok(LinkLocation::Gone) };
         let doing = || format!("failed to find {:?}", wanted.name);
         let by_name = || container.link(Lookup::Name(wanted.name)).doing(doing);
         let Some(index) = wanted.index else {
             let named = by_name()?.filter(|link| link.kind == wanted.kind);
             // A pair whose other end is not on the host belongs to the container.
             let own = |link: &Link| link.kind == "veth" && link.other_netns != nsid_of(container, OWN).ok().flatten();
-            return Ok(named.filter(|link| !own(link)).map_or(Place::Gone, Place::Here));
+            return Ok(named.filter(|link| !own(link)).map_or(LinkLocation::Gone, LinkLocation::Here));
         };
         let parent = self.parent(wanted)?;
         let fits = |link: &Link, numbers| Match::compare(link, numbers, wanted.kind, parent.as_ref());
@@ -124,23 +124,23 @@ impl Executor {
         let mut unclear = false;
         if let Some(found) = found {
             match fits(&found, numbers) {
-                Match::Whole => return Ok(Place::Here(found)),
-                Match::ButParent if found.other_netns == numbers.host => return Ok(Place::Here(found)),
+                Match::Whole => return Ok(LinkLocation::Here(found)),
+                Match::ButParent if found.other_netns == numbers.host => return Ok(LinkLocation::Here(found)),
                 // Its parent left the host.
                 Match::ButParent => unclear = true,
                 Match::No => {}
             }
         }
         match self.locate_elsewhere(wanted.name, index, &fits)? {
-            Place::Gone if unclear => Ok(Place::Unclear),
+            LinkLocation::Gone if unclear => Ok(LinkLocation::Unclear),
             // If it was moved away and back, it may have another index, assigned by the kernel. An index chosen by a
             // plan belongs to another attachment that uses the same namespace.
-            Place::Gone => {
+            LinkLocation::Gone => {
                 let named = by_name()?.filter(|named| !Plan::is_chosen_index(named.index));
                 Ok(match named.map(|named| (fits(&named, numbers), named)) {
-                    Some((Match::Whole, named)) => Place::Here(named),
-                    Some((Match::ButParent, _)) => Place::Unclear,
-                    Some((Match::No, _)) | None => Place::Gone,
+                    Some((Match::Whole, named)) => LinkLocation::Here(named),
+                    Some((Match::ButParent, _)) => LinkLocation::Unclear,
+                    Some((Match::No, _)) | None => LinkLocation::Gone,
                 })
             }
             found => Ok(found),
@@ -162,8 +162,13 @@ impl Executor {
     }
 
     /// Searches the namespaces to which a link of the container can have been moved.
-    pub(super) fn locate_elsewhere(&self, name: &str, index: u32, fits: &Fits<'_>) -> Result<Place, NetlinkError> {
-        let Some(container) = self.rtnl(Side::Container) else { return Ok(Place::Gone) };
+    pub(super) fn locate_elsewhere(
+        &self,
+        name: &str,
+        index: u32,
+        fits: &Fits<'_>,
+    ) -> Result<LinkLocation, NetlinkError> {
+        let Some(container) = self.rtnl(Side::Container) else { return Ok(LinkLocation::Gone) };
         let doing = || format!("failed to look for {name:?} in other network namespaces");
         let Numbers { host, own } = self.numbers()?;
         let (mut found, mut unclear) = (Vec::new(), false);
@@ -181,7 +186,7 @@ impl Executor {
         for (netns, links) in found {
             for link in links {
                 match fits(&link, numbers) {
-                    Match::Whole if link.index == index => return Ok(Place::Elsewhere(netns, link)),
+                    Match::Whole if link.index == index => return Ok(LinkLocation::Elsewhere(netns, link)),
                     Match::Whole => unclear = true,
                     // An index chosen by another plan belongs to another attachment.
                     Match::ButParent => unclear |= link.index == index || !Plan::is_chosen_index(link.index),
@@ -189,7 +194,7 @@ impl Executor {
                 }
             }
         }
-        Ok(if unclear { Place::Unclear } else { Place::Gone })
+        Ok(if unclear { LinkLocation::Unclear } else { LinkLocation::Gone })
     }
 }
 

@@ -16,22 +16,23 @@
 //! Not here: the contents of a plan (`delegate`), and when it is applied (`attach`).
 
 mod applied;
+mod batch_delete;
 mod check;
 mod conntrack;
+mod container_access;
 mod device;
 mod errno;
 mod error;
+mod error_kind;
 mod evidence;
 mod executor;
 mod fault;
 mod firewalld;
 mod found;
 mod identity;
-mod inside;
 mod inverse;
 mod locate;
 mod lock;
-mod mass;
 mod netns;
 mod netns_fault;
 mod nft;
@@ -51,12 +52,12 @@ mod wire;
 
 pub use crate::background::Job;
 pub use applied::Applied;
-pub use check::{ChildDifference, Difference, Since, StepDifference};
+pub use check::{ChildDifference, Difference, LaterChanges, StepDifference};
+pub use container_access::in_netns;
 pub use error::{ApplyError, NetlinkError, UndoError, in_use};
 pub use evidence::trace_of_attachment;
 pub use executor::{Executor, FilterSocket, Opening};
 pub use identity::{in_new_netns, is_own_netns, is_path_of_other_pids, netns_cookie, netns_identity, own_netns_cookie};
-pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use netns_fault::NetnsFault;
 pub use nft::FilterOf;

@@ -21,7 +21,7 @@ impl Executor {
                 Need::Link(link) | Need::Parent(link) => {
                     let rtnl = self.side(link.side, link)?;
                     let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
-                    note(&mut observed, rtnl, link.clone(), found)?;
+                    record_link(&mut observed, rtnl, link.clone(), found)?;
                 }
                 Need::Device(query) => observed.device = Some(device::find(&self.host, query)?),
                 Need::Peer(link) => {
@@ -42,7 +42,7 @@ impl Executor {
                     let Some(found) = found else { continue };
                     let link = LinkRef { side: *side, name: found.name.clone() };
                     observed.default_route_links.insert(*side, found.name.clone());
-                    note(&mut observed, rtnl, link, Some(found))?;
+                    record_link(&mut observed, rtnl, link, Some(found))?;
                 }
             }
         }
@@ -77,7 +77,7 @@ fn file(path: &Path) -> Result<Option<String>, NetlinkError> {
     }
 }
 
-fn note(observed: &mut Observed, rtnl: &Rtnl, link: LinkRef, found: Option<Link>) -> Result<(), NetlinkError> {
+fn record_link(observed: &mut Observed, rtnl: &Rtnl, link: LinkRef, found: Option<Link>) -> Result<(), NetlinkError> {
     if let Some(found) = found {
         let addresses =
             rtnl.addresses(found.index, None).doing(|| format!("failed to list the addresses of {link}"))?;

@@ -22,13 +22,13 @@ impl Presence {
     pub(super) fn enter() -> Option<Self> {
         let namespace = File::open(OWN).ok()?;
         // The lock belongs to the open file, not to the process, so several executors in one process count as well.
-        fcntl(&namespace, FcntlArg::F_OFD_SETLK(&whole(F_RDLCK))).ok()?;
+        fcntl(&namespace, FcntlArg::F_OFD_SETLK(&whole_file(F_RDLCK))).ok()?;
         Some(Self { namespace })
     }
 
     /// Returns whether another ADD is running.
     pub(super) fn has_company(&self) -> bool {
-        let mut conflict = whole(F_WRLCK);
+        let mut conflict = whole_file(F_WRLCK);
         let asked = fcntl(&self.namespace, FcntlArg::F_OFD_GETLK(&mut conflict));
         asked.is_ok() && c_int::from(conflict.l_type) != F_UNLCK
     }
@@ -37,11 +37,11 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         // Closing the file has the same effect, but not while a just forked child still has a copy of it.
-        fcntl(&self.namespace, FcntlArg::F_OFD_SETLK(&whole(F_UNLCK))).ok();
+        fcntl(&self.namespace, FcntlArg::F_OFD_SETLK(&whole_file(F_UNLCK))).ok();
     }
 }
 
-fn whole(kind: c_int) -> flock {
+fn whole_file(kind: c_int) -> flock {
     // The kinds are 0, 1 and 2.
     let kind = c_short::try_from(kind).unwrap_or_default();
     flock { l_type: kind, l_whence: c_short::try_from(SEEK_SET).unwrap_or_default(), l_start: 0, l_len: 0, l_pid: 0 }

@@ -92,7 +92,7 @@ impl Executor {
         }
         let _lock = self.lock_shared()?;
         let kept = ask(ops.iter().copied(), decide)?;
-        let gone = ops.into_iter().filter(|op| op.shared().is_none_or(|name| !kept.contains(&name)));
+        let gone = ops.into_iter().filter(|op| op.shared_name().is_none_or(|name| !kept.contains(&name)));
         let content = nft::Content::from_ops(gone);
         if content.is_empty() {
             return Ok(());
@@ -107,7 +107,7 @@ impl Executor {
     /// Removes a firewalld source that no other attachment needs.
     pub(super) fn remove_source(&self, source: &FirewalldSource, decide: Decide<'_>) -> Result<(), NetlinkError> {
         let _lock = self.lock_firewalld()?;
-        let name = source.shared();
+        let name = source.shared_name();
         let kept = decide(std::slice::from_ref(&name)).map_err(|text| NetlinkError::Undecided { text })?;
         if kept.contains(&name) { Ok(()) } else { self.firewalld.remove(source) }
     }
@@ -154,7 +154,7 @@ impl Executor {
         }
         for (at, op, it) in places() {
             if let Op::FirewalldSource(source) = it
-                && !self.firewalld.has(source)?
+                && !self.firewalld.has_source(source)?
             {
                 note(at, op);
             }
@@ -198,7 +198,7 @@ impl Executor {
 }
 
 fn ask<'p>(ops: impl Iterator<Item = &'p Op>, decide: Decide<'_>) -> Result<BTreeSet<String>, NetlinkError> {
-    let names: Vec<String> = ops.filter_map(Op::shared).collect();
+    let names: Vec<String> = ops.filter_map(Op::shared_name).collect();
     if names.is_empty() {
         return Ok(BTreeSet::new());
     }

@@ -143,7 +143,7 @@ pub(super) fn is_labelled(link: &Link) -> bool {
 }
 
 pub(super) fn open_route() -> Result<Rtnl, NetlinkError> {
-    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
+    Wire::route().map(Rtnl::on_socket).doing(|| "failed to open the routing netlink socket")
 }
 
 pub(super) fn links_of(rtnl: &Rtnl) -> Result<Vec<Link>, NetlinkError> {

@@ -34,7 +34,7 @@ pub(super) struct Confs {
 
 /// The namespace whose keys to use.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Of<'a> {
+pub(super) enum SysctlNamespace<'a> {
     /// Those of the calling thread's namespace.
     Own,
     /// Those of another one. Only keys of links: see [`Confs::has`].
@@ -43,12 +43,12 @@ pub(super) enum Of<'a> {
 
 /// Reads a key of the calling thread's namespace; `None` if the kernel has no such key.
 pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
-    Of::Own.read(key)
+    SysctlNamespace::Own.read(key)
 }
 
 /// Writes a key of the calling thread's namespace.
 pub(super) fn write(key: &str, value: &str) -> Result<(), NetlinkError> {
-    Of::Own.write(key, value)
+    SysctlNamespace::Own.write(key, value)
 }
 
 /// Returns whether a key exists but is write-only: some keys only trigger an action.
@@ -71,12 +71,13 @@ impl Confs {
     }
 
     /// Returns whether a key is one of a link.
-    pub(super) fn has(key: &str) -> bool {
-        CONFS.iter().any(|dir| below(key, dir).is_some())
+    pub(super) fn is_link_key(key: &str) -> bool {
+        CONFS.iter().any(|dir| strip_directory(key, dir).is_some())
     }
 
     fn open_key(&self, key: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let mut places = CONFS.iter().zip(&self.dirs).filter_map(|(dir, fd)| below(key, dir).map(|rest| (rest, fd)));
+        let mut places =
+            CONFS.iter().zip(&self.dirs).filter_map(|(dir, fd)| strip_directory(key, dir).map(|rest| (rest, fd)));
         match places.next() {
             Some((rest, Some(dir))) => openat(dir.as_fd(), rest, flags, Mode::empty()),
             _ => Err(Errno::ENOENT),
@@ -87,13 +88,13 @@ impl Confs {
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Returns what follows a directory in a key.
-fn below<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
+fn strip_directory<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
     key.strip_prefix(dir)?.strip_prefix('/')
 }
 
 // === impl Of ===
 
-impl Of<'_> {
+impl SysctlNamespace<'_> {
     /// Reads a key; `None` if the kernel has no such key.
     pub(super) fn read(self, key: &str) -> Result<Option<String>, NetlinkError> {
         let read = |length: usize| -> Result<io::Result<Vec<u8>>, NetlinkError> {

@@ -6,7 +6,7 @@ use super::Executor;
 use super::conntrack::{self, Flows};
 use super::error::{NetlinkError, UndoError};
 use super::fault::Doing;
-use super::locate::{Place, Wanted};
+use super::locate::{LinkLocation, Wanted};
 use super::ops::operation;
 use super::rtnl::{Link, Lookup};
 use super::sharing::Decide;
@@ -89,13 +89,13 @@ impl Executor {
         let doing = || format!("failed to delete {:?}", wanted.name);
         let link = wanted.name.to_owned();
         match self.locate(wanted)? {
-            Place::Here(found) => container.delete_link(found.index).map(drop).doing(doing),
-            Place::Elsewhere(netns, found) => match container.delete_link_in(netns, found.index) {
+            LinkLocation::Here(found) => container.delete_link(found.index).map(drop).doing(doing),
+            LinkLocation::Elsewhere(netns, found) => match container.delete_link_in(netns, found.index) {
                 Ok(_) => Ok(()),
                 Err(_) => Err(NetlinkError::MovedOn { link, certain: true }),
             },
-            Place::Unclear => Err(NetlinkError::MovedOn { link, certain: false }),
-            Place::Gone => Ok(()),
+            LinkLocation::Unclear => Err(NetlinkError::MovedOn { link, certain: false }),
+            LinkLocation::Gone => Ok(()),
         }
     }
 

@@ -24,7 +24,7 @@ impl Executor {
     fn roll_back(&mut self, log: Vec<Logged>, mut decide: Option<Decide<'_>>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
         for Logged { what, inverse, unless } in log.into_iter().rev() {
-            let outcome = match unless.map_or(Ok(false), |newcomers| self.any(&newcomers)) {
+            let outcome = match unless.map_or(Ok(false), |newcomers| self.any_company(&newcomers)) {
                 Ok(true) => Ok(()),
                 Ok(false) => match (inverse, &mut decide) {
                     (Inverse::Filters(filters), Some(decide)) => self.undo_filters(filters, Some(&mut **decide)),
@@ -49,7 +49,7 @@ impl Executor {
         Newcomers { company: false, bridge: Some(bridge), known: BTreeSet::new() }
     }
 
-    fn any(&self, newcomers: &Newcomers) -> Result<bool, NetlinkError> {
+    fn any_company(&self, newcomers: &Newcomers) -> Result<bool, NetlinkError> {
         if newcomers.company || self.has_company() {
             return Ok(true);
         }

@@ -279,7 +279,7 @@ impl fmt::Display for IngressPolicy {
 impl IngressPolicy {
     /// Every attachment of the bridge sets the same policy.
     #[must_use]
-    pub fn shared(&self) -> String {
+    pub fn shared_name(&self) -> String {
         let policy = match self.policy {
             Ingress::SameBridge => "same-bridge",
             Ingress::Isolated => "isolated",
@@ -291,7 +291,7 @@ impl IngressPolicy {
 impl FirewalldSource {
     /// Two attachments with the same address are one source.
     #[must_use]
-    pub fn shared(&self) -> String {
+    pub fn shared_name(&self) -> String {
         format!("firewalld source {} {}", self.zone, self.address)
     }
 }

@@ -313,12 +313,12 @@ impl Op {
     /// Returns a name for what this op sets up, if another attachment may need the same thing and teardown would remove
     /// it.
     #[must_use]
-    pub fn shared(&self) -> Option<String> {
+    pub fn shared_name(&self) -> Option<String> {
         match self {
             Self::Masquerade { address } => Some(format!("masquerade {address}")),
             Self::HostPort(port) => Some(port.exclusive()),
-            Self::IngressPolicy(policy) => Some(policy.shared()),
-            Self::FirewalldSource(source) => Some(source.shared()),
+            Self::IngressPolicy(policy) => Some(policy.shared_name()),
+            Self::FirewalldSource(source) => Some(source.shared_name()),
             _ => None,
         }
     }

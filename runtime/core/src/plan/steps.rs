@@ -64,7 +64,7 @@ impl Plan {
     /// Returns what is left to do of this plan after `done` was applied. Both come from the same configuration and
     /// host, so an op in both is the same thing.
     #[must_use]
-    pub fn beyond(&self, done: &Self) -> Self {
+    pub fn remaining_after(&self, done: &Self) -> Self {
         let ops = self.ops.iter().filter(|op| !done.ops.contains(op)).cloned().collect();
         Self { ops, ..self.clone() }
     }
@@ -73,8 +73,8 @@ impl Plan {
     /// for an address). Teardown keeps a thing that another journal entry names as well. A name that begins with
     /// [`EXCLUSIVE`](super::EXCLUSIVE) is the opposite: two entries never hold it at once.
     #[must_use]
-    pub fn shared(&self) -> Vec<String> {
-        self.ops.iter().filter_map(Op::shared).collect()
+    pub fn shared_names(&self) -> Vec<String> {
+        self.ops.iter().filter_map(Op::shared_name).collect()
     }
 }
 
@@ -90,8 +90,8 @@ mod tests {
         let pin = Op::PinMac { link: "br0".to_owned() };
         let done = Plan { ops: vec![port.clone(), up.clone()], ..Plan::default() };
         let full = Plan { ops: vec![port, pin.clone(), up], container: Some("4:7".to_owned()), ..Plan::default() };
-        assert_eq!(full.beyond(&done), Plan { ops: vec![pin], ..full.clone() });
-        assert_eq!(full.beyond(&Plan::default()), full);
+        assert_eq!(full.remaining_after(&done), Plan { ops: vec![pin], ..full.clone() });
+        assert_eq!(full.remaining_after(&Plan::default()), full);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! DEL of a pod: needs only the journal. Removes attachments last first, continues after failures, reports all of them,
-//! and leaves what failed in the journal for the next DEL (R31). `kept` is about pods that the journal does not know.
+//! and leaves what failed in the journal for the next DEL (R31). `multus_del` is about pods that the journal does not know.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::attachment::Progress;
 use super::call::PodCall;
 use super::device_info;
-use super::kept;
+use super::multus_del;
 use super::plugin::{self, Sandbox};
 use super::record::{self, PodRecord, Unchanged};
 use crate::attach::{self, Node, called_netns, recorded_netns};
@@ -22,7 +22,7 @@ use crate::store::Key;
 pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else {
         remove_left(node, call)?;
-        return kept::del(node, call);
+        return multus_del::del(node, call);
     };
     let record = PodRecord::read(&entry)?;
     let netns = called_netns(&call.env.netns, record.recorded()).to_owned();

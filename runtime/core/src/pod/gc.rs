@@ -11,7 +11,7 @@ use super::attachment::PodAttachment;
 use super::call::PodCall;
 use super::del;
 use super::plugin;
-use super::ready::{self, Which};
+use super::ready::{self, DefaultNetworks};
 use super::record::{self, PodRecord};
 use crate::attach::{self, AttachError, Node};
 use crate::cni::{CniError, code};
@@ -29,7 +29,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let Some(valid) = valid(call)? else { return Ok(()) };
     let mut problems = Vec::new();
     let mut pods = Vec::new();
-    for entry in record::all(node).map_err(|error| error.to_cni())? {
+    for entry in record::pod_entries(node).map_err(|error| error.to_cni())? {
         match PodRecord::read(&entry) {
             Ok(record) => pods.push((entry.key, record)),
             Err(error) => problems.push(error.to_string()),
@@ -66,7 +66,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
 fn default_network(call: &PodCall, pods: &[(Key, PodRecord)]) -> Option<PodAttachment> {
     let is_known = pods.iter().flat_map(|(_key, record)| &record.attachments).any(|attachment| attachment.is_default);
     let info = if is_known { None } else { ready::known_definitions(call) };
-    ready::default_attachments(call, info.as_ref(), Which::First).ok()?.into_iter().next()
+    ready::default_attachments(call, info.as_ref(), DefaultNetworks::First).ok()?.into_iter().next()
 }
 
 /// Removes what killed ADDs left of pods that have no entry.

@@ -18,7 +18,7 @@ mod earlier;
 mod error;
 mod files;
 mod gc;
-mod kept;
+mod multus_del;
 mod network;
 mod plugin;
 mod ready;

@@ -57,10 +57,11 @@ pub(super) fn settle_versions(
         for plugin in attachment.plugins.iter_mut().filter(|plugin| plugin.external) {
             exec::find(&plugin.kind, &sandbox.path)
                 .map_err(|error| CniError::new(error.code(), format!("network {label}: {error}")))?;
-            let spoken = versions::spoken(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
+            let spoken =
+                versions::supported_versions(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
             let agreed = versions::agreed(spoken.as_deref(), wanted);
             if agreed != wanted {
-                plugin.conf = with(&plugin.conf, "cniVersion", &Value::String(agreed.to_string()))?;
+                plugin.conf = with_key(&plugin.conf, "cniVersion", &Value::String(agreed.to_string()))?;
             }
         }
     }
@@ -145,7 +146,7 @@ pub(super) fn status(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttach
                 external(sandbox, network, plugin, Verb::Status, &plugin.conf, node)?;
             }
         } else {
-            let conf = with(&plugin.conf, "cniVersion", &Value::String(Version::CURRENT.to_string()))?;
+            let conf = with_key(&plugin.conf, "cniVersion", &Value::String(Version::CURRENT.to_string()))?;
             let call = in_process(node, sandbox, network, plugin, Verb::Status, &conf)?;
             attach::status(node, &call).map_err(|error| error.to_cni())?;
         }
@@ -164,8 +165,8 @@ pub(super) fn gc(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment
             continue;
         }
         // The second key is the first one's name before the specification was final.
-        let stdin = with(&plugin.conf, "cni.dev/valid-attachments", valid)
-            .and_then(|conf| with(&conf, "cni.dev/attachments", valid));
+        let stdin = with_key(&plugin.conf, "cni.dev/valid-attachments", valid)
+            .and_then(|conf| with_key(&conf, "cni.dev/attachments", valid));
         let done = stdin.and_then(|stdin| external(sandbox, network, plugin, Verb::Gc, &stdin, node));
         problems.extend(done.err());
     }
@@ -174,7 +175,8 @@ pub(super) fn gc(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment
 
 /// Returns whether an external plugin, called with its network's version, knows the verbs of 1.1.
 fn has_1_1(node: &Node<'_>, sandbox: &Sandbox, plugin: &PluginCall) -> bool {
-    let spoken = || versions::spoken(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
+    let spoken =
+        || versions::supported_versions(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
     conf_version(plugin) >= Version::V1_1_0 && spoken().is_none_or(|spoken| spoken.contains(&Version::V1_1_0))
 }
 
@@ -194,11 +196,11 @@ fn stdin(plugin: &PluginCall, previous: Option<&Value>) -> Result<String, CniErr
     let own = conf_version(plugin);
     let same = previous.get("cniVersion").and_then(Value::as_str) == Some(own.to_string().as_str());
     let previous = if same { previous.clone() } else { CniResult::from_json(previous, own)?.to_value(own)? };
-    with(&plugin.conf, "prevResult", &previous)
+    with_key(&plugin.conf, "prevResult", &previous)
 }
 
 /// Returns a configuration with a key set.
-fn with(conf: &str, key: &str, value: &Value) -> Result<String, CniError> {
+fn with_key(conf: &str, key: &str, value: &Value) -> Result<String, CniError> {
     let mut conf: Value = serde_json::from_str(conf)
         .map_err(|error| CniError::new(code::INTERNAL, format!("a plugin's configuration in the journal: {error}")))?;
     if let Some(object) = conf.as_object_mut() {
@@ -246,7 +248,7 @@ fn in_process(
         None => call,
     };
     Ok(match sandbox.deadline {
-        Some(deadline) => call.due(deadline),
+        Some(deadline) => call.with_due_time(deadline),
         None => call,
     })
 }

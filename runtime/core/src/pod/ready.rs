@@ -47,7 +47,7 @@ pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
         Err(error) => return Err(CniError::new(code::NOT_AVAILABLE, error.to_string())),
     };
     let sandbox = plugin::Sandbox { deadline: Some(deadline), ..call.sandbox() };
-    for attachment in default_attachments(call, Some(&info), Which::All)? {
+    for attachment in default_attachments(call, Some(&info), DefaultNetworks::All)? {
         plugin::status(node, &sandbox, &attachment).map_err(unavailable)?;
     }
     Ok(())
@@ -86,7 +86,7 @@ fn not_ready(why: &str) -> CniError {
 
 /// Which networks of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum DefaultNetworks {
     /// All that every pod gets.
     All,
     /// The default network.
@@ -98,12 +98,12 @@ pub(super) enum Which {
 pub(super) fn default_attachments(
     call: &PodCall,
     info: Option<&PodInfo>,
-    which: Which,
+    which: DefaultNetworks,
 ) -> Result<Vec<PodAttachment>, CniError> {
     let none = PodInfo::default();
     let mut settings = call.settings()?.clone();
     match &mut settings.networks {
-        _ if which == Which::All => {}
+        _ if which == DefaultNetworks::All => {}
         Networks::Named { further, .. } => further.clear(),
         Networks::Inline(delegates) => delegates.truncate(1),
     }

@@ -158,7 +158,7 @@ pub(super) fn find(node: &mut Node<'_>, key: &Key) -> Result<Option<Entry>, Atta
 }
 
 /// Returns all pod entries of the node.
-pub(super) fn all(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
+pub(super) fn pod_entries(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
     let entries = node.store()?.entries(None)?;
     Ok(entries.into_iter().filter(|entry| entry.key.role == Role::Pod).collect())
 }

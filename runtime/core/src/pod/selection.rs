@@ -99,13 +99,13 @@ pub fn parse_selection(annotation: &'static str, text: &str) -> Result<Vec<Selec
     Ok(parsed)
 }
 
-fn at(annotation: &'static str, index: usize) -> impl Fn(String) -> SelectionError {
+fn element_error(annotation: &'static str, index: usize) -> impl Fn(String) -> SelectionError {
     move |why| SelectionError::Element { annotation, element: index + 1, why }
 }
 
 /// `[NAMESPACE/]NAME[@INTERFACE], ...`.
 fn from_list(annotation: &'static str, text: &str) -> Result<Vec<Selection>, SelectionError> {
-    let element = |(index, item): (usize, &str)| from_short(item.trim()).map_err(at(annotation, index));
+    let element = |(index, item): (usize, &str)| from_short(item.trim()).map_err(element_error(annotation, index));
     check_count(annotation, text.split(',').count())?;
     text.split(',').enumerate().map(element).collect()
 }
@@ -138,7 +138,7 @@ fn from_json(annotation: &'static str, text: &str) -> Result<Vec<Selection>, Sel
     let value: Value = serde_json::from_str(text).map_err(|error| form(format!("not JSON: {error}")))?;
     let Value::Array(items) = value else { return Err(form("it is JSON, but not a list".to_owned())) };
     let element = |(index, item): (usize, Value)| {
-        let wrong = at(annotation, index);
+        let wrong = element_error(annotation, index);
         if !item.is_object() {
             return Err(wrong(format!("{item} is not an object")));
         }
@@ -283,7 +283,7 @@ fn check_together(annotation: &'static str, all: &[Selection]) -> Result<(), Sel
     let mut names = BTreeSet::new();
     let mut default_route = None;
     for (index, selection) in all.iter().enumerate() {
-        let wrong = at(annotation, index);
+        let wrong = element_error(annotation, index);
         if let Some(interface) = &selection.interface
             && !names.insert(interface)
         {

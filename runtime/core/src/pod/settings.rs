@@ -39,7 +39,7 @@ pub(super) const KEYS: &[&str] = &[
     "statusDeadlineMs",
 ];
 
-/// Keys of Multus that count only for what Multus left on the node (`kept`).
+/// Keys of Multus that count only for what Multus left on the node (`multus_del`).
 pub(super) const OF_KEPT_MULTUS: &[&str] = &["cniDir", "daemonSocketDir"];
 
 /// Harmless keys of Multus without a meaning here: the places of its credentials and its log, and the options of its
@@ -174,7 +174,7 @@ impl Settings {
         if matches!(networks, Networks::Inline(_)) && object.list("defaultNetworks").map_err(mistyped)?.is_some() {
             warnings.push("defaultNetworks has no effect, because there is no clusterNetwork".to_owned());
         }
-        for key in object.keys().filter(|key| !known(key)) {
+        for key in object.keys().filter(|key| !is_known(key)) {
             warnings.push(format!("key {key:?} of the configuration is unknown and has no effect"));
         }
         if object.text("auxiliaryCNIChainName").map_err(mistyped)?.is_some() {
@@ -240,7 +240,7 @@ impl Settings {
     }
 }
 
-fn known(key: &str) -> bool {
+fn is_known(key: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(key);
     key.starts_with("cni.dev/")
         || [OF_CNI, KEYS, OF_KEPT_MULTUS, WITHOUT_MEANING].iter().any(|keys| keys.iter().any(is))

@@ -79,7 +79,7 @@ pub(super) fn refuse_pod_plugins(network: &str, conf: &NetworkConf) -> Result<()
 /// Returns the path and the value of the first `type` that is `weft-pod`.
 fn pod_plugin(object: &Map<String, Value>) -> Option<(String, String)> {
     object.iter().find_map(|(key, value)| match value {
-        Value::String(kind) if is(key, "type") => {
+        Value::String(kind) if is_key(key, "type") => {
             let file = kind.rsplit('/').next().unwrap_or(kind);
             is_pod_plugin(file).then(|| (key.clone(), kind.clone()))
         }
@@ -114,7 +114,7 @@ fn forbidden(object: &Map<String, Value>) -> Option<String> {
             Value::Object(inner) => of_object(key, inner).or_else(|| forbidden(inner)),
             Value::Array(list) => list.iter().find_map(in_list),
             Value::String(path) if !path.is_empty() => {
-                let usual = PATHS.iter().find(|(wanted, _usual)| is(key, wanted)).map(|(_key, usual)| usual);
+                let usual = PATHS.iter().find(|(wanted, _usual)| is_key(key, wanted)).map(|(_key, usual)| usual);
                 usual.is_some_and(|usual| !usual.contains(&path.as_str())).then(String::new)
             }
             _ => None,
@@ -133,23 +133,23 @@ fn in_list(value: &Value) -> Option<String> {
 
 /// Returns what is forbidden in the object of a key, as the rest of its path.
 fn of_object(key: &str, inner: &Map<String, Value>) -> Option<String> {
-    let named = |wanted: &[&str]| inner.keys().find(|key| wanted.iter().any(|wanted| is(key, wanted))).cloned();
-    if is(key, "ledger") {
+    let named = |wanted: &[&str]| inner.keys().find(|key| wanted.iter().any(|wanted| is_key(key, wanted))).cloned();
+    if is_key(key, "ledger") {
         let plain = |(name, value): (&String, &Value)| {
-            !is(name, "type") || value.as_str().is_none_or(|kind| LEDGERS.contains(&kind))
+            !is_key(name, "type") || value.as_str().is_none_or(|kind| LEDGERS.contains(&kind))
         };
         let other = inner.iter().find(|entry| !plain(*entry)).map(|(name, _)| name.clone());
         return named(&OF_LEDGER).or(other);
     }
-    if is(key, "grants") {
+    if is_key(key, "grants") {
         return named(&["data"]);
     }
-    if is(key, "select") {
+    if is_key(key, "select") {
         return named(&["files"]);
     }
     None
 }
 
-fn is(key: &str, wanted: &str) -> bool {
+fn is_key(key: &str, wanted: &str) -> bool {
     key.eq_ignore_ascii_case(wanted)
 }

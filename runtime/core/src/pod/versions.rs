@@ -21,7 +21,12 @@ struct Known {
 }
 
 /// Returns the versions that a plugin supports, oldest first; `None` if it does not say.
-pub(super) fn spoken(state_dir: &Path, plugin: &str, path: &[PathBuf], limit: Duration) -> Option<Vec<Version>> {
+pub(super) fn supported_versions(
+    state_dir: &Path,
+    plugin: &str,
+    path: &[PathBuf],
+    limit: Duration,
+) -> Option<Vec<Version>> {
     let binary = find(plugin, path).ok()?;
     let identity = identity(&binary)?;
     let file = cache_file(state_dir, &binary);
@@ -119,7 +124,7 @@ mod tests {
     fn version_is_asked_once_per_binary() {
         let dir = tempfile::tempdir().unwrap();
         let (state, path) = (dir.path().join("state"), [dir.path().to_owned()]);
-        let ask = || spoken(&state, "calico", &path, Duration::from_secs(60));
+        let ask = || supported_versions(&state, "calico", &path, Duration::from_secs(60));
         let asked = || fs::read_to_string(dir.path().join("log")).unwrap().lines().count();
         plugin(dir.path(), r#""0.3.1", "1.0.0", "9.0.0""#);
         assert_eq!(ask(), Some(vec![Version::V0_3_1, Version::V1_0_0]));
@@ -131,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_is_called_with_what_it_speaks() {
+    fn a_plugin_is_called_with_a_version_that_it_supports() {
         let old = [Version::V0_3_1, Version::V1_0_0];
         assert_eq!(agreed(Some(&old), Version::V1_1_0), Version::V1_0_0);
         assert_eq!(agreed(Some(&old), Version::V0_3_1), Version::V0_3_1);

@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::places::{is_here, is_refused};
+use super::pinned_paths::{is_here, is_refused};
 use super::source::policies_dir;
 use super::{PolicyError, PolicyRef};
 

@@ -19,14 +19,14 @@ mod confine;
 mod error;
 mod error_class;
 mod locked;
-mod places;
+mod pinned_paths;
 mod run;
 mod schema;
 mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, Needed, PolicyRow, PolicyState, PolicyStore, Standing, Swept, add_pinned, is_added, is_in_use,
+    CacheEntry, Digest, Needed, PolicyRow, PolicyState, PolicyStore, Readiness, Swept, add_pinned, is_added, is_in_use,
     keep_pinned, manifests, note_missed, record_manifest, remove_pinned, sweep_pinned, withdraw,
 };
 #[cfg(feature = "compile")]
@@ -35,7 +35,7 @@ pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, PolicyError};
 pub use error_class::Class;
 pub use locked::{LockFile, Locked, locked_policies, locked_to, resolve_tag, settle_lock};
-pub use places::{Pin, manifest_record};
+pub use pinned_paths::{Pin, manifest_record};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
 pub use schema::{Schema, UnknownKey};
 pub use source::{Artifact, PolicyRef};

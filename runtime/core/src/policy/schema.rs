@@ -118,7 +118,7 @@ impl Check<'_> {
         if !self.has_type(rules, value, at) {
             return;
         }
-        self.plain(rules, value, at);
+        self.check_scalar(rules, value, at);
         match value {
             Value::Array(items) => self.list(rules, items, at, depth),
             Value::Object(map) => self.object(rules, map, at, depth),
@@ -172,11 +172,11 @@ impl Check<'_> {
             return !value.is_null();
         }
         let said: Vec<&str> = wanted.into_iter().filter(|kind| *kind != "null").collect();
-        self.problem(at, format!("{} must be of type {}, and is {}", name(at), said.join(" or "), shown(value)));
+        self.problem(at, format!("{} must be of type {}, and is {}", name(at), said.join(" or "), excerpt(value)));
         false
     }
 
-    fn plain(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) {
+    fn check_scalar(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) {
         if let Some(allowed) = rules.get("enum").and_then(Value::as_array)
             && !allowed.contains(value)
         {
@@ -187,15 +187,15 @@ impl Check<'_> {
                 .map(|meant| format!(": did you mean {meant:?}?"));
             let allowed: Vec<String> = allowed.iter().filter(|one| !one.is_null()).map(Value::to_string).collect();
             let hint = hint.unwrap_or_default();
-            self.problem(at, format!("{} is {}, and must be {}{hint}", name(at), shown(value), allowed.join(" or ")));
+            self.problem(at, format!("{} is {}, and must be {}{hint}", name(at), excerpt(value), allowed.join(" or ")));
         }
         if let Some(only) = rules.get("const").filter(|only| *only != value) {
-            self.problem(at, format!("{} is {}, and must be {only}", name(at), shown(value)));
+            self.problem(at, format!("{} is {}, and must be {only}", name(at), excerpt(value)));
         }
         if let (Some(text), Some(pattern)) = (value.as_str(), rules.get("pattern").and_then(Value::as_str))
             && Regex::new(pattern).is_ok_and(|pattern| !pattern.is_match(text))
         {
-            self.problem(at, format!("{} is {}, which does not match {pattern:?}", name(at), shown(value)));
+            self.problem(at, format!("{} is {}, which does not match {pattern:?}", name(at), excerpt(value)));
         }
         let length = match value {
             Value::String(text) => Some((text.chars().count() as u64, "minLength", "maxLength", "characters")),
@@ -278,7 +278,7 @@ fn name(at: &str) -> &str {
 }
 
 /// Renders a value and truncates it if it is long.
-fn shown(value: &Value) -> String {
+fn excerpt(value: &Value) -> String {
     const EXCERPT: usize = 64;
     let text = value.to_string();
     if text.chars().count() <= EXCERPT { text } else { text.chars().take(EXCERPT).chain("...".chars()).collect() }
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_with_its_place() {
+    fn every_problem_is_reported_with_its_place() {
         let wrong = json!({"ranges": [{"subnet": "10.0.0.0"}, {"subnet": 7}], "release": "fre", "labels": {"a": 1}});
         assert_eq!(
             problems(&wrong),

@@ -137,7 +137,7 @@ impl StepInput<'_> {
 impl Previous {
     /// Returns the addresses of the attachment's interface. As with the stock plugins, these are the ones whose index
     /// is absent, is invalid, or names that interface in the container.
-    pub fn own<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a ShapeIp> {
+    pub fn own_addresses<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a ShapeIp> {
         self.ips.iter().filter(move |ip| {
             let link = ip.interface.and_then(|index| self.interfaces.get(index));
             link.is_none_or(|link| link.side == Side::Container && link.name == ifname)

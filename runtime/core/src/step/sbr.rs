@@ -53,7 +53,7 @@ fn sources(previous: &Previous, ifname: &str, settings: &Settings) -> Vec<Source
         let fixed = if ip.address.addr().is_ipv4() { settings.gateway_v4 } else { settings.gateway_v6 };
         Source { address: ip.address, gateway: fixed.or(ip.gateway) }
     };
-    previous.own(ifname).map(source).collect()
+    previous.own_addresses(ifname).map(source).collect()
 }
 
 impl Settings {

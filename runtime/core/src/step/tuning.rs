@@ -69,14 +69,14 @@ impl Step for Tuning {
             return Ok(plan);
         }
         plan.mac = set.mac;
-        let before = match found(input) {
+        let before = match link_attributes(input) {
             // Attributes of a link that the plan makes disappear with it.
             _ if input.interface_is_made() => LinkAttributes::default(),
-            Some(found) => had(&set, &found),
+            Some(found) => previous_values(&set, &found),
             None => return Err(StepError::Host(format!("failed to get {ifname:?}: Link not found"))),
         };
         plan.ops.push(Op::TuneLink(TuneLink { link: ifname.clone(), set, before }));
-        let addresses: Vec<_> = previous.own(ifname).map(|ip| ip.address.addr()).collect();
+        let addresses: Vec<_> = previous.own_addresses(ifname).map(|ip| ip.address.addr()).collect();
         // Neighbours know the address that the link had when the delegate made it.
         if plan.mac.is_some() && !addresses.is_empty() {
             plan.ops.push(Op::Announce { link: ifname.clone(), addresses });
@@ -87,9 +87,9 @@ impl Step for Tuning {
 
 /// Returns the attributes of the interface before the plan: in the container, or on the host if the plan takes it from
 /// there.
-fn found(input: &StepInput<'_>) -> Option<LinkAttributes> {
+fn link_attributes(input: &StepInput<'_>) -> Option<LinkAttributes> {
     let ifname = &input.attachment.ifname;
-    let all = |mac, promiscuous, mtu, all_multicast, tx_queue_length| LinkAttributes {
+    let attributes = |mac, promiscuous, mtu, all_multicast, tx_queue_length| LinkAttributes {
         mac,
         promiscuous: Some(promiscuous),
         mtu: Some(mtu),
@@ -99,14 +99,14 @@ fn found(input: &StepInput<'_>) -> Option<LinkAttributes> {
     if input.before.iter().any(|op| matches!(op, Op::TakeDevice(taken) if taken.name == *ifname)) {
         let Some(FoundDevice::Link(device)) = &input.observed.device else { return None };
         let DeviceLink { mac, promiscuous, mtu, all_multicast, tx_queue_length, .. } = *device;
-        return Some(all(mac, promiscuous, mtu, all_multicast, tx_queue_length));
+        return Some(attributes(mac, promiscuous, mtu, all_multicast, tx_queue_length));
     }
     let link = input.observed.links.get(&LinkRef::container(ifname.as_str()))?;
-    Some(all(link.mac, link.promiscuous, link.mtu, link.all_multicast, link.tx_queue_length))
+    Some(attributes(link.mac, link.promiscuous, link.mtu, link.all_multicast, link.tx_queue_length))
 }
 
 /// Returns the previous values of the attributes that are to be set.
-fn had(set: &LinkAttributes, was: &LinkAttributes) -> LinkAttributes {
+fn previous_values(set: &LinkAttributes, was: &LinkAttributes) -> LinkAttributes {
     LinkAttributes {
         mac: set.mac.and(was.mac),
         promiscuous: set.promiscuous.and(was.promiscuous),

@@ -8,10 +8,13 @@
 //! change both.
 
 mod addr;
+mod connection;
+mod content;
 mod error;
 mod fault;
 mod file;
 mod key;
+mod loss;
 mod marker;
 mod meta;
 mod node_store;
@@ -29,7 +32,8 @@ pub(crate) use meta::{BOOT, HOST, meta, seconds, set_meta};
 pub(crate) use node_store::Db;
 #[cfg(test)]
 pub(crate) use {
-    file::{FILE, log_path},
+    connection::log_path,
+    file::FILE,
     schema::{APPLICATION_ID, VERSION},
     space::LOG_LIMIT,
 };

@@ -19,9 +19,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::connection::{checkpoint, log_path, wait_for_others};
+use super::content::open_read_only;
 use super::error::explain_sql;
 use super::fault::{Fault, Stop};
-use super::file::{self, FILE, Made, checkpoint, log_path};
+use super::file::{self, FILE, Made};
+use super::loss::{check_loss, claimed};
 use super::meta::{CLAIMED, set_meta};
 use super::space::LOG_LIMIT;
 use super::{StoreError, marker, recover, schema, space};
@@ -100,7 +103,7 @@ impl NodeStore {
         boot_id: &str,
         may_create: &dyn Fn() -> Result<(), String>,
     ) -> Result<(), StoreError> {
-        file::check_loss(&state_dir.join(FILE), boot_id, may_create)
+        check_loss(&state_dir.join(FILE), boot_id, may_create)
     }
 
     /// Opens the store for reading only; `None` if there is none yet. Changes no data (SQLite may still create its
@@ -110,7 +113,7 @@ impl NodeStore {
     /// As `open`; also if the store has an older format, since reading does not upgrade it.
     pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join(FILE);
-        Ok(file::open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
+        Ok(open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
     }
 
     /// Opens what is left of a store that has lost something, or makes a new one. Returns the new paths of files that
@@ -170,7 +173,7 @@ impl NodeStore {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn share(&self) -> Arc<Mutex<Db>> {
+    pub(crate) fn shared_db(&self) -> Arc<Mutex<Db>> {
         Arc::clone(&self.db)
     }
 
@@ -191,7 +194,7 @@ impl NodeStore {
 
     /// Counts a claiming commit; called inside its transaction. `mark` records the count outside the store.
     pub(crate) fn count_claim(conn: &Connection) -> rusqlite::Result<u64> {
-        let count = file::claimed(conn)?.saturating_add(1);
+        let count = claimed(conn)?.saturating_add(1);
         set_meta(conn, CLAIMED, &count.to_string())?;
         Ok(count)
     }
@@ -199,7 +202,7 @@ impl NodeStore {
     /// Raises the count above the marker's, so that the store counts as intact from here on.
     pub(crate) fn count_past_mark(conn: &Connection, state_dir: &Path, boot_id: &str) -> rusqlite::Result<u64> {
         let marked = marker::read(&state_dir.join(FILE), boot_id).ok().flatten().unwrap_or(0);
-        let count = file::claimed(conn)?.max(marked).saturating_add(1);
+        let count = claimed(conn)?.max(marked).saturating_add(1);
         set_meta(conn, CLAIMED, &count.to_string())?;
         Ok(count)
     }
@@ -214,11 +217,11 @@ impl NodeStore {
 
     /// Waits for other processes for no longer than this, instead of as long as an ADD does.
     pub(crate) fn with_patience<T>(&mut self, patience: Duration, work: impl FnOnce(&mut Self) -> T) -> T {
-        let limited = file::wait_for_others(&mut self.lock().conn, Some(patience)).is_ok();
+        let limited = wait_for_others(&mut self.lock().conn, Some(patience)).is_ok();
         let done = work(self);
         if limited {
             // It cannot fail: the same call has just succeeded.
-            file::wait_for_others(&mut self.lock().conn, None).ok();
+            wait_for_others(&mut self.lock().conn, None).ok();
         }
         done
     }
@@ -247,7 +250,7 @@ impl NodeStore {
             Stop::Tell(error) => error,
         });
         if outcome.is_ok() {
-            db.settle();
+            db.truncate_log();
         }
         outcome
     }
@@ -277,7 +280,7 @@ impl Db {
 
     /// Keeps the log short. The commit is already done, so a failure here does not concern the caller: the next process
     /// tries again, and `maintain` reports it.
-    fn settle(&mut self) {
+    fn truncate_log(&mut self) {
         let log = log_path(&self.path);
         let Ok(meta) = fs::metadata(&log) else { return };
         let size = meta.len();

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::StoreError;
+use super::connection::{configure, connect, directory_error, has_content, open_error, with_suffix};
+use super::content::{Content, survey, upgrade};
 use super::error::PATIENCE;
-use super::file::{
-    Content, UNFINISHED, configure, connect, directory_error, has_content, lock, make, open_error, side, survey,
-    upgrade,
-};
+use super::file::{UNFINISHED, lock, make};
 use super::schema::Stamp;
 use crate::private;
 
@@ -70,11 +69,11 @@ fn inspect(path: &Path) -> Result<bool, StoreError> {
 
 /// Renames the files of a store.
 fn move_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let taken = |number: u32| side(path, &format!(".lost-{number}")).symlink_metadata().is_ok();
+    let taken = |number: u32| with_suffix(path, &format!(".lost-{number}")).symlink_metadata().is_ok();
     let number = (1..u32::MAX).find(|number| !taken(*number)).unwrap_or(u32::MAX);
     let mut moved = Vec::new();
     for suffix in ["", "-wal", "-shm"] {
-        let (from, to) = (side(path, suffix), side(path, &format!(".lost-{number}{suffix}")));
+        let (from, to) = (with_suffix(path, suffix), with_suffix(path, &format!(".lost-{number}{suffix}")));
         match fs::rename(&from, &to) {
             Ok(()) => moved.push(to),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -93,7 +93,7 @@ fn forced() {
     host.sh("ip route add 10.55.0.0/16 via 10.99.0.7 dev weft0 && ip route add 10.56.0.0/16 dev weft0 src 10.99.0.1");
     let ops = vec![ensure("weft0", "10.88.0.1/24", true), ensure("weft0", "fd00:88::1/64", true)];
     let (before, lifetime) = (host.snapshot(), host.json("ip -j addr show weft0")[0]["addr_info"][0].clone());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan(ops));
         assert_eq!(host.addresses("weft0"), ["10.88.0.1/24", "fd00:88::1/64", "fd00:99::1/64"]);
         assert!(executor.undo(applied).is_empty());
@@ -137,7 +137,7 @@ fn forced_secondaries() {
 fn forced_kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add weft0 type bridge && ip link set weft0 up && ip addr add 10.99.0.1/24 dev weft0");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan(vec![ensure("weft0", "10.88.0.1/24", true)]));
         host.sh("ip link add late type veth peer name later && ip link set late master weft0");
         assert!(executor.undo(applied).is_empty());
@@ -170,14 +170,14 @@ fn duplicate() {
             veth("eth0", name),
             port(name, "weft0"),
             address(eth0(), "fd00:88::2/64"),
-            up(eth0()),
+            link_up(eth0()),
             Op::WaitAddresses { link: eth0() },
         ]
     };
     apply(&host, &first, ops("vetha"));
     assert!(!first.sh("ip -6 addr show dev eth0 to fd00:88::2").contains("tentative"));
     let before = second.snapshot();
-    let error = with(&host, &second, |executor| executor.apply(&plan(ops("vethb"))).expect_err("duplicate"));
+    let error = with_executor(&host, &second, |executor| executor.apply(&plan(ops("vethb"))).expect_err("duplicate"));
     assert_eq!(error.cause.to_string(), "link eth0 has address fd00:88::2/64 in DADFAILED state");
     assert!(error.leftovers.is_empty());
     second.assert_snapshot(&before, "pod");
@@ -190,7 +190,7 @@ fn detection_switched_off() {
         veth("eth0", HOST_VETH),
         sysctl(Side::Container, "ipv6/conf/eth0/accept_dad", "0"),
         address(eth0(), "fd00:88::2/64"),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
     ];
     apply(&host, &pod, ops);
@@ -207,7 +207,7 @@ fn ipv6_switched_on() {
         veth("eth0", HOST_VETH),
         Op::EnableIpv6 { link: "eth0".into() },
         address(eth0(), "fd00::5/64"),
-        up(eth0()),
+        link_up(eth0()),
     ];
     there_and_back(&host, &pod, ops, || {
         assert_eq!(pod.sysctl("ipv6/conf/lo/disable_ipv6"), "0");

@@ -6,7 +6,7 @@ use crate::plans::*;
 use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
-    let lacks = |kind: &str, why: &'static str| if has(kind) { None } else { Some(why) };
+    let lacks = |kind: &str, why: &'static str| if has_kind(kind) { None } else { Some(why) };
     let (ipvlan, vlan) = (lacks("ipvlan", "no ipvlan in this kernel"), lacks("vlan", "no vlan in this kernel"));
     let dummy = lacks("dummy", "no dummy in this kernel");
     vec![
@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 /// Returns whether the kernel can make links of a kind.
-pub(crate) fn has(kind: &str) -> bool {
+pub(crate) fn has_kind(kind: &str) -> bool {
     if !nix::unistd::geteuid().is_root() {
         return false;
     }
@@ -72,7 +72,7 @@ fn vlan_of_a_parent() {
 fn dummy_alone() {
     let (host, pod) = (Ns::new(), Ns::new());
     let op = Op::CreateDummy(CreateDummy { name: "eth0".into() });
-    there_and_back(&host, &pod, vec![op, up(eth0())], || {
+    there_and_back(&host, &pod, vec![op, link_up(eth0())], || {
         assert_eq!(pod.link("eth0").expect("dummy")["linkinfo"]["info_kind"], "dummy");
     });
 }

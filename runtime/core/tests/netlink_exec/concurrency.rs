@@ -27,13 +27,13 @@ fn teardowns_together() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
     for round in 0..5 {
-        all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
+        run_concurrently(&host, &pods, |at, executor| drop(applied(executor, &nth_plan(at))));
         host.sh("ip link add dying0 type veth peer name dying1; ip link set dying0 group 2003134068 alias 'weft: being deleted'");
         host.sh(&format!("ip link add other{round} type veth peer name keep{round}; ip link set other{round} group 5"));
-        let gone = all(&host, &pods, |at, executor| {
-            let errors = executor.teardown(&nth(at), &BTreeSet::new());
+        let gone = run_concurrently(&host, &pods, |at, executor| {
+            let errors = executor.teardown(&nth_plan(at), &BTreeSet::new());
             assert!(errors.is_empty(), "{errors:?}");
-            executor.check(&nth(at)).expect("check").iter().any(|line| line.to_string().contains("eth0"))
+            executor.check(&nth_plan(at)).expect("check").iter().any(|line| line.to_string().contains("eth0"))
         });
         assert_eq!(gone, [true; COUNT]);
         assert!(host.link(&format!("other{round}")).is_some(), "another group is another's");
@@ -50,11 +50,13 @@ fn group_of_an_operator() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
     host.sh("ip link add foreign type veth peer name other && ip link set foreign group 2003134068");
-    all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
-    let plans: Vec<Plan> = (0..COUNT / 2).map(nth).collect();
+    run_concurrently(&host, &pods, |at, executor| drop(applied(executor, &nth_plan(at))));
+    let plans: Vec<Plan> = (0..COUNT / 2).map(nth_plan).collect();
     host.run(|| Executor::open(None).expect("open").delete_together(&plans));
     assert!(host.link("foreign").is_some() && host.link("veth00000000").is_none());
-    all(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+    run_concurrently(&host, &pods, |at, executor| {
+        assert!(executor.teardown(&nth_plan(at), &BTreeSet::new()).is_empty())
+    });
     assert!(host.link("foreign").is_some());
     assert!((0..COUNT).all(|at| host.link(&format!("veth0000000{at}")).is_none()));
 }
@@ -62,17 +64,19 @@ fn group_of_an_operator() {
 fn plans_deleted_together() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
-    all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
-    let plans: Vec<Plan> = (1..COUNT).map(nth).collect();
+    run_concurrently(&host, &pods, |at, executor| drop(applied(executor, &nth_plan(at))));
+    let plans: Vec<Plan> = (1..COUNT).map(nth_plan).collect();
     host.run(|| Executor::open(None).expect("open").delete_together(&plans));
     assert!(host.link("veth00000000").is_some(), "not of these plans");
     for at in 1..COUNT {
         assert!(host.link(&format!("veth0000000{at}")).is_none(), "{at}");
     }
-    all(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+    run_concurrently(&host, &pods, |at, executor| {
+        assert!(executor.teardown(&nth_plan(at), &BTreeSet::new()).is_empty())
+    });
 }
 
-fn nth(at: usize) -> Plan {
+fn nth_plan(at: usize) -> Plan {
     let name = format!("veth0000000{at}");
     let own = mac(&format!("02:00:00:00:00:0{at}"));
     let ip = format!("10.88.0.{}/24", at + 10);
@@ -82,7 +86,7 @@ fn nth(at: usize) -> Plan {
         port(&name, "weft0"),
         Op::MacSpoofCheck { link: name.clone(), mac: own },
         address(eth0(), &ip),
-        up(eth0()),
+        link_up(eth0()),
         route(eth0(), "0.0.0.0/0", Some("10.88.0.1")),
         ensure("weft0", "10.88.0.1/24", false),
         Op::PinMac { link: "weft0".into() },
@@ -95,7 +99,7 @@ fn nth(at: usize) -> Plan {
 }
 
 /// Runs one job per pod concurrently, each on a thread of the host's namespace.
-fn all<T: Send>(host: &Ns, pods: &[Ns], job: impl Fn(usize, &mut Executor) -> T + Sync) -> Vec<T> {
+fn run_concurrently<T: Send>(host: &Ns, pods: &[Ns], job: impl Fn(usize, &mut Executor) -> T + Sync) -> Vec<T> {
     let start = std::sync::Barrier::new(pods.len());
     host.run(|| {
         thread::scope(|scope| {
@@ -116,8 +120,8 @@ fn all<T: Send>(host: &Ns, pods: &[Ns], job: impl Fn(usize, &mut Executor) -> T 
 fn many_at_once() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
-    let links = all(&host, &pods, |at, executor| {
-        let applied = applied(executor, &nth(at));
+    let links = run_concurrently(&host, &pods, |at, executor| {
+        let applied = applied(executor, &nth_plan(at));
         applied.links[&LinkRef::host("weft0")].clone()
     });
     // One bridge, one gateway and one base, in any order of the executors.
@@ -127,10 +131,10 @@ fn many_at_once() {
     let rules = host.ruleset();
     assert_eq!((rules.matches("masquerade").count(), rules.matches(" drop").count()), (2, 1), "{rules}");
     for (at, pod) in pods.iter().enumerate() {
-        with(&host, pod, |executor| assert_eq!(executor.check(&nth(at)).expect("check"), []));
+        with_executor(&host, pod, |executor| assert_eq!(executor.check(&nth_plan(at)).expect("check"), []));
         pod.sh(&format!("ping -c1 -W2 10.88.0.1 && ping -c1 -W2 10.88.0.{}", (at + 1) % COUNT + 10));
     }
-    let errors = all(&host, &pods, |at, executor| executor.teardown(&nth(at), &BTreeSet::new()));
+    let errors = run_concurrently(&host, &pods, |at, executor| executor.teardown(&nth_plan(at), &BTreeSet::new()));
     assert!(errors.iter().all(Vec::is_empty), "{errors:?}");
     assert!(!host.ruleset().contains("elements"), "{}", host.ruleset());
     assert_eq!(host.json("ip -j link").as_array().expect("links").len(), 2);
@@ -141,8 +145,8 @@ fn some_fail() {
     for _round in 0..4 {
         let host = Ns::new();
         let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
-        all(&host, &pods, |at, executor| {
-            let mut plan = nth(at);
+        run_concurrently(&host, &pods, |at, executor| {
+            let mut plan = nth_plan(at);
             if at % 2 == 0 {
                 drop(applied(executor, &plan));
             } else {
@@ -155,8 +159,8 @@ fn some_fail() {
             let there = pod.link("eth0").is_some();
             assert_eq!(there, at % 2 == 0);
             if there {
-                with(&host, pod, |executor| {
-                    let differences = executor.check(&nth(at)).expect("check");
+                with_executor(&host, pod, |executor| {
+                    let differences = executor.check(&nth_plan(at)).expect("check");
                     assert_eq!(differences, [], "of {at}");
                 });
             }
@@ -172,7 +176,7 @@ fn some_fail() {
 fn tables_come_and_go() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..4).map(|_| Ns::new()).collect();
-    all(&host, &pods, |at, executor| {
+    run_concurrently(&host, &pods, |at, executor| {
         for round in 0..30 {
             let plan = plan(vec![Op::Masquerade { address: net(&format!("10.88.{at}.{round}/24")) }]);
             let applied = applied(executor, &plan);

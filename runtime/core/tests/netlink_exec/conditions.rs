@@ -30,9 +30,9 @@ fn older_conditions() {
     let op =
         with_conditions(8081, "10.88.0.2:80", "weft 1", vec![(Subject::Source { nets: nets(&["10.0.0.0/8"]) }, false)]);
     let plan = plan(vec![op]);
-    with(&host, &pod, |executor| assert_eq!(executor.check(&plan).expect("check"), []));
+    with_executor(&host, &pod, |executor| assert_eq!(executor.check(&plan).expect("check"), []));
     assert_eq!(host.ruleset(), before, "a look changes nothing");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     let rules = host.ruleset();
     assert_eq!(rules.matches("weft 1").count(), 1, "{rules}");
     assert!(!rules.contains("hostport_tcp_8081"), "{rules}");
@@ -58,9 +58,9 @@ fn conditions_come_and_go() {
         let left = host.run(|| Executor::open(None).expect("open").teardown(plan, &BTreeSet::new()));
         assert!(left.is_empty(), "{left:?}");
     };
-    let lacks = |plan: &Plan| with(&host, &pod, |executor| executor.check(plan).expect("check").len());
+    let lacks = |plan: &Plan| with_executor(&host, &pod, |executor| executor.check(plan).expect("check").len());
     for plan in [&one, &other] {
-        with(&host, &pod, |executor| drop(applied(executor, plan)));
+        with_executor(&host, &pod, |executor| drop(applied(executor, plan)));
     }
     down(&one);
     let rules = host.ruleset();
@@ -70,7 +70,7 @@ fn conditions_come_and_go() {
     assert!(!rules.contains("hostport_tcp_") && !rules.contains("elements"), "{rules}");
     down(&other);
     // A failed ADD beside another that uses the chain.
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &one);
         applied(executor, &other);
         assert!(executor.undo(first).is_empty());
@@ -79,11 +79,11 @@ fn conditions_come_and_go() {
     // Somebody deletes what leads to the chain, or the rules.
     host.sh("nft delete element inet weft conditional_ports '{ tcp . 8080 }'");
     assert_eq!(lacks(&other), 1);
-    with(&host, &pod, |executor| drop(applied(executor, &other)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &other)));
     assert_eq!(lacks(&other), 0);
     host.sh("nft flush table inet weft");
     assert_eq!(lacks(&other), 2);
-    with(&host, &pod, |executor| drop(applied(executor, &other)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &other)));
     assert_eq!(lacks(&other), 0);
     host.sh("nft flush table inet weft");
     down(&other);
@@ -138,7 +138,7 @@ fn read_back() {
     let found: Vec<Op> =
         host.run(|| weft_core::netlink::found_filters().expect("look")).into_iter().map(|(_of, op)| op).collect();
     for op in &ops[..6] {
-        let same = |found: &Op| match (found, op) {
+        let is_same = |found: &Op| match (found, op) {
             // The order of sources does not matter.
             (Op::HostPort(found), Op::HostPort(op)) => {
                 let set = |nets: &[ipnet::IpNet]| nets.iter().copied().collect::<BTreeSet<_>>();
@@ -148,7 +148,7 @@ fn read_back() {
             }
             (found, op) => found == op,
         };
-        assert!(found.iter().any(same), "{op} is not in {found:?}");
+        assert!(found.iter().any(is_same), "{op} is not in {found:?}");
     }
     assert_eq!(found.len(), ops.len(), "{found:?}");
     let plan = plan(found);
@@ -157,7 +157,7 @@ fn read_back() {
     let rules = host.ruleset();
     assert!(!rules.contains("elements") && !rules.contains("10.88.0.2"), "{rules}");
     // What would be put back after a flush lets nothing in.
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     let rules = host.sh("nft list chain inet weft hostport_tcp_8081");
     assert_eq!(rules.matches("sport 0").count(), 4, "{rules}");
 }

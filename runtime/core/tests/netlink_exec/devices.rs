@@ -71,7 +71,7 @@ fn there_and_back_again() {
         host.sh(line);
         host.settle();
         let mut ops = take(&op);
-        ops.extend([address(LinkRef::container("net1"), "10.1.0.2/24"), up(LinkRef::container("net1"))]);
+        ops.extend([address(LinkRef::container("net1"), "10.1.0.2/24"), link_up(LinkRef::container("net1"))]);
         ops.push(route(LinkRef::container("net1"), "0.0.0.0/0", Some("10.1.0.1")));
         there_and_back(&host, &pod, ops, || {
             assert!(host.link("d0").is_none() && host.link("net1").is_none());
@@ -116,7 +116,7 @@ fn given_back() {
     let (host, pod, op) = with_device();
     host.sh("ip link set d0 up");
     let mut ops = take(&op);
-    ops.extend([address(LinkRef::container("net1"), "10.1.0.2/24"), up(LinkRef::container("net1"))]);
+    ops.extend([address(LinkRef::container("net1"), "10.1.0.2/24"), link_up(LinkRef::container("net1"))]);
     apply(&host, &pod, ops);
     // The container's changes do not remain on the host.
     pod.sh("ip link set net1 mtu 1280 && ip link set net1 address 02:00:00:00:0d:99");
@@ -214,7 +214,7 @@ fn checked() {
     let (host, pod, op) = with_device();
     let plan: Plan = plan(take(&op));
     let check = || -> Vec<String> {
-        let differences = with(&host, &pod, |executor| executor.check(&plan).expect("check"));
+        let differences = with_executor(&host, &pod, |executor| executor.check(&plan).expect("check"));
         differences.iter().map(ToString::to_string).collect()
     };
     let gone = ["CNI created interface in container net1 not found"];

@@ -13,7 +13,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("filters::as_nft_would", None, as_nft_would),
         ("filters::masquerade", None, masquerade),
         ("filters::spoof_check", None, spoof_check),
-        ("filters::again", None, again),
+        ("filters::again", None, repeated_ops_change_nothing),
         ("filters::others_stay", None, others_stay),
         ("filters::kept_for_newcomers", None, kept_for_newcomers),
         ("filters::teardown", None, teardown),
@@ -112,7 +112,7 @@ fn spoof_check() {
     });
 }
 
-fn again() {
+fn repeated_ops_change_nothing() {
     let (host, pod) = (Ns::new(), Ns::new());
     let ops = vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")];
     apply(&host, &pod, ops.clone());
@@ -135,7 +135,7 @@ fn others_stay() {
 /// The first attachment fails after it made the tables, while another one is in them already.
 fn kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &plan(vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")]));
         let mut other = Executor::open(Some(pod.path())).expect("open");
         applied(&mut other, &plan(vec![masq("10.88.0.3/24")]));
@@ -149,7 +149,7 @@ fn kept_for_newcomers() {
 fn teardown() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![masq("10.88.0.2/24"), masq("fd00:88::2/64"), spoof(HOST_VETH, "02:00:00:00:00:01")]);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     // First some elements are gone, then all, then the tables.
     host.sh("nft delete element inet weft masq6 '{ fd00:88::2 }'");
     let tear_down = |plan: &Plan| host.run(|| Executor::open(None).expect("open").teardown(plan, &BTreeSet::new()));
@@ -165,9 +165,9 @@ fn teardown() {
 fn shared_address() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")]);
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
-        let keep: BTreeSet<String> = plan.shared().into_iter().collect();
+        let keep: BTreeSet<String> = plan.shared_names().into_iter().collect();
         assert_eq!(keep.len(), 1);
         assert!(executor.teardown(&plan, &keep).is_empty());
     });
@@ -212,7 +212,7 @@ fn foreign_table() {
 fn missing_elements() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")]);
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let texts = |executor: &mut Executor| {
             let differences = executor.check(&plan).expect("check");
             differences.iter().map(ToString::to_string).collect::<Vec<_>>()

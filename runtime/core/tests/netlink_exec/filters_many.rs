@@ -52,14 +52,14 @@ fn elements(host: &Ns, set: &str) -> usize {
 fn thousand_ports() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = dual_stack();
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
     let counts = ["hostport4", "hostport6", "hostport_snat4", "hostport_snat6"].map(|set| elements(&host, set));
     assert_eq!(counts, [1001, 1001, 2002, 1001]);
     host.sh("nft delete element inet weft hostport4 '{ tcp . 32777 }'");
-    let found = with(&host, &pod, |executor| executor.check(&plan).expect("check"));
+    let found = with_executor(&host, &pod, |executor| executor.check(&plan).expect("check"));
     let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["nftables elements are missing: map host port 32777/tcp to 10.88.0.2:32777"]);
     tear_down(&host, &plan);
@@ -75,13 +75,13 @@ fn thousand_ports_rolled_back() {
     for at in 0..=whole.ops.len() {
         let mut plan = whole.clone();
         plan.ops.insert(at, impossible());
-        let error = with(&host, &pod, |executor| executor.apply(&plan).expect_err("impossible"));
+        let error = with_executor(&host, &pod, |executor| executor.apply(&plan).expect_err("impossible"));
         assert_eq!(error.at, at, "{error}: {}", error.cause);
         assert!(error.leftovers.is_empty(), "at {at}: {:?}", error.leftovers);
         assert_eq!(host.ruleset(), rules, "op {at}");
     }
     host.assert_snapshot(&before, "host");
-    with(&host, &pod, |executor| drop(applied(executor, &whole)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &whole)));
 }
 
 /// A policy that allocates 64 addresses, with masquerading and firewall.
@@ -105,7 +105,7 @@ fn many_addresses() {
         // Two for each of 16 chains, IPv4 and IPv6.
         assert_eq!(listed.matches("-j WEFT-FORWARD-").count(), 64, "{listed}");
     });
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &whole);
         assert_eq!(executor.check(&whole).expect("check"), []);
     });
@@ -122,7 +122,7 @@ fn taken_in_a_later_batch() {
     assert_eq!(text, "host port 33000/tcp is taken: it leads to 10.88.0.9:80");
 }
 
-fn everything() -> Plan {
+fn plan_with_all_filters() -> Plan {
     plan(vec![
         Op::Masquerade { address: net("10.88.0.2/24") },
         Op::MacSpoofCheck { link: HOST_VETH.into(), mac: mac("02:00:00:00:00:01") },
@@ -137,15 +137,15 @@ fn everything() -> Plan {
 }
 
 fn missing(host: &Ns, pod: &Ns, plan: &Plan) -> usize {
-    with(host, pod, |executor| executor.check(plan).expect("check").len())
+    with_executor(host, pod, |executor| executor.check(plan).expect("check").len())
 }
 
 /// `nft flush table` removes the rules and keeps sets, elements and chains. CHECK notices it, and the next ADD restores
 /// each rule once.
 fn flushed_table() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let plan = everything();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    let plan = plan_with_all_filters();
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh("nft add rule inet weft admin counter");
     let whole = host.ruleset();
     assert_eq!(missing(&host, &pod, &plan), 0);
@@ -154,7 +154,7 @@ fn flushed_table() {
     let other = Op::Masquerade { address: net("10.88.0.3/24") };
     apply(&host, &pod, vec![other]);
     assert_eq!(missing(&host, &pod, &plan), 3, "masquerading is whole again");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     assert_eq!(missing(&host, &pod, &plan), 0);
     host.sh("nft add rule inet weft admin counter; nft delete element inet weft masq4 '{ 10.88.0.3 }'");
     host.sh("nft delete element inet weft masq4_local '{ 10.88.0.3 . 10.88.0.0/24 }'");
@@ -162,14 +162,14 @@ fn flushed_table() {
     // Only one chain, and one that others jump to.
     host.sh("nft flush chain inet weft hostports");
     assert_eq!(missing(&host, &pod, &plan), 1);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     assert_eq!(host.ruleset(), whole);
 }
 
 fn flushed_ruleset_is_restored() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let plans = [everything(), dual_stack()];
-    with(&host, &pod, |executor| {
+    let plans = [plan_with_all_filters(), dual_stack()];
+    with_executor(&host, &pod, |executor| {
         for plan in &plans {
             applied(executor, plan);
         }
@@ -178,9 +178,9 @@ fn flushed_ruleset_is_restored() {
     let lost = |executor: &mut Executor| -> Vec<usize> {
         executor.lost_filters(&plans).expect("look").iter().map(BTreeSet::len).collect()
     };
-    with(&host, &pod, |executor| assert_eq!(lost(executor), [0, 0]));
+    with_executor(&host, &pod, |executor| assert_eq!(lost(executor), [0, 0]));
     host.sh("nft flush ruleset");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         assert_eq!(lost(executor), [5, 2002]);
         for plan in &plans {
             executor.restore_filters(plan).expect("restore");
@@ -193,9 +193,9 @@ fn flushed_ruleset_is_restored() {
 /// A failed ADD leaves what another attachment needs by now, and removes what nobody needs even if it existed before.
 fn shared_by_the_journal() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let plan = everything();
+    let plan = plan_with_all_filters();
     let guarded = |host: &Ns| host.ruleset().contains("elements = { \"weft0\" }");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &plan);
         let asked = &mut Vec::new();
         let left = executor.undo_among(first, &mut |names| {
@@ -206,7 +206,7 @@ fn shared_by_the_journal() {
         assert!(asked.contains(&"ingress isolated weft0".to_owned()), "{asked:?}");
     });
     assert!(guarded(&host) && !host.ruleset().contains("10.88.0.2"), "{}", host.ruleset());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let second = applied(executor, &plan);
         assert!(executor.undo_among(second, &mut |_names| Ok(BTreeSet::new())).is_empty());
     });

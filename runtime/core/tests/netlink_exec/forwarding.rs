@@ -27,11 +27,11 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 fn older_rules() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh("iptables -F WEFT-FORWARD-2");
     host.sh("iptables -A CNI-FORWARD -d 10.88.0.2 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
     host.sh("iptables -A CNI-FORWARD -s 10.88.0.2 -m comment --comment 'weft 4' -j ACCEPT");
-    with(&host, &pod, |executor| assert_eq!(executor.check(&plan).expect("check"), []));
+    with_executor(&host, &pod, |executor| assert_eq!(executor.check(&plan).expect("check"), []));
     assert!(host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new())).is_empty());
     assert!(!host.sh("iptables -S").contains("10.88.0.2"));
 }
@@ -54,7 +54,7 @@ fn forward_drops() {
     host.sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP");
     assert!(!reaches(&pod, "203.0.113.2") && !reaches(&pod, "2001:db8::2"));
     let plan = plan(vec![accept("10.88.0.2", "weft 4"), accept("fd00:88::2", "weft 6")]);
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
@@ -64,7 +64,7 @@ fn forward_drops() {
     // The policy can also come after the accept.
     host.sh("iptables -F FORWARD");
     assert!(!reaches(&pod, "203.0.113.2"));
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         assert_eq!(executor.check(&plan).expect("check").len(), 1);
         applied(executor, &plan);
     });
@@ -105,7 +105,7 @@ fn as_iptables() {
     assert_eq!(host.ruleset(), "");
     // `iptables` can restore what it saved, and DEL still finds it.
     let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     let before = host.sh("iptables -S");
     host.sh("f=$(mktemp) && iptables-save -t filter > $f && iptables-restore < $f && rm $f");
     assert_eq!(host.sh("iptables -S"), before);
@@ -146,7 +146,7 @@ fn others_stay() {
         "iptables -A FORWARD -s 192.0.2.1 -j ACCEPT; iptables -N CNI-ADMIN; iptables -A CNI-ADMIN -s 192.0.2.2 -j DROP",
     );
     there_and_back(&host, &pod, vec![accept("10.88.0.2", "weft 4")], || {});
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &plan(vec![accept("10.88.0.2", "weft 4"), accept("fd00::2", "weft 6")]));
         applied(executor, &plan(vec![accept("10.88.0.3", "weft 5")]));
         assert!(executor.undo(first).is_empty());
@@ -185,7 +185,7 @@ fn policies() {
         "a bridge without a policy, as with the reference"
     );
     assert!(reaches(one, "10.81.0.1"), "the host");
-    with(&host, one, |executor| {
+    with_executor(&host, one, |executor| {
         let plan = plan(vec![policy("brone", Ingress::Isolated)]);
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);

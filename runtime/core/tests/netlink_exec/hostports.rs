@@ -1,24 +1,24 @@
-//! Host ports, accepted addresses and ingress policies: what happens to packets, and what is left in nftables.
+//! Host ports: what happens to packets.
+
+mod rules;
+mod servers;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use weft_core::netlink::Executor;
-use weft_core::plan::{Condition, Family, HostPort, Ingress, IngressPolicy, Op, Plan, RouteLocalnet, Subject};
+use weft_core::plan::{Condition, Family, HostPort, Op, Plan, RouteLocalnet, Subject};
 
-use crate::forwarding::accept;
+use self::rules::{localnet_is_put_back, older_table, torn_down, undone};
+use self::servers::{ask, ask_udp, client, expect_answer, serve_tcp, serve_udp};
 use crate::plans::*;
 use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
-        ("hostports::everywhere", None, everywhere),
-        ("hostports::taken", None, taken),
+        ("hostports::everywhere", None, host_port_from_everywhere),
+        ("hostports::taken", None, taken_host_port),
         ("hostports::conditions", None, conditions),
         ("hostports::udp_flows", None, udp_flows),
         ("hostports::older_table", None, older_table),
@@ -43,7 +43,7 @@ pub(crate) fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, ne
         sysctl(weft_core::plan::Side::Container, "ipv6/conf/eth0/accept_dad", "0"),
         address(eth0(), &format!("10.{net}.0.{number}/24")),
         address(eth0(), &format!("fd00:{net}::{number}/64")),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some(&gateway)),
         ensure(bridge_name, &format!("{gateway}/24"), false),
@@ -56,88 +56,11 @@ pub(crate) fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, ne
     host.sh("ip link set lo up");
 }
 
-/// Answers every client with the client's address, until dropped.
-struct Server {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(thread::JoinHandle::join);
-    }
-}
-
-fn serve_tcp(ns: &Ns, port: u16) -> Server {
-    let listener = ns.run(|| TcpListener::bind(("::", port)).expect("listen"));
-    listener.set_nonblocking(true).expect("nonblocking");
-    let stop = Arc::new(AtomicBool::new(false));
-    let ends = Arc::clone(&stop);
-    let thread = thread::spawn(move || {
-        while !ends.load(Ordering::Relaxed) {
-            match listener.accept() {
-                Ok((mut stream, from)) => drop(write!(stream, "{}", from.ip().to_canonical())),
-                Err(_) => thread::sleep(Duration::from_millis(2)),
-            }
-        }
-    });
-    Server { stop, thread: Some(thread) }
-}
-
-fn serve_udp(ns: &Ns, port: u16) -> Server {
-    let socket = ns.run(|| UdpSocket::bind(("::", port)).expect("bind"));
-    socket.set_read_timeout(Some(Duration::from_millis(5))).expect("timeout");
-    let stop = Arc::new(AtomicBool::new(false));
-    let ends = Arc::clone(&stop);
-    let thread = thread::spawn(move || {
-        let mut buffer = [0; 16];
-        while !ends.load(Ordering::Relaxed) {
-            if let Ok((_, from)) = socket.recv_from(&mut buffer) {
-                socket.send_to(from.ip().to_canonical().to_string().as_bytes(), from).ok();
-            }
-        }
-    });
-    Server { stop, thread: Some(thread) }
-}
-
-/// Returns the client address that the server behind an address sees, or `None` if nobody answers.
-fn ask(from: &Ns, to: &str) -> Option<String> {
-    let to: SocketAddr = to.parse().expect("address and port");
-    let stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(700)));
-    let mut stream = stream.ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(700))).expect("timeout");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
-}
-
-fn client(from: &Ns) -> UdpSocket {
-    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").expect("bind"));
-    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
-    socket
-}
-
-fn ask_udp(socket: &UdpSocket, to: &str) -> Option<String> {
-    let mut buffer = [0; 64];
-    for _try in 0..3 {
-        socket.send_to(b"?", to).expect("send");
-        if let Ok((length, _)) = socket.recv_from(&mut buffer) {
-            return Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
-        }
-    }
-    None
-}
-
-fn seen(from: &Ns, to: &str, want: &str) {
-    eventually(&format!("{to} answers with {want}"), || ask(from, to).as_deref() == Some(want));
-}
-
 fn localnet(address: &str) -> Op {
     Op::RouteLocalnet(RouteLocalnet { address: address.parse().expect("address") })
 }
 
-fn everywhere() {
+fn host_port_from_everywhere() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let world = crate::traffic::outside(&host);
     attach(&host, &pod, "weft0", "vetha", 88, 2);
@@ -148,23 +71,23 @@ fn everywhere() {
     apply(&host, &pod, vec![four(8080, "10.88.0.2:80"), six(8080, "[fd00:88::2]:80"), localnet("10.88.0.2")]);
     apply(&host, &other, vec![four(8081, "10.88.0.3:80"), six(8081, "[fd00:88::3]:80"), localnet("10.88.0.3")]);
     for port in [8080, 8081] {
-        seen(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
-        seen(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
-        seen(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
+        expect_answer(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
+        expect_answer(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
+        expect_answer(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
         // From the host's own address, which the route to the container selects.
-        seen(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
+        expect_answer(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
         for from in [&pod, &other] {
-            seen(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
-            seen(from, &format!("[2001:db8::1]:{port}"), "fd00:88::1");
+            expect_answer(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
+            expect_answer(from, &format!("[2001:db8::1]:{port}"), "fd00:88::1");
         }
     }
     assert_eq!(ask(&world, "203.0.113.1:80"), None, "the container's own port is not the host's");
     // Direct connections are not masqueraded, including those to the mapped port.
-    seen(&other, "10.88.0.2:80", "10.88.0.3");
+    expect_answer(&other, "10.88.0.2:80", "10.88.0.3");
 }
 
 /// The kernel keeps each key once, whatever the journal says.
-fn taken() {
+fn taken_host_port() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])]);
     apply(&host, &pod, vec![host_port("udp", Some("192.0.2.1"), 53, "10.88.0.2:5353", &[])]);
@@ -235,10 +158,10 @@ fn conditions() {
     let plans = [plan(vec![first]), plan(vec![second])];
     // A repetition changes nothing, and teardown of one leaves the other.
     for plan in [&plans[0], &plans[1], &plans[0]] {
-        with(&host, &pod, |executor| drop(applied(executor, plan)));
+        with_executor(&host, &pod, |executor| drop(applied(executor, plan)));
     }
     assert_eq!(host.sh("nft list chain inet weft hostport_tcp_8080").matches("comment").count(), 3);
-    let differences = |plan: &Plan| with(&host, &pod, |executor| executor.check(plan).expect("check").len());
+    let differences = |plan: &Plan| with_executor(&host, &pod, |executor| executor.check(plan).expect("check").len());
     assert_eq!((differences(&plans[0]), differences(&plans[1])), (0, 0));
     assert!(host.run(|| Executor::open(None).expect("open").teardown(&plans[0], &BTreeSet::new())).is_empty());
     assert_eq!((differences(&plans[0]), differences(&plans[1])), (1, 0));
@@ -271,7 +194,7 @@ fn udp_flows() {
     apply(&host, &pod, vec![host_port("udp", None, 1, "10.88.0.9:1", &[])]);
     assert_eq!(ask_udp(&socket, to), None);
     let plan = plan(vec![host_port("udp", None, 5353, "10.88.0.2:53", &[])]);
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     assert_eq!(ask_udp(&socket, to).as_deref(), Some("203.0.113.2"));
     drop(first);
     assert_eq!(ask_udp(&socket, to), None);
@@ -281,130 +204,12 @@ fn udp_flows() {
     drop(second);
 }
 
-/// A table that an older weft made has masquerading only. weft extends it; its contents stay and are not duplicated.
-fn older_table() {
-    let (host, pod) = (Ns::new(), Ns::new());
-    apply(&host, &pod, vec![Op::Masquerade { address: net("10.88.0.2/24") }]);
-    let old = host.sh("nft list table inet weft");
-    assert!(!old.contains("hostport"), "{old}");
-    there_and_back(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])], || {
-        let grown = host.sh("nft list table inet weft");
-        assert!(grown.contains("tcp . 8080 : 10.88.0.2 . 80"), "{grown}");
-        assert_eq!(grown.matches("ip saddr @masq4 masquerade").count(), 1, "{grown}");
-    });
-    assert_eq!(host.sh("nft list table inet weft"), old);
-    // Eight executors find a part missing at once; one makes it.
-    let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
-    thread::scope(|scope| {
-        for (at, pod) in pods.iter().enumerate() {
-            let host = host.path().to_owned();
-            scope.spawn(move || {
-                let file = std::fs::File::open(&host).expect("host");
-                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
-                let mut executor = Executor::open(Some(pod.path())).expect("executor");
-                let port = u16::try_from(8000 + at).expect("port");
-                let to = format!("10.88.0.{}:80", at + 2);
-                drop(applied(&mut executor, &plan(vec![host_port("tcp", None, port, &to, &["10.88.0.0/24"])])));
-            });
-        }
-    });
-    let rules = host.ruleset();
-    assert_eq!(rules.matches("jump hostports\n").count(), 2, "{rules}");
-    assert!((0..8).all(|at| rules.contains(&format!("tcp . 800{at} :"))), "{rules}");
-    // weft leaves the chain name `admin` to operators, and uses an existing chain as it is.
-    host.sh("nft add chain inet weft admin && nft add rule inet weft admin counter");
-    let policy = Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::Isolated });
-    apply(&host, &pod, vec![policy]);
-    assert!(host.sh("nft list chain inet weft admin").contains("counter"));
-}
-
-fn undone() {
-    let (host, pod) = (Ns::new(), Ns::new());
-    host.sh("nft add table inet weft");
-    there_and_back(
-        &host,
-        &pod,
-        vec![
-            host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"]),
-            host_port("udp", Some("2001:db8::1"), 53, "[fd00:88::2]:5353", &["::/0"]),
-            with_conditions(
-                8081,
-                "10.88.0.2:80",
-                "weft 1",
-                vec![(Subject::Source { nets: nets(&["10.0.0.0/8"]) }, true)],
-            ),
-            Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::SameBridge }),
-            accept("10.88.0.2", "weft 2"),
-            accept("fd00:88::2", "weft 3"),
-        ],
-        || assert!(host.ruleset().contains("CNI-FORWARD")),
-    );
-    assert_eq!(host.ruleset(), "table inet weft {\n}\n", "the table that was there stays");
-}
-
-fn torn_down() {
-    let (host, pod) = (Ns::new(), Ns::new());
-    let plan = plan(vec![
-        host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24", "127.0.0.1/32"]),
-        host_port("udp", Some("192.0.2.1"), 53, "10.88.0.2:53", &[]),
-        with_conditions(8081, "10.88.0.2:80", "weft 1", vec![(Subject::Source { nets: nets(&["10.0.0.0/8"]) }, true)]),
-        Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::SameBridge }),
-        accept("10.88.0.2", "weft 2"),
-    ]);
-    let gone = |what: &str| {
-        let left = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
-        assert!(left.is_empty(), "{what}: {left:?}");
-        let rules = host.ruleset();
-        assert!(!rules.contains("elements") && !rules.contains("10.88.0.2"), "{what}: {rules}");
-    };
-    gone("never added");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
-    gone("added");
-    gone("again");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
-    host.sh("nft flush chain ip filter CNI-FORWARD; nft delete element inet weft hostport4 '{ tcp . 8080 }'");
-    gone("half of it gone");
-    with(&host, &pod, |executor| {
-        applied(executor, &plan);
-        let keep: BTreeSet<String> = plan.shared().into_iter().filter(|name| name.starts_with("ingress")).collect();
-        assert_eq!(keep.len(), 1);
-        assert!(executor.teardown(&plan, &keep).is_empty());
-    });
-    assert!(
-        host.ruleset().contains("elements = { \"weft0\" . \"weft0\" }"),
-        "another container of the bridge needs it"
-    );
-    host.sh("nft flush ruleset");
-    gone("flushed");
-}
-
 fn sctp() {
     let (host, pod) = (Ns::new(), Ns::new());
     there_and_back(&host, &pod, vec![host_port("sctp", None, 9, "10.88.0.2:9", &["0.0.0.0/0"])], || {
         let rules = host.ruleset();
         assert!(rules.contains("sctp . 9 : 10.88.0.2 . 9"), "{rules}");
         assert!(rules.contains("sctp . 10.88.0.2 . 9 . 9 . 0.0.0.0/0"), "{rules}");
-    });
-}
-
-fn localnet_is_put_back() {
-    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    attach(&host, &pod, "weft0", "vetha", 88, 2);
-    // Undo keeps the chain, so make it first. An address without a route needs nothing else.
-    apply(&host, &other, vec![localnet("192.0.2.77")]);
-    host.settle();
-    there_and_back(&host, &other, vec![localnet("10.88.0.2")], || {
-        assert_eq!(host.sysctl("ipv4/conf/weft0/route_localnet"), "1");
-    });
-    // An address without a route: nothing to do.
-    there_and_back(&host, &other, vec![localnet("192.0.2.77")], || {});
-    let plan = plan(vec![localnet("10.88.0.2")]);
-    with(&host, &other, |executor| {
-        applied(executor, &plan);
-        assert_eq!(executor.check(&plan).expect("check"), []);
-        sh("echo 0 > /proc/sys/net/ipv4/conf/weft0/route_localnet");
-        let found = executor.check(&plan).expect("check");
-        assert_eq!(found[0].to_string(), "net/ipv4/conf/weft0/route_localnet is not 1");
     });
 }
 
@@ -424,14 +229,14 @@ fn localhost_stays_local() {
     host.set_sysctl("ipv4/conf/weft0/route_localnet", "1");
     assert!(reaches(), "the switch alone opens 127.0.0.1 to containers");
     let plan = plan(vec![localnet("10.88.0.2")]);
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         applied(executor, &plan);
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
     assert!(!reaches(), "a container reaches what listens on 127.0.0.1 only");
     // One ADD makes the chain, another finds it, and then the first one fails.
     host.sh("nft delete table inet weft");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let first = applied(executor, &plan);
         applied(executor, &plan);
         assert!(executor.undo(first).is_empty());
@@ -450,13 +255,13 @@ fn forwarded_traffic_passes() {
     host.sh("ip route add 203.0.113.77/32 dev out0");
     let _server = (serve_tcp(&pod, 80), serve_tcp(&world, 8080));
     apply(&host, &pod, vec![host_port("tcp", Some("203.0.113.77"), 8080, "10.88.0.2:80", &[])]);
-    seen(&other, "203.0.113.77:8080", "10.88.0.3");
+    expect_answer(&other, "203.0.113.77:8080", "10.88.0.3");
     apply(&host, &pod, vec![host_port("tcp", None, 8081, "10.88.0.2:80", &[])]);
     assert_eq!(ask(&other, "203.0.113.77:8081"), None, "nobody listens there, and it is not the host's");
     // Once the host has the address, the mapping affects it.
     world.sh("ip addr del 203.0.113.77/32 dev world0");
     host.sh("ip route del 203.0.113.77/32 dev out0; ip addr add 203.0.113.77/32 dev out0");
-    seen(&world, "203.0.113.77:8080", "203.0.113.2");
+    expect_answer(&world, "203.0.113.77:8080", "203.0.113.2");
 }
 
 /// Ports that the stock plugin mapped, with either of its backends.

@@ -9,7 +9,7 @@ use weft_core::plan::{
     CreateDummy, CreateIpvlan, CreateTap, CreateVlan, IpvlanMode, LinkRef, MacvlanMode, Op, Plan, TakeDevice,
 };
 
-use crate::children::has;
+use crate::children::has_kind;
 use crate::plans::*;
 use crate::support::*;
 
@@ -17,7 +17,7 @@ use crate::support::*;
 const INDEX: u32 = 0x0100_0077;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
-    let lacks = |kind: &str, why: &'static str| if has(kind) { None } else { Some(why) };
+    let lacks = |kind: &str, why: &'static str| if has_kind(kind) { None } else { Some(why) };
     let tap = if fs::metadata("/dev/net/tun").is_err() { Some("needs /dev/net/tun") } else { None };
     vec![
         ("identity::macvlan", None, || every_trick(&macvlan())),
@@ -81,7 +81,7 @@ fn with_index(op: &Op) -> Plan {
 }
 
 fn make(host: &Ns, pod: &Ns, plan: &Plan) {
-    with(host, pod, |executor| drop(applied(executor, plan)));
+    with_executor(host, pod, |executor| drop(applied(executor, plan)));
 }
 
 fn tear_down(host: &Ns, pod: Option<&Ns>, plan: &Plan) -> Vec<String> {
@@ -94,7 +94,7 @@ fn tear_down(host: &Ns, pod: Option<&Ns>, plan: &Plan) -> Vec<String> {
 }
 
 fn check(host: &Ns, pod: &Ns, plan: &Plan) -> Vec<String> {
-    let differences = with(host, pod, |executor| executor.check(plan).expect("check"));
+    let differences = with_executor(host, pod, |executor| executor.check(plan).expect("check"));
     differences.iter().map(ToString::to_string).collect()
 }
 
@@ -360,7 +360,7 @@ fn index_is_taken() {
     let (host, pod) = spaces();
     pod.sh(&format!("ip link add other index {INDEX} type bridge"));
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
-    let error = with(&host, &pod, |executor| executor.apply(&with_index(&macvlan())).expect_err("must fail"));
+    let error = with_executor(&host, &pod, |executor| executor.apply(&with_index(&macvlan())).expect_err("must fail"));
     let text = error.cause.to_string();
     // EBUSY before Linux 6.15.
     assert!(error.leftovers.is_empty() && (text.ends_with("file exists") || text.ends_with("busy")), "{text}");

@@ -96,7 +96,7 @@ fn existing_bridge_keeps_its_mac() {
     // has none.
     host.sh("ip link add weft0 type bridge && ip link set weft0 up");
     let before = host.link("weft0").expect("bridge")["address"].clone();
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let ops = vec![bridge("weft0"), veth("eth0", HOST_VETH), port(HOST_VETH, "weft0")];
         let applied = applied(executor, &plan(ops));
         assert_ne!(host.link("weft0").expect("bridge")["address"], before);
@@ -121,7 +121,7 @@ fn veth_pair() {
     let interfaces = vec![LinkRef::host(HOST_VETH), eth0()];
     let plan =
         Plan { ops: vec![pair], result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() };
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let (near, far) = (&applied.links[&LinkRef::host(HOST_VETH)], &applied.links[&eth0()]);
         assert_eq!((near.mtu, far.mtu, near.up, far.up), (1280, 1280, true, false));
@@ -206,7 +206,7 @@ fn pinned_mac() {
         ];
         let result = ResultShape { interfaces: vec![LinkRef::host("weft0")], ..ResultShape::default() };
         let plan = Plan { ops, result, ..Plan::default() };
-        let shown = with(&host, pod, |executor| applied(executor, &plan).links[&LinkRef::host("weft0")].mac);
+        let shown = with_executor(&host, pod, |executor| applied(executor, &plan).links[&LinkRef::host("weft0")].mac);
         let seen = host.link("weft0").expect("bridge")["address"].as_str().map(mac);
         assert_eq!(shown, seen);
         macs.push(seen);
@@ -229,7 +229,7 @@ fn pin_of_an_unpinned_bridge() {
     assert_eq!(before, "fe:ff:ff:ff:ff:ff");
     let ops = |name: &str| {
         let pin = Op::PinMac { link: "weft0".into() };
-        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), up(eth0()), pin]
+        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), link_up(eth0()), pin]
     };
     apply(&host, &first, ops("vetha"));
     assert_eq!(host.link("weft0").expect("bridge")["address"], before);
@@ -249,7 +249,7 @@ fn macvlan_on_the_host() {
     host.settle();
     let plan = macvlan(LinkRef::host("up0"));
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let link = pod.link("eth0").expect("macvlan");
         assert_eq!(link["linkinfo"]["info_kind"], "macvlan");
@@ -315,7 +315,7 @@ fn loopback_link() {
     let (host, pod) = (Ns::new(), Ns::new());
     let before = pod.snapshot();
     let plan = loopback();
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let lo = &applied.links[&LinkRef::container("lo")];
         assert_eq!(lo.addresses, [net("127.0.0.1/8"), net("::1/128")]);
@@ -351,9 +351,9 @@ fn port_never_up() {
 /// Undo leaves a bridge that another attachment joined meanwhile.
 fn bridge_kept_for_newcomers() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let ours = applied(executor, &bridge_l3());
-        let join = vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), up(eth0())];
+        let join = vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), link_up(eth0())];
         let mut second = weft_core::netlink::Executor::open(Some(other.path())).expect("open");
         applied(&mut second, &plan(join));
         assert!(executor.undo(ours).is_empty());

@@ -12,7 +12,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
         ("namespaces::exists", None, exists),
         ("namespaces::open_errors", None, open_errors),
-        ("namespaces::same", None, same),
+        ("namespaces::same", None, same_namespace),
         ("namespaces::no_thread_is_left", None, no_thread_is_left),
         ("namespaces::boot", None, boot),
         ("namespaces::observe", None, observe),
@@ -48,16 +48,21 @@ fn open_errors() {
     assert_eq!(error, r#"failed to open netns "/proc/self/ns/uts": cannot enter it: invalid argument"#);
 }
 
-fn same() {
+fn same_namespace() {
     let (host, pod) = (Ns::new(), Ns::new());
-    assert!(with(&host, &host, |executor| executor.same_netns().expect("look")));
-    assert!(!with(&host, &pod, |executor| executor.same_netns().expect("look")));
+    assert!(with_executor(&host, &host, |executor| executor.same_netns().expect("look")));
+    assert!(!with_executor(&host, &pod, |executor| executor.same_netns().expect("look")));
     assert!(!host.run(|| Executor::open(None).expect("open").same_netns().expect("look")));
     // One namespace as both host and container, as the specification's override variable allows.
-    there_and_back(&host, &host, vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], || {
-        assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
-        eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
-    });
+    there_and_back(
+        &host,
+        &host,
+        vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), link_up(eth0())],
+        || {
+            assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
+            eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
+        },
+    );
 }
 
 fn no_thread_is_left() {
@@ -97,7 +102,7 @@ fn observe() {
         Need::DefaultRouteLink(Side::Host),
         Need::DefaultRouteLink(Side::Container),
     ];
-    let seen = with(&host, &pod, |executor| executor.observe(&needs).expect("observe"));
+    let seen = with_executor(&host, &pod, |executor| executor.observe(&needs).expect("observe"));
     assert!(seen.default_route_links.is_empty());
     assert_eq!(seen.links.keys().cloned().collect::<Vec<_>>(), [LinkRef::host("weft0"), LinkRef::container("lo")]);
     let bridge = &seen.links[&LinkRef::host("weft0")];
@@ -113,7 +118,7 @@ fn observe_default_route() {
     let (host, pod) = (Ns::new(), Ns::new());
     let look = || {
         let need = [Need::DefaultRouteLink(Side::Host)];
-        with(&host, &pod, |executor| executor.observe(&need).expect("observe"))
+        with_executor(&host, &pod, |executor| executor.observe(&need).expect("observe"))
     };
     host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
     // Routes in another table and non-default routes do not count; IPv6 counts if IPv4 has no default route.

@@ -25,7 +25,7 @@ fn attach(host: &Ns, pod: &Ns) {
         bridge("weft0"),
         Op::CreateVeth { container: "eth0".into(), host: HOST_VETH.into(), mtu: None, mac: Some(mac(OWN)) },
         port(HOST_VETH, "weft0"),
-        up(LinkRef::container("eth0")),
+        link_up(LinkRef::container("eth0")),
         Op::ForgetNeighbours(forget),
     ];
     apply(host, pod, ops);

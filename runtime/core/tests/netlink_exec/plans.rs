@@ -34,7 +34,7 @@ pub(crate) fn address(link: LinkRef, address: &str) -> Op {
     Op::AddAddress { link, address: net(address) }
 }
 
-pub(crate) fn up(link: LinkRef) -> Op {
+pub(crate) fn link_up(link: LinkRef) -> Op {
     Op::LinkUp { link }
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn host_port(protocol: &str, host: Option<&str>, port: u16, to: &str,
 
 /// Returns an op that always fails.
 pub(crate) fn impossible() -> Op {
-    up(LinkRef::host("no-such-link"))
+    link_up(LinkRef::host("no-such-link"))
 }
 
 pub(crate) fn eth0() -> LinkRef {
@@ -93,7 +93,7 @@ pub(crate) fn bridge_l3() -> Plan {
         Op::EnableIpv6 { link: "eth0".into() },
         address(eth0(), "10.88.0.2/24"),
         address(eth0(), "fd00:88::2/64"),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some("10.88.0.1")),
         route(eth0(), "::/0", Some("fd00:88::1")),
@@ -120,7 +120,7 @@ pub(crate) fn bridge_v4() -> Plan {
         port(HOST_VETH, "weft0"),
         sysctl(Side::Container, "ipv4/conf/eth0/arp_notify", "1"),
         address(eth0(), "10.88.0.2/24"),
-        up(eth0()),
+        link_up(eth0()),
         route(eth0(), "0.0.0.0/0", Some("10.88.0.1")),
         ensure("weft0", "10.88.0.1/24", false),
         Op::PinMac { link: "weft0".into() },
@@ -141,7 +141,7 @@ pub(crate) fn ptp(host: &str, ip: &str) -> Plan {
         Op::Forwarding { family: Family::V4 },
         veth("eth0", host),
         address(eth0(), &format!("{ip}/24")),
-        up(eth0()),
+        link_up(eth0()),
         Op::DropConnectedRoute { link: eth0(), dst: net("10.77.0.0/24") },
         Op::AddRoute { link: eth0(), route: Route::new(net("10.77.0.1/32"), None), src, existing_ok: false },
         Op::AddRoute {
@@ -179,7 +179,7 @@ pub(crate) fn macvlan(parent: LinkRef) -> Plan {
         Op::EnableIpv6 { link: "eth0".into() },
         address(eth0(), "10.66.0.2/24"),
         address(eth0(), "fd00:66::2/64"),
-        up(eth0()),
+        link_up(eth0()),
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some("10.66.0.1")),
     ];
@@ -189,5 +189,5 @@ pub(crate) fn macvlan(parent: LinkRef) -> Plan {
 pub(crate) fn loopback() -> Plan {
     let lo = LinkRef::container("lo");
     let result = ResultShape { interfaces: vec![lo.clone()], observed_addresses: true, ..ResultShape::default() };
-    Plan { ops: vec![up(lo)], result, ..Plan::default() }
+    Plan { ops: vec![link_up(lo)], result, ..Plan::default() }
 }

@@ -7,23 +7,23 @@ use crate::support::*;
 
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
-        ("rollback::bridge", None, || everywhere(&bridge_l3(), |_, _| {})),
-        ("rollback::bridge_that_was_there", None, || everywhere(&bridge_l3(), used_bridge)),
-        ("rollback::bridge_that_was_down", None, || everywhere(&bridge_v4(), idle_bridge)),
-        ("rollback::second_attachment", None, || everywhere(&bridge_l3(), neighbour)),
+        ("rollback::bridge", None, || fail_at_each_op(&bridge_l3(), |_, _| {})),
+        ("rollback::bridge_that_was_there", None, || fail_at_each_op(&bridge_l3(), used_bridge)),
+        ("rollback::bridge_that_was_down", None, || fail_at_each_op(&bridge_v4(), idle_bridge)),
+        ("rollback::second_attachment", None, || fail_at_each_op(&bridge_l3(), neighbour)),
         ("rollback::forced_address", None, forced_address),
-        ("rollback::point_to_point", None, || everywhere(&ptp(HOST_VETH, "10.77.0.2"), |_, _| {})),
-        ("rollback::macvlan", None, || everywhere(&macvlan(LinkRef::host("up0")), host_parent)),
+        ("rollback::point_to_point", None, || fail_at_each_op(&ptp(HOST_VETH, "10.77.0.2"), |_, _| {})),
+        ("rollback::macvlan", None, || fail_at_each_op(&macvlan(LinkRef::host("up0")), host_parent)),
         ("rollback::macvlan_in_the_container", None, || {
-            everywhere(&macvlan(LinkRef::container("up0")), container_parent);
+            fail_at_each_op(&macvlan(LinkRef::container("up0")), container_parent);
         }),
-        ("rollback::loopback", None, || everywhere(&loopback(), |_, _| {})),
-        ("rollback::without_ipv6", None, || everywhere(&bridge_l3(), ipv6_off)),
+        ("rollback::loopback", None, || fail_at_each_op(&loopback(), |_, _| {})),
+        ("rollback::without_ipv6", None, || fail_at_each_op(&bridge_l3(), ipv6_off)),
     ]
 }
 
 /// Inserts an impossible op before each op and after the last.
-fn everywhere(whole: &Plan, prepare: fn(&Ns, &Ns)) {
+fn fail_at_each_op(whole: &Plan, prepare: fn(&Ns, &Ns)) {
     let (host, pod) = (Ns::new(), Ns::new());
     prepare(&host, &pod);
     host.settle();
@@ -31,14 +31,14 @@ fn everywhere(whole: &Plan, prepare: fn(&Ns, &Ns)) {
     for at in 0..=whole.ops.len() {
         let mut plan = whole.clone();
         plan.ops.insert(at, impossible());
-        let error = with(&host, &pod, |executor| executor.apply(&plan).expect_err("impossible"));
+        let error = with_executor(&host, &pod, |executor| executor.apply(&plan).expect_err("impossible"));
         assert_eq!(error.at, at, "{error}: {}", error.cause);
         assert!(error.leftovers.is_empty(), "at {at}: {:?}", error.leftovers);
         host.assert_snapshot(&host_before, &format!("host, op {at}"));
         pod.assert_snapshot(&pod_before, &format!("pod, op {at}"));
     }
     // The inserted op causes the failure: without it the plan works.
-    with(&host, &pod, |executor| drop(applied(executor, whole)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, whole)));
 }
 
 /// Prepares an operator's bridge with a port, addresses, and a setting of its own.
@@ -66,7 +66,7 @@ fn neighbour(host: &Ns, _pod: &Ns) {
     let text = serde_json::to_string(&bridge_l3()).expect("json");
     let text = text.replace(HOST_VETH, "vethcafe0002").replace("10.88.0.2", "10.88.0.3").replace("88::2", "88::3");
     let plan: Plan = serde_json::from_str(&text).expect("plan");
-    with(host, &other, |executor| drop(applied(executor, &plan)));
+    with_executor(host, &other, |executor| drop(applied(executor, &plan)));
     // Its namespace must exist as long as the test runs.
     std::mem::forget(other);
 }
@@ -94,7 +94,7 @@ fn forced_address() {
             *force = true;
         }
     }
-    everywhere(&plan, |host, pod| {
+    fail_at_each_op(&plan, |host, pod| {
         used_bridge(host, pod);
         host.sh("ip addr add 10.99.0.1/24 brd + dev weft0 && ip addr add 10.99.0.2/24 brd + dev weft0");
         host.sh("ip route add 10.55.0.0/16 via 10.99.0.7 && ip route add 10.56.0.0/16 dev weft0 src 10.99.0.1");

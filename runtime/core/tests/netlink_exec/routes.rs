@@ -19,10 +19,10 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 fn base() -> Vec<Op> {
-    vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), address(eth0(), "fd00:1::3/64"), up(eth0())]
+    vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), address(eth0(), "fd00:1::3/64"), link_up(eth0())]
 }
 
-fn full(link: LinkRef, route: Route) -> Op {
+fn add_route(link: LinkRef, route: Route) -> Op {
     Op::AddRoute { link, route, src: None, existing_ok: false }
 }
 
@@ -33,11 +33,11 @@ fn attributes() {
     let gw6 = Some("fd00:1::1".parse().expect("address"));
     ops.extend([
         route(eth0(), "0.0.0.0/0", Some("10.1.2.1")),
-        full(eth0(), Route { mtu: Some(1300), advmss: Some(1200), ..Route::new(net("10.5.0.0/16"), gw) }),
-        full(eth0(), Route { priority: Some(42), ..Route::new(net("10.6.0.0/16"), gw) }),
-        full(eth0(), Route { table: Some(100), ..Route::new(net("10.7.0.0/16"), gw) }),
-        full(eth0(), Route { table: Some(70_000), ..Route::new(net("10.8.0.0/16"), gw) }),
-        full(eth0(), Route { scope: Some(253), ..Route::new(net("10.9.0.0/16"), None) }),
+        add_route(eth0(), Route { mtu: Some(1300), advmss: Some(1200), ..Route::new(net("10.5.0.0/16"), gw) }),
+        add_route(eth0(), Route { priority: Some(42), ..Route::new(net("10.6.0.0/16"), gw) }),
+        add_route(eth0(), Route { table: Some(100), ..Route::new(net("10.7.0.0/16"), gw) }),
+        add_route(eth0(), Route { table: Some(70_000), ..Route::new(net("10.8.0.0/16"), gw) }),
+        add_route(eth0(), Route { scope: Some(253), ..Route::new(net("10.9.0.0/16"), None) }),
         route(eth0(), "10.10.0.0/16", None),
         Op::AddRoute {
             link: eth0(),
@@ -48,7 +48,7 @@ fn attributes() {
         // Host bits in a destination are ignored.
         route(eth0(), "10.12.3.4/16", Some("10.1.2.1")),
         route(eth0(), "::/0", Some("fd00:1::1")),
-        full(eth0(), Route { mtu: Some(1300), priority: Some(7), ..Route::new(net("fd00:5::/64"), gw6) }),
+        add_route(eth0(), Route { mtu: Some(1300), priority: Some(7), ..Route::new(net("fd00:5::/64"), gw6) }),
     ]);
     there_and_back(&host, &pod, ops.clone(), || {
         let one = |line: &str| pod.json(&format!("ip -j -details route show {line}"))[0].clone();
@@ -68,7 +68,7 @@ fn attributes() {
             (&six("fd00:5::/64")["metric"], &six("fd00:5::/64")["metrics"][0]["mtu"]),
             (&7.into(), &1300.into())
         );
-        with(&host, &pod, |executor| {
+        with_executor(&host, &pod, |executor| {
             let differences = executor.check(&plan(ops)).expect("check");
             assert!(differences.is_empty(), "{differences:?}");
         });
@@ -121,7 +121,7 @@ fn unreachable_gateway() {
 fn bad_scope() {
     let (host, pod) = (Ns::new(), Ns::new());
     let mut ops = base();
-    ops.push(full(eth0(), Route { scope: Some(300), ..Route::new(net("10.5.0.0/16"), None) }));
+    ops.push(add_route(eth0(), Route { scope: Some(300), ..Route::new(net("10.5.0.0/16"), None) }));
     let (at, text) = refused(&host, &pod, ops);
     assert_eq!(at, 4);
     assert!(text.starts_with("failed to add route '10.5.0.0/16 via <nil> dev eth0': invalid argument"), "{text}");
@@ -154,7 +154,10 @@ fn of_a_link_that_was_there() {
         Op::DropConnectedRoute { link: link.clone(), dst: net("10.1.2.0/24") },
         Op::DropConnectedRoute { link: link.clone(), dst: net("fd00:1::/64") },
         route(link.clone(), "10.5.0.0/16", None),
-        full(link.clone(), Route { table: Some(70_000), priority: Some(3), ..Route::new(net("10.6.0.0/16"), None) }),
+        add_route(
+            link.clone(),
+            Route { table: Some(70_000), priority: Some(3), ..Route::new(net("10.6.0.0/16"), None) },
+        ),
         route(link, "fd00:5::/64", None),
     ];
     there_and_back(&host, &pod, ops, || {
@@ -167,7 +170,7 @@ fn point_to_point() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = ptp(HOST_VETH, "10.77.0.2");
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let routes = pod.sh("ip route");
         for line in [

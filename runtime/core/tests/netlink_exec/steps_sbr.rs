@@ -189,7 +189,7 @@ fn whole_plan() -> Vec<Op> {
         Op::EnableIpv6 { link: "net1".into() },
         address(net1(), "192.168.1.209/24"),
         address(net1(), "fd01::209/64"),
-        up(net1()),
+        link_up(net1()),
         Op::WaitAddresses { link: net1() },
         route(net1(), "0.0.0.0/0", Some("192.168.1.1")),
         sbr(vec![source("192.168.1.209/24", Some("192.168.1.1")), source("fd01::209/64", None)], None, false),
@@ -207,7 +207,7 @@ fn on_a_new_link() {
     });
     // CHECK of the same plan finds the routes in the chosen tables.
     let plan = plan(whole_plan());
-    let differences = with(&host, &pod, |executor| {
+    let differences = with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         executor.check(&plan).expect("check")
     });
@@ -228,7 +228,7 @@ fn check() {
     apply(&host, &pod, plan.ops.clone());
     let differences = |line: &str| {
         pod.sh(line);
-        let found = with(&host, &pod, |executor| executor.check(&plan).expect("check"));
+        let found = with_executor(&host, &pod, |executor| executor.check(&plan).expect("check"));
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(differences("true"), Vec::<String>::new());
@@ -250,7 +250,7 @@ fn teardown() {
     apply(&host, &pod, plan.ops.clone());
     assert_eq!(rules(&pod, "-4").len(), 4);
     for _ in 0..2 {
-        let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+        let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!((rules(&pod, "-4"), rules(&pod, "-6")), (mine.clone(), Vec::new()));
     }
@@ -283,14 +283,14 @@ fn waits_for_the_reference() {
 /// Every address has its own table, however many executors pick one at the same moment.
 fn many_at_once() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let one = |n: u32| {
+    let source_routes = |n: u32| {
         let link = format!("net{n}");
         let address = format!("10.{n}.0.5/24");
         pod.sh(&format!("ip link add {link} type veth peer name far{n} && ip link set {link} up && ip link set far{n} up && ip addr add {address} dev {link}"));
         let sources = vec![source(&address, Some(&format!("10.{n}.0.1")))];
         Op::SourceRoutes(SourceRoutes { link, sources, table: None, source_hints: false })
     };
-    let ops: Vec<Op> = (1..=8).map(one).collect();
+    let ops: Vec<Op> = (1..=8).map(source_routes).collect();
     std::thread::scope(|scope| {
         for op in &ops {
             let (pod, path) = (&pod, pod.path());

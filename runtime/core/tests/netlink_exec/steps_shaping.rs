@@ -15,7 +15,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("shaping::both_ways", None, both_ways),
         ("shaping::on_a_new_link", None, on_a_new_link),
         ("shaping::replaces_what_is_there", None, replaces_what_is_there),
-        ("shaping::twice", None, twice),
+        ("shaping::twice", None, repeated_add),
         ("shaping::stale_redirection", None, stale_redirection),
         ("shaping::somebody_elses_hook", None, somebody_elses_hook),
         ("shaping::wide_rates", None, wide_rates),
@@ -102,7 +102,7 @@ fn on_a_new_link() {
         assert!(qdisc(&host, HOST_VETH, "tbf").is_some() && qdisc(&host, IFB, "tbf").is_some());
     });
     // The op reads nothing beforehand: one message each.
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let sent = executor.messages_sent();
         drop(applied(executor, &plan(all)));
         assert!(executor.messages_sent() - sent <= 8, "{}", executor.messages_sent() - sent);
@@ -124,7 +124,7 @@ fn replaces_what_is_there() {
 }
 
 /// A repeated ADD has the same result.
-fn twice() {
+fn repeated_add() {
     let (host, pod) = pair();
     apply(&host, &pod, ops("veth1"));
     let ifb = host.link(IFB).expect("ifb")["ifindex"].clone();
@@ -161,7 +161,7 @@ fn wide_rates() {
     let (host, pod) = pair();
     for (rate, burst) in [(1, 1), (u64::from(u32::MAX), 100_000), (10_000_000_000, 4_000_000)] {
         let plan = plan(vec![limit("veth1", rate, burst)]);
-        with(&host, &pod, |executor| {
+        with_executor(&host, &pod, |executor| {
             let applied = applied(executor, &plan);
             assert_eq!(qdisc(&host, "veth1", "tbf").expect("tbf")["options"]["rate"], rate);
             assert_eq!(executor.check(&plan).expect("check"), []);
@@ -182,7 +182,7 @@ fn check() {
     let plan = plan(ops("veth1"));
     let differences = |line: &str| {
         host.sh(line);
-        let found = with(&host, &pod, |executor| executor.check(&plan).expect("check"));
+        let found = with_executor(&host, &pod, |executor| executor.check(&plan).expect("check"));
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     apply(&host, &pod, plan.ops.clone());
@@ -205,7 +205,7 @@ fn teardown() {
     let plan = plan(ops("veth1"));
     apply(&host, &pod, plan.ops.clone());
     for _ in 0..2 {
-        let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+        let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
         assert!(errors.is_empty(), "{errors:?}");
         host.assert_snapshot(&before, "host");
     }
@@ -218,7 +218,7 @@ fn teardown() {
     // Another program's disciplines stay.
     host.sh("ip link add veth1 type veth peer name x && tc qdisc add dev veth1 root handle 1: pfifo limit 3");
     host.sh(&format!("tc qdisc add dev veth1 clsact && ip link add {IFB} type veth peer name y"));
-    let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+    let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
     assert!(qdisc(&host, "veth1", "pfifo").is_some() && qdisc(&host, "veth1", "clsact").is_some());
     assert!(host.link(IFB).is_some());
@@ -231,7 +231,7 @@ fn half_applied() {
         let before = host.snapshot();
         let all = ops("veth1");
         apply(&host, &pod, all[..done].to_vec());
-        let errors = with(&host, &pod, |executor| executor.teardown(&plan(all), &BTreeSet::new()));
+        let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan(all), &BTreeSet::new()));
         assert!(errors.is_empty(), "{errors:?}");
         host.assert_snapshot(&before, "host");
     }

@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-fn all() -> LinkAttributes {
+fn all_attributes() -> LinkAttributes {
     LinkAttributes {
         mac: Some(mac("c2:11:22:33:44:55")),
         promiscuous: Some(true),
@@ -56,7 +56,7 @@ fn flags(link: &Value) -> BTreeSet<String> {
 
 fn every_attribute() {
     let (host, pod) = pod_with_link();
-    there_and_back(&host, &pod, vec![tune(all())], || {
+    there_and_back(&host, &pod, vec![tune(all_attributes())], || {
         let link = pod.link("eth0").expect("eth0");
         assert_eq!(link["address"], "c2:11:22:33:44:55");
         assert_eq!((&link["mtu"], &link["txqlen"]), (&1400.into(), &77.into()));
@@ -79,7 +79,7 @@ fn switched_off() {
 fn nothing_to_change() {
     let (host, pod) = pod_with_link();
     let set = LinkAttributes { mac: Some(mac("02:00:00:00:00:07")), mtu: Some(1500), ..LinkAttributes::default() };
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let sent = executor.messages_sent();
         drop(applied(executor, &plan(vec![tune(set)])));
         assert_eq!(executor.messages_sent() - sent, 2, "looked up, and looked at");
@@ -96,7 +96,7 @@ fn small_mtu() {
         (pod.addresses("eth0").into_iter().filter(kept).collect::<Vec<_>>(), pod.sh("ip -6 route show fd99::/64"))
     };
     let before = stable(&pod);
-    let errors = with(&host, &pod, |executor| {
+    let errors = with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan(vec![tune(set)]));
         assert_eq!(pod.addresses("eth0"), ["10.5.0.2/24"]);
         executor.undo(applied)
@@ -107,7 +107,7 @@ fn small_mtu() {
 
 fn refused_attribute() {
     let (host, pod) = pod_with_link();
-    let too_large = LinkAttributes { mac: all().mac, mtu: Some(70_000), ..LinkAttributes::default() };
+    let too_large = LinkAttributes { mac: all_attributes().mac, mtu: Some(70_000), ..LinkAttributes::default() };
     let (at, text) = refused(&host, &pod, vec![tune(too_large)]);
     assert_eq!(at, 0);
     assert!(text.starts_with("failed to set the MTU of \"eth0\": invalid argument"), "{text}");
@@ -115,7 +115,7 @@ fn refused_attribute() {
     let (_, text) = refused(&host, &pod, vec![tune(multicast)]);
     assert_eq!(text, "failed to set the MAC address of \"eth0\": cannot assign requested address");
     pod.sh("ip link del eth0");
-    let (_, text) = refused(&host, &pod, vec![tune(all())]);
+    let (_, text) = refused(&host, &pod, vec![tune(all_attributes())]);
     assert_eq!(text, "failed to lookup eth0 (in the container): Link not found");
 }
 
@@ -124,7 +124,7 @@ fn on_a_new_link() {
     let ops = vec![
         veth("eth0", HOST_VETH),
         key("ipv4/conf/eth0/arp_filter", "1"),
-        tune(all()),
+        tune(all_attributes()),
         Op::Announce { link: "eth0".into(), addresses: vec!["10.5.0.2".parse().expect("address")] },
     ];
     there_and_back(&host, &pod, ops, || {
@@ -157,7 +157,7 @@ fn sysctls() {
     assert_eq!(pod.sysctl("ipv4/tcp_rmem"), rmem);
     assert_eq!(pod.sysctl("ipv4/ip_local_reserved_ports"), before, "longer than one read");
     // The numbers are compared without the blanks; unreadable values are not compared.
-    let differences = with(&host, &pod, |executor| {
+    let differences = with_executor(&host, &pod, |executor| {
         let plan = plan(ops[1..].to_vec());
         drop(applied(executor, &plan));
         executor.check(&plan).expect("check")
@@ -175,10 +175,10 @@ fn no_such_sysctl() {
 
 fn check() {
     let (host, pod) = pod_with_link();
-    let plan = plan(vec![key("core/somaxconn", "500"), tune(all())]);
+    let plan = plan(vec![key("core/somaxconn", "500"), tune(all_attributes())]);
     let differences = |break_it: &str| {
         pod.sh(break_it);
-        with(&host, &pod, |executor| {
+        with_executor(&host, &pod, |executor| {
             let found = executor.check(&plan).expect("check");
             found.iter().map(ToString::to_string).collect::<Vec<_>>()
         })
@@ -212,18 +212,18 @@ fn restored_at_teardown() {
         all_multicast: Some(false),
         tx_queue_length: Some(1000),
     };
-    let tune = TuneLink { link: "eth0".into(), set: all(), before };
+    let tune = TuneLink { link: "eth0".into(), set: all_attributes(), before };
     let plan = plan(vec![key("core/somaxconn", "500"), Op::TuneLink(tune)]);
     let link = pod.link("eth0");
     apply(&host, &pod, plan.ops.clone());
     assert_ne!(pod.link("eth0"), link);
     for _ in 0..2 {
-        let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+        let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(pod.link("eth0"), link);
     }
     assert_eq!(pod.sysctl("core/somaxconn"), "500", "as in the reference plugin, sysctls stay");
     pod.sh("ip link del eth0");
-    let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+    let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
 }

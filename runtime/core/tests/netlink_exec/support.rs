@@ -121,7 +121,7 @@ impl Ns {
             "ruleset": self.json("nft -j list ruleset"),
             "sysctl": self.run(sysctls),
         });
-        settle(&mut all);
+        remove_volatile(&mut all);
         all
     }
 
@@ -173,13 +173,13 @@ impl Drop for Ns {
 }
 
 /// Runs a job with an executor in the host's namespace for the pod's.
-pub(crate) fn with<T: Send>(host: &Ns, pod: &Ns, job: impl FnOnce(&mut Executor) -> T + Send) -> T {
+pub(crate) fn with_executor<T: Send>(host: &Ns, pod: &Ns, job: impl FnOnce(&mut Executor) -> T + Send) -> T {
     host.run(|| job(&mut Executor::open(Some(pod.path())).expect("executor")))
 }
 
 /// Applies ops that must succeed.
 pub(crate) fn apply(host: &Ns, pod: &Ns, ops: Vec<Op>) {
-    with(host, pod, |executor| drop(applied(executor, &plan(ops))));
+    with_executor(host, pod, |executor| drop(applied(executor, &plan(ops))));
 }
 
 pub(crate) fn applied(executor: &mut Executor, plan: &Plan) -> Applied {
@@ -189,7 +189,7 @@ pub(crate) fn applied(executor: &mut Executor, plan: &Plan) -> Applied {
 /// Applies ops that must fail, and leave nothing behind. Returns the op's index and the reason.
 pub(crate) fn refused(host: &Ns, pod: &Ns, ops: Vec<Op>) -> (usize, String) {
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
-    let error = with(host, pod, |executor| executor.apply(&plan(ops)).expect_err("must fail"));
+    let error = with_executor(host, pod, |executor| executor.apply(&plan(ops)).expect_err("must fail"));
     assert!(error.leftovers.is_empty(), "{:?}", error.leftovers);
     host.assert_snapshot(&host_before, "host");
     pod.assert_snapshot(&pod_before, "pod");
@@ -199,7 +199,7 @@ pub(crate) fn refused(host: &Ns, pod: &Ns, ops: Vec<Op>) -> (usize, String) {
 /// Applies ops, lets `look` inspect the state, and undoes the ops: everything must be as before.
 pub(crate) fn there_and_back(host: &Ns, pod: &Ns, ops: Vec<Op>, look: impl FnOnce() + Send) {
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
-    let errors = with(host, pod, |executor| {
+    let errors = with_executor(host, pod, |executor| {
         let applied = applied(executor, &plan(ops));
         look();
         executor.undo(applied)
@@ -241,15 +241,15 @@ fn sysctls() -> Value {
 
 /// Removes what changes by itself or cannot be restored: timers, addresses in duplicate address detection, and the
 /// queueing discipline, which a link gets when it first comes up and then keeps.
-fn settle(value: &mut Value) {
+fn remove_volatile(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, _| {
                 !key.ends_with("_timer") && !["tentative", "metainfo", "qdisc"].contains(&key.as_str())
             });
-            map.values_mut().for_each(settle);
+            map.values_mut().for_each(remove_volatile);
         }
-        Value::Array(list) => list.iter_mut().for_each(settle),
+        Value::Array(list) => list.iter_mut().for_each(remove_volatile),
         _ => {}
     }
 }

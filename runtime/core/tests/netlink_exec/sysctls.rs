@@ -97,9 +97,9 @@ fn forwarding() {
             (host.sysctl("ipv4/conf/two/forwarding"), host.sysctl("ipv6/conf/one/forwarding")),
             ("1".into(), "1".into())
         );
-        with(&host, &pod, |executor| assert_eq!(executor.check(&plan(ops.clone())).expect("check"), []));
+        with_executor(&host, &pod, |executor| assert_eq!(executor.check(&plan(ops.clone())).expect("check"), []));
     });
-    let texts = with(&host, &pod, |executor| {
+    let texts = with_executor(&host, &pod, |executor| {
         let differences = executor.check(&plan(ops.clone())).expect("check");
         differences.iter().map(ToString::to_string).collect::<Vec<_>>()
     });
@@ -116,7 +116,7 @@ fn forwarding_among_many_links() {
     let file = tempfile::NamedTempFile::new().expect("file");
     std::fs::write(file.path(), lines).expect("batch");
     host.sh(&format!("ip -batch {}", file.path().display()));
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let forward = Op::Forwarding { family: Family::V4 };
         let first = applied(executor, &plan(vec![forward.clone()]));
         assert!(executor.undo(first).is_empty());
@@ -131,7 +131,7 @@ fn forwarding_among_many_links() {
 
 fn forwarding_kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan(vec![Op::Forwarding { family: Family::V4 }]));
         host.sh("ip link add late type veth peer name later");
         assert!(executor.undo(applied).is_empty());

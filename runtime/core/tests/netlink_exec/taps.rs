@@ -13,7 +13,7 @@ use crate::support::*;
 pub(crate) fn tests() -> Vec<crate::Test> {
     let missing = if fs::metadata("/dev/net/tun").is_err() { Some("needs /dev/net/tun") } else { None };
     vec![
-        ("taps::plain", missing, plain),
+        ("taps::plain", missing, plain_tap),
         ("taps::every_setting", missing, every_setting),
         ("taps::on_a_bridge_inside", missing, on_a_bridge_inside),
         ("taps::refusals", missing, refusals),
@@ -28,9 +28,9 @@ fn tap() -> CreateTap {
     CreateTap { name: "eth0".into(), ..CreateTap::default() }
 }
 
-fn plain() {
+fn plain_tap() {
     let (host, pod) = (Ns::new(), Ns::new());
-    there_and_back(&host, &pod, vec![Op::CreateTap(tap()), up(eth0()), address(eth0(), "10.1.0.2/24")], || {
+    there_and_back(&host, &pod, vec![Op::CreateTap(tap()), link_up(eth0()), address(eth0(), "10.1.0.2/24")], || {
         let link = pod.link("eth0").expect("tap");
         let data = &link["linkinfo"];
         assert_eq!((&data["info_kind"], &data["info_data"]["type"]), (&"tun".into(), &"tap".into()));
@@ -112,9 +112,9 @@ fn selinux() {
 
 fn torn_down() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let whole = plan(vec![Op::CreateTap(tap()), up(eth0())]);
-    let tear_down = || with(&host, &pod, |executor| executor.teardown(&whole, &BTreeSet::new()).len());
-    with(&host, &pod, |executor| drop(applied(executor, &whole)));
+    let whole = plan(vec![Op::CreateTap(tap()), link_up(eth0())]);
+    let tear_down = || with_executor(&host, &pod, |executor| executor.teardown(&whole, &BTreeSet::new()).len());
+    with_executor(&host, &pod, |executor| drop(applied(executor, &whole)));
     assert_eq!((tear_down(), tear_down()), (0, 0));
     assert!(pod.link("eth0").is_none());
     pod.sh("ip link add eth0 type bridge");
@@ -128,10 +128,10 @@ fn checked() {
     let op = CreateTap { bridge: Some("br0".into()), mtu: Some(1400), mac: Some(mac("02:00:00:00:00:aa")), ..tap() };
     let whole = plan(vec![Op::CreateTap(op)]);
     let check = || -> Vec<String> {
-        let found = with(&host, &pod, |executor| executor.check(&whole).expect("check"));
+        let found = with_executor(&host, &pod, |executor| executor.check(&whole).expect("check"));
         found.iter().map(ToString::to_string).collect()
     };
-    with(&host, &pod, |executor| drop(applied(executor, &whole)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &whole)));
     assert_eq!(check(), [""; 0]);
     pod.sh("ip link set eth0 nomaster mtu 1300 address 02:00:00:00:00:bb");
     let wrong = check();
@@ -145,7 +145,7 @@ fn checked() {
 /// A program opens the device as the owner that `ip tuntap` shows, and the link has a carrier.
 fn opened() {
     let (host, pod) = (Ns::new(), Ns::new());
-    with(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), up(eth0())]))));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), link_up(eth0())]))));
     assert_ne!(pod.link("eth0").expect("tap")["operstate"], "UP");
     // TUNSETIFF with IFF_TAP | IFF_NO_PI on an existing device: the process that opens it becomes its wire.
     let script = "import fcntl,struct,sys,time\n\

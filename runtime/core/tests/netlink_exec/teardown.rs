@@ -28,7 +28,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 fn tear_down(host: &Ns, pod: &Ns, plan: &Plan) {
-    let errors = with(host, pod, |executor| executor.teardown(plan, &BTreeSet::new()));
+    let errors = with_executor(host, pod, |executor| executor.teardown(plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
 }
 
@@ -37,7 +37,7 @@ fn bridge_plan() {
     let (host, pod) = (Ns::new(), Ns::new());
     let pod_before = pod.snapshot();
     let plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     for _ in 0..2 {
         tear_down(&host, &pod, &plan);
         assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
@@ -48,7 +48,7 @@ fn bridge_plan() {
     }
     pod.assert_snapshot(&pod_before, "pod");
     // Afterwards everything works again.
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         assert_eq!(executor.check(&plan).expect("check"), []);
     });
@@ -57,7 +57,7 @@ fn bridge_plan() {
 fn without_container() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
     assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
@@ -67,7 +67,7 @@ fn without_container() {
 fn container_gone() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     drop(pod);
     eventually("the kernel removes the pair", || host.link(HOST_VETH).is_none());
     let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
@@ -79,7 +79,7 @@ fn container_gone() {
 fn point_to_point() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = ptp(HOST_VETH, "10.77.0.2");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     tear_down(&host, &pod, &plan);
     assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
     assert_eq!(host.sh("ip route"), "");
@@ -90,13 +90,13 @@ fn macvlan_plan() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
     let plan = macvlan(LinkRef::host("up0"));
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     for _ in 0..2 {
         tear_down(&host, &pod, &plan);
         assert!(pod.link("eth0").is_none() && host.link("up0").is_some());
     }
     // The parent is deleted first.
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh("ip link del up0");
     tear_down(&host, &pod, &plan);
 }
@@ -105,7 +105,7 @@ fn loopback_plan() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link set lo up");
     let plan = loopback();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     for _ in 0..2 {
         tear_down(&host, &pod, &plan);
         assert!(!pod.link("lo").expect("lo")["flags"].to_string().contains("\"UP\""));
@@ -118,7 +118,7 @@ fn loopback_plan() {
 fn renamed() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     pod.sh("ip link set eth0 down && ip link set eth0 name net7");
     tear_down(&host, &pod, &plan);
     assert!(host.link(HOST_VETH).is_none() && pod.link("net7").is_none());
@@ -127,7 +127,7 @@ fn renamed() {
 fn host_end_renamed() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name other"));
     tear_down(&host, &pod, &plan);
     assert!(host.link("other").is_none() && pod.link("eth0").is_none());
@@ -140,7 +140,7 @@ fn labelled(container_id: &str) -> Plan {
 fn labelled_host_end_renamed() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = labelled("one");
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name other"));
     tear_down(&host, &pod, &plan);
     assert!(host.link("other").is_none() && pod.link("eth0").is_none());
@@ -150,7 +150,7 @@ fn labelled_host_end_renamed() {
 fn pair_of_a_later_attachment() {
     let (host, pod) = (Ns::new(), Ns::new());
     let later = labelled("later");
-    with(&host, &pod, |executor| drop(applied(executor, &later)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &later)));
     host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name vethlater"));
     tear_down(&host, &pod, &labelled("one"));
     assert!(host.link("vethlater").is_some() && pod.link("eth0").is_some());
@@ -196,10 +196,10 @@ fn half_applied() {
 fn failures_are_collected() {
     let (host, pod) = (Ns::new(), Ns::new());
     let mut plan = bridge_l3();
-    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
     // An impossible link name, so that even the lookup fails.
     plan.ops.push(veth("eth1", "veth-of-more-than-fifteen-letters"));
-    let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+    let errors = with_executor(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
     assert_eq!(errors.len(), 1, "{errors:?}");
     let text = errors[0].to_string();
     assert!(text.starts_with("could not tear down: create veth eth1"), "{text}");
@@ -212,7 +212,7 @@ fn filters_that_forbid_go_last() {
     let order = |ops: fn() -> Vec<Op>| -> Vec<&'static str> {
         let (host, pod) = (Ns::new(), Ns::new());
         let plan = Plan { ops: ops(), ..Plan::default() };
-        with(&host, &pod, |executor| drop(applied(executor, &plan)));
+        with_executor(&host, &pod, |executor| drop(applied(executor, &plan)));
         let log = tempfile::NamedTempFile::new().expect("log").into_temp_path();
         let listen = format!(
             "for what in 'nft monitor elements' 'ip monitor link'; do stdbuf -oL timeout 20 $what >>{0} 2>/dev/null & done",

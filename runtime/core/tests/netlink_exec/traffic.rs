@@ -64,7 +64,7 @@ fn seen_source(from: &Ns, to: &Ns, target: &str) -> IpAddr {
 fn masquerade() {
     let (host, pod) = (Ns::new(), Ns::new());
     let world = outside(&host);
-    with(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
     assert_eq!(seen_source(&pod, &world, "203.0.113.2"), "203.0.113.1".parse::<IpAddr>().expect("address"));
     assert_eq!(seen_source(&pod, &world, "2001:db8::2"), "2001:db8::1".parse::<IpAddr>().expect("address"));
     // To the host itself, and multicast, unchanged.
@@ -79,15 +79,15 @@ fn masquerade() {
 fn no_masquerade_inside() {
     let (host, first, second) = (Ns::new(), Ns::new(), Ns::new());
     let world = outside(&host);
-    with(&host, &first, |executor| drop(applied(executor, &ptp("vetha", "10.77.0.2"))));
-    with(&host, &second, |executor| drop(applied(executor, &ptp("vethb", "10.77.0.3"))));
+    with_executor(&host, &first, |executor| drop(applied(executor, &ptp("vetha", "10.77.0.2"))));
+    with_executor(&host, &second, |executor| drop(applied(executor, &ptp("vethb", "10.77.0.3"))));
     assert_eq!(seen_source(&first, &second, "10.77.0.3"), "10.77.0.2".parse::<IpAddr>().expect("address"));
     assert_eq!(seen_source(&first, &world, "203.0.113.2"), "203.0.113.1".parse::<IpAddr>().expect("address"));
 }
 
 fn spoofed_mac() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    with(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
+    with_executor(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
     apply(
         &host,
         &other,
@@ -96,7 +96,7 @@ fn spoofed_mac() {
             veth("eth0", "vethother"),
             port("vethother", "weft0"),
             address(eth0(), "10.88.0.9/24"),
-            up(eth0()),
+            link_up(eth0()),
         ],
     );
     let reaches = |from: &Ns| from.sh("ping -c1 -W1 10.88.0.1 >/dev/null 2>&1 && echo yes || echo no").trim() == "yes";
@@ -133,12 +133,12 @@ fn frames(ns: &Ns, link: &str, during: impl FnOnce()) -> Vec<Vec<u8>> {
 
 fn announcements() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    apply(&host, &other, vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), up(eth0())]);
+    apply(&host, &other, vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), link_up(eth0())]);
     eventually("the listener is up", || other.link("eth0").expect("link")["operstate"] == "UP");
     let mut plan = bridge_l3();
     // Only the op itself makes the kernel announce.
     plan.ops.retain(|op| !matches!(op, Op::Sysctl { key, .. } if key.ends_with("_notify")));
-    let seen = frames(&other, "eth0", || with(&host, &pod, |executor| drop(applied(executor, &plan))));
+    let seen = frames(&other, "eth0", || with_executor(&host, &pod, |executor| drop(applied(executor, &plan))));
     let mac = [2, 0, 0, 0, 0, 1];
     // ARP: Ethernet type 0806, sender and target both the address.
     let arp = |frame: &&Vec<u8>| {
@@ -164,7 +164,7 @@ fn announcements_leave_settings_alone() {
     let (host, pod) = (Ns::new(), Ns::new());
     let ops = |first: Vec<Op>| {
         let announce = Op::Announce { link: "eth0".into(), addresses: vec!["10.1.2.3".parse().expect("address")] };
-        [vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], first, vec![announce]].concat()
+        [vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), link_up(eth0())], first, vec![announce]].concat()
     };
     there_and_back(&host, &pod, ops(Vec::new()), || {
         assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_notify"), "0");

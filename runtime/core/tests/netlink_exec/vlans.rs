@@ -41,7 +41,7 @@ fn gateway_op() -> Op {
 }
 
 /// Returns `vid flags` of each VLAN of a port.
-fn shown(host: &Ns, port: &str) -> Vec<String> {
+fn vlans_of_port(host: &Ns, port: &str) -> Vec<String> {
     let ports = host.json("bridge -j vlan show");
     let port = ports.as_array().expect("list").iter().find(|one| one["ifname"] == port).cloned().unwrap_or_default();
     let vlans = port["vlans"].as_array().cloned().unwrap_or_default();
@@ -78,10 +78,10 @@ fn access() {
     let with = |op: Op| [base.clone(), vec![op]].concat();
     there_and_back(&host, &pod, with(vlans(true, Some(100), &[])), || {
         assert_eq!(host.link("weft0").expect("bridge")["linkinfo"]["info_data"]["vlan_filtering"], 1);
-        assert_eq!(shown(&host, HOST_VETH), ["100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["100 PVID Egress Untagged"]);
     });
     there_and_back(&host, &pod, with(vlans(false, Some(100), &[])), || {
-        assert_eq!(shown(&host, HOST_VETH), ["1 Egress Untagged", "100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["1 Egress Untagged", "100 PVID Egress Untagged"]);
     });
 }
 
@@ -95,12 +95,12 @@ fn trunk() {
         vlans(true, Some(1), &[&[1, 101], many.as_slice()].concat()),
     ];
     there_and_back(&host, &pod, ops.clone(), || {
-        let seen = shown(&host, HOST_VETH);
+        let seen = vlans_of_port(&host, HOST_VETH);
         assert_eq!(seen.len(), 702);
         assert_eq!(seen[..3], ["1 PVID Egress Untagged", "101 ", "200 "]);
     });
     apply(&host, &pod, ops.clone());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         assert_eq!(executor.check(&plan(ops.clone())).expect("check"), []);
         sh(&format!("bridge vlan del dev {HOST_VETH} vid 300"));
         let differences = executor.check(&plan(ops)).expect("check");
@@ -114,11 +114,11 @@ fn of_a_port_that_was_there() {
     host.sh(&format!("ip link add {HOST_VETH} type veth peer name q && ip link set {HOST_VETH} master weft0"));
     host.sh(&format!("bridge vlan add dev {HOST_VETH} vid 7 pvid untagged && bridge vlan add dev {HOST_VETH} vid 8"));
     host.settle();
-    let before = shown(&host, HOST_VETH);
+    let before = vlans_of_port(&host, HOST_VETH);
     there_and_back(&host, &pod, vec![vlans(true, Some(100), &[101])], || {
-        assert_eq!(shown(&host, HOST_VETH), ["100 PVID Egress Untagged", "101 "]);
+        assert_eq!(vlans_of_port(&host, HOST_VETH), ["100 PVID Egress Untagged", "101 "]);
     });
-    assert_eq!(shown(&host, HOST_VETH), before);
+    assert_eq!(vlans_of_port(&host, HOST_VETH), before);
 }
 
 fn gateway() {
@@ -128,7 +128,7 @@ fn gateway() {
         let (near, far) = (host.link("weft0.100").expect("gateway"), host.link("vethgate").expect("peer"));
         assert_eq!(far["master"], "weft0");
         assert_eq!(near["ifindex"].as_u64(), far["ifindex"].as_u64().map(|index| index + 1));
-        assert_eq!(shown(&host, "vethgate"), ["100 PVID Egress Untagged"]);
+        assert_eq!(vlans_of_port(&host, "vethgate"), ["100 PVID Egress Untagged"]);
         eventually("both ends are up", || host.link("weft0.100").expect("gateway")["operstate"] == "UP");
     });
     // An existing one is used.
@@ -142,7 +142,7 @@ fn gateway() {
 
 fn gateway_kept_for_newcomers() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let ours =
             applied(executor, &plan(vec![filtering(), gateway_op(), ensure("weft0.100", "10.88.0.1/24", false)]));
         let mut second = weft_core::netlink::Executor::open(Some(other.path())).expect("open");

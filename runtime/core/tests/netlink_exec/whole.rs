@@ -19,7 +19,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-fn texts(executor: &mut Executor, plan: &Plan) -> Vec<String> {
+fn difference_texts(executor: &mut Executor, plan: &Plan) -> Vec<String> {
     let differences = executor.check(plan).expect("check");
     differences.iter().map(ToString::to_string).collect()
 }
@@ -28,7 +28,7 @@ fn bridge_plan() {
     let (host, pod) = (Ns::new(), Ns::new());
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let port = &applied.links[&LinkRef::host(HOST_VETH)];
         assert_eq!((applied.links.len(), port.kind.as_str(), port.up), (3, "veth", true));
@@ -37,7 +37,7 @@ fn bridge_plan() {
         assert_eq!(pod.link("eth0").expect("link")["operstate"], "UP");
         let default = pod.json("ip -j route show default")[0].clone();
         assert_eq!((&default["gateway"], &default["prefsrc"]), (&"10.88.0.1".into(), &serde_json::Value::Null));
-        assert_eq!(texts(executor, &plan), [""; 0]);
+        assert_eq!(difference_texts(executor, &plan), [""; 0]);
         // The container reaches its gateway at once; over IPv6 after the host's duplicate address detection.
         pod.sh("ping -c1 -W2 10.88.0.1");
         eventually("the gateway answers by IPv6", || {
@@ -52,7 +52,7 @@ fn bridge_plan() {
 /// A second attachment uses what it finds, and removes none of it when it fails.
 fn second_attachment() {
     let (host, first, second) = (Ns::new(), Ns::new(), Ns::new());
-    with(&host, &first, |executor| drop(applied(executor, &bridge_l3())));
+    with_executor(&host, &first, |executor| drop(applied(executor, &bridge_l3())));
     host.settle();
     let text = serde_json::to_string(&bridge_l3()).expect("json");
     let text = text.replace(HOST_VETH, "vethcafe0002").replace("10.88.0.2", "10.88.0.3").replace("88::2", "88::3");
@@ -71,7 +71,7 @@ fn stored() {
 
 fn errors_name_the_op() {
     let (host, pod) = (Ns::new(), Ns::new());
-    let error = with(&host, &pod, |executor| {
+    let error = with_executor(&host, &pod, |executor| {
         executor.apply(&plan(vec![bridge("weft0"), impossible()])).expect_err("impossible")
     });
     assert_eq!((error.at, &*error.op), (1, "bring no-such-link up"));
@@ -82,7 +82,7 @@ fn errors_name_the_op() {
     let mut plan = bridge_v4();
     plan.result.interfaces.push(LinkRef::host("absent"));
     let before = host.snapshot();
-    let error = with(&host, &pod, |executor| executor.apply(&plan).expect_err("no such link"));
+    let error = with_executor(&host, &pod, |executor| executor.apply(&plan).expect_err("no such link"));
     assert_eq!((error.at, &*error.op), (plan.ops.len(), "read the links of the result"));
     host.assert_snapshot(&before, "host");
 }
@@ -153,15 +153,15 @@ fn differences() {
     if let Some(Op::EnsureBridge { promisc, .. }) = plan.ops.first_mut() {
         *promisc = true;
     }
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         for (inside, change, back, want) in CHANGES {
             let run = |line: &str| if *inside { pod.sh(line) } else { sh(line) };
             run(change);
             let want: Vec<&str> = Some(*want).into_iter().filter(|text| !text.is_empty()).collect();
-            assert_eq!(texts(executor, &plan), want, "after {change}");
+            assert_eq!(difference_texts(executor, &plan), want, "after {change}");
             run(back);
-            assert_eq!(texts(executor, &plan), [""; 0], "after {back}");
+            assert_eq!(difference_texts(executor, &plan), [""; 0], "after {back}");
         }
     });
 }
@@ -170,36 +170,36 @@ fn differences() {
 fn lost_links() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         pod.sh("ip link set eth0 down");
-        assert!(texts(executor, &plan).contains(&"interface eth0 (in the container) is down".to_owned()));
+        assert!(difference_texts(executor, &plan).contains(&"interface eth0 (in the container) is down".to_owned()));
         pod.sh("ip link set eth0 name eth7");
-        let after = texts(executor, &plan);
+        let after = difference_texts(executor, &plan);
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
         sh("ip link del vethcafe0001");
-        let after = texts(executor, &plan);
+        let after = difference_texts(executor, &plan);
         assert!(after.contains(&"CNI veth created for bridge weft0 was not found".to_owned()), "{after:?}");
         // Other links with their names.
         pod.sh("ip link add eth0 type bridge");
-        let after = texts(executor, &plan);
+        let after = difference_texts(executor, &plan);
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
         sh("ip link del weft0");
-        assert_eq!(texts(executor, &plan)[0], "CNI created bridge weft0 in host namespace was not found");
+        assert_eq!(difference_texts(executor, &plan)[0], "CNI created bridge weft0 in host namespace was not found");
         sh("ip link add weft0 type veth peer name other");
-        assert_eq!(texts(executor, &plan)[0], r#""weft0" already exists but is not a bridge"#);
+        assert_eq!(difference_texts(executor, &plan)[0], r#""weft0" already exists but is not a bridge"#);
     });
 }
 
 fn differences_of_ptp() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = ptp(HOST_VETH, "10.77.0.2");
-    with(&host, &pod, |executor| {
+    with_executor(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         // The pair is replaced by two other links with the same names.
         sh(&format!("ip link del {HOST_VETH} && ip link add {HOST_VETH} type veth peer name elsewhere"));
         pod.sh("ip link add eth0 type veth peer name eth1");
-        let after = texts(executor, &plan);
+        let after = difference_texts(executor, &plan);
         let want = format!("container veth eth0 and host veth {HOST_VETH} are not ends of one pair");
         assert!(after.contains(&want), "{after:?}");
         assert!(
@@ -212,10 +212,13 @@ fn differences_of_ptp() {
 fn nothing_there() {
     let (host, pod) = (Ns::new(), Ns::new());
     for (plan, least) in [(bridge_l3(), 10), (macvlan(LinkRef::host("up0")), 4), (loopback(), 1)] {
-        let found = with(&host, &pod, |executor| texts(executor, &plan));
+        let found = with_executor(&host, &pod, |executor| difference_texts(executor, &plan));
         assert!(found.len() >= least, "{found:?}");
     }
-    assert_eq!(with(&host, &pod, |executor| texts(executor, &loopback())), ["loopback interface is down"]);
+    assert_eq!(
+        with_executor(&host, &pod, |executor| difference_texts(executor, &loopback())),
+        ["loopback interface is down"]
+    );
     // CHECK needs the container if the plan has anything in it.
     let error = host.run(|| Executor::open(None).expect("open").check(&loopback()).expect_err("no container"));
     assert!(error.to_string().starts_with("no container network namespace is open"));

@@ -165,7 +165,7 @@ fn a_missing_policy_lists_installed_ones() {
 }
 
 #[test]
-fn a_replaced_component_is_what_is_loaded_next() {
+fn a_replaced_component_is_loaded_next() {
     let state = State::new();
     let file = state.dir.path().join("mine.wasm");
     let policy = PolicyRef::parse(&format!("file://{}", file.display())).unwrap();

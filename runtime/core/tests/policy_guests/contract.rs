@@ -37,7 +37,7 @@ fn a_version_of_the_contract_does_not_change() {
 }
 
 #[test]
-fn a_kept_delegate_policy_chooses_as_it_always_did() {
+fn an_old_delegate_policy_chooses_as_before() {
     for (version, wasm) in OLD_CHOICES {
         let exported = contract::describe(wasm).expect("a component").exports;
         assert_eq!(exported, [format!("weft:policy/delegate-choice@{version}")]);
@@ -78,7 +78,7 @@ fn a_kept_delegate_policy_chooses_as_it_always_did() {
 }
 
 #[test]
-fn a_kept_address_policy_decides_as_it_always_did() {
+fn an_old_address_policy_decides_as_before() {
     for (version, wasm) in OLD_IPAM {
         let exported = contract::describe(wasm).expect("a component").exports;
         assert_eq!(exported, [format!("weft:policy/ipam@{version}")]);
@@ -98,7 +98,7 @@ fn a_kept_address_policy_decides_as_it_always_did() {
 }
 
 #[test]
-fn a_component_of_an_older_patch_decides_as_it_always_did() {
+fn a_component_of_an_older_patch_version_decides_as_before() {
     let (_old_state, old) = loaded(OLD);
     let (_new_state, new) = loaded(&shipped("host-local"));
     let config = r#"{"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}"#;

@@ -16,7 +16,7 @@ fn decide(policy: &Loaded, request: &Request, ledger: &Ledger) -> Result<Verifie
     answer.outcome.map(|decision| verify(policy.name(), &decision, request, &singles).expect("sound"))
 }
 
-fn first(verified: &Verified) -> Vec<String> {
+fn first_candidates(verified: &Verified) -> Vec<String> {
     verified.wants.iter().map(|want| want.candidates[0].0.to_string()).collect()
 }
 
@@ -49,7 +49,7 @@ fn host_local_goes_round() {
     let mut ledger = Ledger::default();
     for expected in ["10.1.0.2/24", "10.1.0.3/24", "10.1.0.4/24"] {
         let verified = decide(&policy, &request, &ledger).expect("free");
-        assert_eq!(first(&verified), [expected]);
+        assert_eq!(first_candidates(&verified), [expected]);
         assert_eq!(verified.wants[0].gateway, Some("10.1.0.1".parse().expect("an address")));
         assert_eq!((verified.routes.len(), verified.release), (1, ReleaseRule::Cooldown(9)));
         ledger.claim(verified.wants[0].candidates[0].0.addr(), "other");
@@ -57,7 +57,7 @@ fn host_local_goes_round() {
     let text = "failed to allocate for range 0: no IP addresses available in range set: 10.1.0.1-10.1.0.4";
     assert_eq!(decide(&policy, &request, &ledger), Err(Denial::Exhausted(text.to_owned())));
     ledger.taken.remove(&"10.1.0.3".parse().expect("an address"));
-    assert_eq!(first(&decide(&policy, &request, &ledger).expect("one is free again")), ["10.1.0.3/24"]);
+    assert_eq!(first_candidates(&decide(&policy, &request, &ledger).expect("one is free again")), ["10.1.0.3/24"]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn host_local_serves_requests() {
     };
     let asked = |text: &str| Request { requested: vec![wish(text)], ..request("{}") };
     let ledger = Ledger::default();
-    assert_eq!(first(&decide(&policy, &asked("10.1.0.77"), &ledger).expect("free")), ["10.1.0.77/24"]);
+    assert_eq!(first_candidates(&decide(&policy, &asked("10.1.0.77"), &ledger).expect("free")), ["10.1.0.77/24"]);
     let text = "failed to allocate for range 0: requested ip 10.1.0.1 is subnet's gateway";
     assert_eq!(decide(&policy, &asked("10.1.0.1"), &ledger), Err(Denial::Denied(text.to_owned())));
     let text = "failed to allocate all requested IPs: 10.9.0.1";
@@ -84,7 +84,7 @@ fn static_gives_what_is_named() {
     let config =
         r#"{"addresses": [{"address": "10.3.0.5/24", "gateway": "10.3.0.1"}], "dns": {"nameservers": ["10.3.0.53"]}}"#;
     let verified = decide(&policy, &request(config), &Ledger::default()).expect("named");
-    assert_eq!(first(&verified), ["10.3.0.5/24"]);
+    assert_eq!(first_candidates(&verified), ["10.3.0.5/24"]);
     assert_eq!(verified.dns.expect("dns").nameservers, ["10.3.0.53"]);
     let text = "the 'address' field is expected to be in CIDR notation, got: '10.3.0.5'";
     let bad = request(r#"{"addresses": [{"address": "10.3.0.5"}]}"#);
@@ -102,7 +102,7 @@ fn by_label_follows_the_labels() {
         ..request.clone()
     };
     let verified = decide(&policy, &labelled("gold"), &Ledger::default()).expect("gold");
-    assert_eq!(first(&verified), ["10.1.0.100/24"]);
+    assert_eq!(first_candidates(&verified), ["10.1.0.100/24"]);
     assert!(verified.reason.contains("tier=gold"), "{}", verified.reason);
     let text = "no rule matches the labels of the pod (tier=tin) and there is no \"default\" set";
     assert_eq!(decide(&policy, &labelled("tin"), &Ledger::default()), Err(Denial::Denied(text.to_owned())));

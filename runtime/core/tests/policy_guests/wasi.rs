@@ -34,7 +34,7 @@ fn granted(data: bool) -> (State, Loaded) {
     (state, loaded)
 }
 
-fn say(policy: &Loaded, config: &str) -> Result<String, PolicyError> {
+fn answer_of(policy: &Loaded, config: &str) -> Result<String, PolicyError> {
     let answer = policy.allocate(&request(config), Box::new(Ledger::default()), &Limits::default()).answered()?;
     match answer.outcome.expect_err("it always denies") {
         Denial::Denied(text) => Ok(text),
@@ -55,10 +55,10 @@ fn not_granted_means_refused_by_name() {
 #[test]
 fn wasi_context_is_empty_and_clocks_are_fixed() {
     let (_state, policy) = granted(false);
-    let text = say(&policy, "look").expect("answers");
+    let text = answer_of(&policy, "look").expect("answers");
     assert!(text.starts_with("env [] args [] now Ok(1700000000) random "), "{text}");
     assert!(text.contains("socket Err(") && !text.contains("rack 1"), "{text}");
-    assert_eq!(say(&policy, "look").expect("answers"), text, "the same request, the same randomness");
+    assert_eq!(answer_of(&policy, "look").expect("answers"), text, "the same request, the same randomness");
     let other = weft_host_abi::types::Request { seed: 7, ..request("look") };
     let answer = policy.allocate(&other, Box::new(Ledger::default()), &Limits::default()).answered().expect("answers");
     assert_ne!(answer.outcome.expect_err("denied"), Denial::Denied(text), "another seed, other randomness");
@@ -67,11 +67,11 @@ fn wasi_context_is_empty_and_clocks_are_fixed() {
 #[test]
 fn the_granted_directory_can_be_read_and_no_more() {
     let (state, policy) = granted(true);
-    assert!(say(&policy, "look").expect("answers").contains("table \"rack 1\""));
-    let write = say(&policy, "write").expect("answers");
+    assert!(answer_of(&policy, "look").expect("answers").contains("table \"rack 1\""));
+    let write = answer_of(&policy, "write").expect("answers");
     assert!(write.starts_with("write: Err("), "{write}");
     assert!(!state.dir.path().join("data/new").exists());
-    assert_eq!(say(&policy, "escape").expect("answers"), "escape: false");
+    assert_eq!(answer_of(&policy, "escape").expect("answers"), "escape: false");
     let digest = || {
         let answer = policy.allocate(&request("look"), Box::new(Ledger::default()), &Limits::default()).answered();
         answer.expect("answers").data_digest.expect("it has data")
@@ -79,14 +79,14 @@ fn the_granted_directory_can_be_read_and_no_more() {
     let before = digest();
     assert_eq!(digest(), before);
     fs::write(state.dir.path().join("data/..2026/table"), "rack 2").unwrap();
-    assert!(say(&policy, "look").expect("answers").contains("table \"rack 2\""));
+    assert!(answer_of(&policy, "look").expect("answers").contains("table \"rack 2\""));
     assert_ne!(digest(), before, "the trace tells which table it was");
 }
 
 #[test]
 fn files_are_listed_and_read_in_parts() {
     let (_state, policy) = granted(true);
-    let listed = say(&policy, "list").expect("answers");
+    let listed = answer_of(&policy, "list").expect("answers");
     for entry in [
         r#""/data/..2026/""#,
         r#""/data/..2026/d/empty Some(0)""#,
@@ -96,14 +96,14 @@ fn files_are_listed_and_read_in_parts() {
     ] {
         assert!(listed.contains(entry), "no {entry} in {listed}");
     }
-    assert_eq!(say(&policy, "seek").expect("answers"), r#"seek: Ok("1")"#);
+    assert_eq!(answer_of(&policy, "seek").expect("answers"), r#"seek: Ok("1")"#);
 }
 
 #[test]
 fn nothing_else_is_within_reach() {
     for data in [true, false] {
         let (state, policy) = granted(data);
-        assert_eq!(say(&policy, "reach").expect("answers"), "reached: []", "data {data}");
+        assert_eq!(answer_of(&policy, "reach").expect("answers"), "reached: []", "data {data}");
         assert_eq!(fs::read_to_string(state.dir.path().join("data/table")).unwrap(), "rack 1");
     }
 }
@@ -112,12 +112,12 @@ fn nothing_else_is_within_reach() {
 fn sleeping_and_waiting_take_no_time() {
     let (_state, policy) = granted(false);
     let start = Instant::now();
-    say(&policy, "sleep").expect("an hour passes at once");
+    answer_of(&policy, "sleep").expect("an hour passes at once");
     // The guest sleeps for an hour, far longer than any machine needs for the call
     // itself.
     assert!(start.elapsed() < Duration::from_secs(1800), "{:?}", start.elapsed());
     // A microsecond per read of the clock: an hour of that exceeds the fuel.
-    assert!(matches!(say(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
+    assert!(matches!(answer_of(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn output_goes_to_the_log() {
 fn it_works_inside_an_async_runtime() {
     let (_state, policy) = granted(true);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let text = runtime.block_on(async { say(&policy, "look") }).expect("answers");
+    let text = runtime.block_on(async { answer_of(&policy, "look") }).expect("answers");
     assert!(text.contains("rack 1"), "{text}");
 }
 
@@ -154,6 +154,6 @@ fn it_works_inside_an_async_runtime() {
 fn a_data_directory_that_is_gone_is_named() {
     let (state, policy) = granted(true);
     fs::remove_dir_all(state.dir.path().join("data")).unwrap();
-    let error = say(&policy, "look").expect_err("gone");
+    let error = answer_of(&policy, "look").expect_err("gone");
     assert!(matches!(error, PolicyError::Data { .. }), "{error:?}");
 }

@@ -151,7 +151,7 @@ impl Client {
             State::Rebooting { address, until } => {
                 if now >= until.min(self.deadline) {
                     if self.purpose == Purpose::Keep(address) && self.lease.is_some() {
-                        return self.lose(Lost::Expired);
+                        return self.lose_lease(Lost::Expired);
                     }
                     self.start_over(now);
                     return self.discover(now);
@@ -161,9 +161,9 @@ impl Client {
             State::Bound => {
                 (self.began, self.xid) = (now, self.jitter.word());
                 self.state = State::Renewing;
-                self.prolong(now)
+                self.extend_lease(now)
             }
-            State::Renewing | State::Rebinding => self.prolong(now),
+            State::Renewing | State::Rebinding => self.extend_lease(now),
         }
     }
 
@@ -262,12 +262,12 @@ impl Client {
     }
 
     /// Renews with the lease's server, from T2 on with any; after the end, the lease is lost.
-    fn prolong(&mut self, now: Millis) -> Vec<Output> {
-        let Some(lease) = &self.lease else { return self.lose(Lost::Expired) };
+    fn extend_lease(&mut self, now: Millis) -> Vec<Output> {
+        let Some(lease) = &self.lease else { return self.lose_lease(Lost::Expired) };
         let (address, server, mac) = (lease.address, lease.server, lease.server_mac);
         let (rebind, end) = (lease.rebind.unwrap_or(Millis::MAX), lease.expires.unwrap_or(Millis::MAX));
         if now >= end {
-            return self.lose(Lost::Expired);
+            return self.lose_lease(Lost::Expired);
         }
         let rebinding = now >= rebind;
         self.state = if rebinding { State::Rebinding } else { State::Renewing };
@@ -295,7 +295,7 @@ impl Client {
             // The server has recorded our lease, so release it.
             let unwanted = self.release_of(ack.yiaddr, server, mac);
             let mut outputs = vec![unwanted];
-            outputs.extend(self.lose(Lost::Moved(ack.yiaddr.into())));
+            outputs.extend(self.lose_lease(Lost::Moved(ack.yiaddr.into())));
             return outputs;
         }
         // The answer to a renewal comes through a socket without MAC addresses.
@@ -317,7 +317,7 @@ impl Client {
         let in_use = self.lease.is_some();
         let again = self.refusal.replace(text.clone()).is_some();
         if in_use && again {
-            return self.lose(Lost::Refused(text));
+            return self.lose_lease(Lost::Refused(text));
         }
         if in_use {
             (self.began, self.tries) = (now, 0);
@@ -340,7 +340,7 @@ impl Client {
 
     fn give_up(&mut self) -> Vec<Output> {
         if self.lease.is_some() {
-            return self.lose(Lost::Refused(self.refusal.clone().unwrap_or_default()));
+            return self.lose_lease(Lost::Refused(self.refusal.clone().unwrap_or_default()));
         }
         self.state = State::Ended;
         let seconds = self.settings.pace.resend_timeout / 1_000;
@@ -352,7 +352,7 @@ impl Client {
         vec![Output::GaveUp(text)]
     }
 
-    fn lose(&mut self, why: Lost) -> Vec<Output> {
+    fn lose_lease(&mut self, why: Lost) -> Vec<Output> {
         self.state = State::Ended;
         self.lease = None;
         vec![Output::Lost(why)]

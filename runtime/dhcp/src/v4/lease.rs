@@ -97,7 +97,7 @@ impl Lease {
     /// Returns the domain.
     #[must_use]
     pub fn domain(&self) -> Option<String> {
-        self.options.get(&option::DOMAIN_NAME).and_then(|bytes| names::plain(bytes))
+        self.options.get(&option::DOMAIN_NAME).and_then(|bytes| names::read_domain(bytes))
     }
 
     /// Returns the search list.

@@ -66,7 +66,7 @@ pub enum Output {
 pub enum Listen {
     /// Nowhere: no request is pending.
     Nowhere,
-    /// On the link, for any address: there is none yet, or none that is reliable.
+    /// On the link, for any address, while the client has no address or no reliable one.
     Link,
     /// At the client's own address.
     Address(Ipv4Addr),

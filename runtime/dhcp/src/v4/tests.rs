@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod messages;
+mod random;
+
 use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{Lost, Millis, Pace};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 5);
 
 fn settings() -> Settings {
@@ -107,7 +112,7 @@ fn what_is_not_an_answer_changes_nothing() {
 }
 
 #[test]
-fn silence_is_asked_again_quickly_then_slower_and_given_up_in_time() {
+fn unanswered_requests_are_repeated_ever_slower_and_given_up_in_time() {
     let mut client = Client::acquire(settings(), Purpose::Any(None), 3, 0);
     let mut times = Vec::new();
     let text = loop {
@@ -280,7 +285,7 @@ fn a_release_names_address_and_server() {
 }
 
 #[test]
-fn after_a_restart_what_became_due_is_due_now() {
+fn after_a_restart_overdue_work_is_due_now() {
     let lease = bound().lease().unwrap().clone();
     let mut early = Client::resume(settings(), lease.clone(), 2, 30_000);
     assert_eq!(early.tick(30_000), []);
@@ -307,7 +312,7 @@ fn after_a_restart_what_became_due_is_due_now() {
 }
 
 #[test]
-fn broadcast_answers_are_asked_for_until_there_is_an_address() {
+fn broadcast_answers_are_requested_until_there_is_an_address() {
     let settings = Settings { broadcast: true, ..settings() };
     let mut client = Client::acquire(settings, Purpose::Any(None), 1, 0);
     let discover = sent(&client.tick(0)[0]);
@@ -319,7 +324,7 @@ fn broadcast_answers_are_asked_for_until_there_is_an_address() {
 }
 
 #[test]
-fn a_remembered_address_is_asked_for_first_and_another_is_taken() {
+fn a_remembered_address_is_requested_first_and_another_is_accepted() {
     let mut client = Client::acquire(settings(), Purpose::Any(Some(ADDRESS)), 1, 0);
     let request = sent(&client.tick(0)[0]);
     assert_eq!(request.kind(), Some(Kind::Request));
@@ -329,166 +334,4 @@ fn a_remembered_address_is_asked_for_first_and_another_is_taken() {
     let other = Ipv4Addr::new(192, 168, 1, 8);
     let request = sent(&client.receive(10, &answer(&discover, Kind::Offer, other), None)[0]);
     assert_eq!(client.receive(10, &answer(&request, Kind::Ack, other), None), [Output::Bound]);
-}
-
-fn lease(options: &[(u8, &[u8])]) -> Lease {
-    let mut message = answer(&Message::new(Kind::Request, 1, MAC), Kind::Ack, ADDRESS);
-    message.options.extend(options.iter().map(|(code, value)| (*code, value.to_vec())));
-    Lease::from_ack(&message, SERVER, None, 0)
-}
-
-fn routes(options: &[(u8, &[u8])]) -> Vec<String> {
-    let text = |(net, router): &(ipnet::Ipv4Net, Option<Ipv4Addr>)| match router {
-        Some(router) => format!("{net} via {router}"),
-        None => net.to_string(),
-    };
-    lease(options).routes().iter().map(text).collect()
-}
-
-#[test]
-fn routes_come_from_routers_static_routes_or_classless_ones() {
-    assert_eq!(routes(&[]), ["0.0.0.0/0 via 192.168.1.1"]);
-    let fixed: &[u8] = &[10, 0, 0, 0, 192, 168, 1, 2, 172, 16, 5, 0, 192, 168, 1, 3, 0, 0, 0, 0, 1, 1, 1, 1];
-    let want = ["10.0.0.0/8 via 192.168.1.2", "172.16.0.0/16 via 192.168.1.3", "0.0.0.0/0 via 192.168.1.1"];
-    assert_eq!(routes(&[(33, fixed)]), want);
-    let classless: &[u8] = &[0, 192, 168, 1, 9, 25, 10, 1, 2, 128, 192, 168, 1, 4, 32, 10, 9, 9, 9, 0, 0, 0, 0];
-    let want = ["0.0.0.0/0 via 192.168.1.9", "10.1.2.128/25 via 192.168.1.4", "10.9.9.9/32"];
-    assert_eq!(routes(&[(33, fixed), (121, classless)]), want);
-    // An invalid length ends the list; nothing is guessed.
-    assert_eq!(
-        routes(&[(121, &[24, 10, 0, 0, 1, 1, 1, 1, 33, 1, 1, 1, 1, 1, 2, 2, 2, 2])]),
-        ["10.0.0.0/24 via 1.1.1.1"]
-    );
-    assert_eq!(routes(&[(121, &[24, 10])]), Vec::<String>::new());
-}
-
-#[test]
-fn dns_and_masks_are_read() {
-    let lease = lease(&[(6, &[9, 9, 9, 9, 1, 1, 1, 1, 7]), (15, b"lan"), (119, b"\x01a\x03lan\0")]);
-    assert_eq!(lease.name_servers(), [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)]);
-    assert_eq!((lease.domain().as_deref(), lease.search()), (Some("lan"), vec!["a.lan".to_owned()]));
-    let mut bare = lease;
-    for (mask, length) in [(vec![255, 255, 255, 128], Some(25)), (vec![255, 0, 255, 0], None), (vec![255], None)] {
-        bare.options.insert(option::SUBNET_MASK, mask);
-        assert_eq!(bare.network().map(|net| net.prefix_len()), length);
-    }
-}
-
-#[test]
-fn times_that_make_no_sense_are_replaced() {
-    let times = |options: &[(u8, &[u8])]| {
-        let lease = lease(options);
-        (lease.renew, lease.rebind, lease.expires)
-    };
-    let word = |value: u32| value.to_be_bytes();
-    assert_eq!(times(&[]), (Some(60_000), Some(102_000), Some(120_000)));
-    assert_eq!(times(&[(58, &word(30)), (59, &word(90))]), (Some(30_000), Some(90_000), Some(120_000)));
-    assert_eq!(times(&[(58, &word(100)), (59, &word(90))]), (Some(60_000), Some(90_000), Some(120_000)));
-    assert_eq!(times(&[(59, &word(500))]), (Some(60_000), Some(102_000), Some(120_000)));
-    assert_eq!(times(&[(51, &word(u32::MAX))]), (None, None, None));
-    assert_eq!(times(&[(51, &[1])]), (Some(1_800_000), Some(3_060_000), Some(3_600_000)));
-}
-
-#[test]
-fn long_options_are_split_and_joined_and_overloaded_fields_are_read() {
-    let mut message = Message::new(Kind::Offer, 9, MAC);
-    message.options.insert(43, (0..=u8::MAX).chain(0..44).collect());
-    let bytes = message.write();
-    assert_eq!(Message::read(&bytes).unwrap(), message);
-    let mut bytes = Message::new(Kind::Offer, 9, MAC).write();
-    bytes.splice(240..300, [52, 1, 3, 53, 1, 2, 255]);
-    bytes[108..115].copy_from_slice(&[3, 4, 10, 0, 0, 1, 255]);
-    bytes[44..49].copy_from_slice(&[15, 2, b'a', b'b', 255]);
-    let read = Message::read(&bytes).unwrap();
-    assert_eq!((read.options[&3].as_slice(), read.options[&15].as_slice()), (&[10, 0, 0, 1][..], &b"ab"[..]));
-}
-
-#[test]
-fn frames_carry_messages() {
-    let frame = write_frame(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"payload");
-    assert_eq!(frame.len(), 35);
-    // Ours go to the server's port; a server's the other way.
-    assert_eq!(read_frame(&frame), Err(crate::Malformed::NotOurs));
-    let mut back = frame.clone();
-    back[20..24].copy_from_slice(&[0, 67, 0, 68]);
-    assert_eq!(read_frame(&back).unwrap().payload, b"payload");
-    let mut padded = back.clone();
-    padded.extend([0; 20]);
-    assert_eq!(read_frame(&padded).unwrap().payload, b"payload");
-    let mut damaged = back.clone();
-    damaged[30] ^= 1;
-    assert_eq!(read_frame(&damaged), Err(crate::Malformed::Checksum));
-    let mut damaged = back.clone();
-    damaged[12] ^= 1;
-    assert_eq!(read_frame(&damaged), Err(crate::Malformed::Checksum));
-    // Left to the hardware: the pseudo header's sum, or no checksum at all.
-    let pseudo: u32 = 0xffff + 0xffff + 17 + 15;
-    let mut partial = back.clone();
-    partial[26..28].copy_from_slice(&u16::try_from((pseudo & 0xffff) + (pseudo >> 16)).unwrap().to_be_bytes());
-    assert!(read_frame(&partial).is_ok());
-    back[26..28].copy_from_slice(&[0, 0]);
-    assert!(read_frame(&back).is_ok());
-}
-
-proptest::proptest! {
-    #[test]
-    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..700)) {
-        if let Ok(datagram) = read_frame(&bytes) {
-            proptest::prop_assert!(datagram.payload.len() < bytes.len());
-        }
-        if let Ok(message) = Message::read(&bytes) {
-            let again = Message::read(&message.write()).unwrap();
-            proptest::prop_assert_eq!(again.options.len(), message.options.len());
-        }
-    }
-
-    #[test]
-    fn any_options_are_read_or_refused(tail in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
-        let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 0);
-        let discover = sent(&client.tick(0)[0]);
-        let mut bytes = answer(&discover, Kind::Offer, ADDRESS).write();
-        bytes.truncate(240);
-        bytes.extend([53, 1, 2, 54, 4, 1, 2, 3, 4]);
-        bytes.extend(&tail);
-        if let Ok(offer) = Message::read(&bytes) {
-            client.receive(1, &offer, None);
-            let mut ack = offer.clone();
-            ack.options.insert(option::MESSAGE_TYPE, vec![5]);
-            client.receive(2, &ack, None);
-            if let Some(lease) = client.lease() {
-                proptest::prop_assert!(lease.network().is_none_or(|net| net.addr() == lease.address));
-                proptest::prop_assert!(lease.routes().len() <= 250);
-                let names = lease.search().len() + lease.domain().map_or(0, |domain| domain.len());
-                proptest::prop_assert!(names + lease.name_servers().len() < 10_000);
-            }
-        }
-    }
-
-    /// For any order of answers and time, the client continues or ends: it neither panics nor gets stuck.
-    #[test]
-    fn any_course_of_events_ends(events in proptest::collection::vec((0_u8..8, 0_u64..200_000), 1..60)) {
-        let mut client = Client::acquire(settings(), Purpose::Any(None), 5, 0);
-        let mut now = 0;
-        let mut last: Option<Message> = None;
-        for (event, wait) in events {
-            now += wait;
-            let outputs = match (event, &last) {
-                (0, Some(last)) => client.receive(now, &answer(last, Kind::Offer, ADDRESS), None),
-                (1 | 2, Some(last)) => client.receive(now, &answer(last, Kind::Ack, ADDRESS), None),
-                (3, Some(last)) => client.receive(now, &answer(last, Kind::Nak, Ipv4Addr::UNSPECIFIED), None),
-                (4, Some(last)) => client.receive(now, &answer(last, Kind::Ack, Ipv4Addr::new(192, 168, 1, 9)), None),
-                _ => client.tick(now),
-            };
-            for output in &outputs {
-                if let Output::Broadcast { .. } | Output::Unicast { .. } = output {
-                    last = Some(sent(output));
-                }
-            }
-            let ended = outputs.iter().any(|output| matches!(output, Output::GaveUp(_) | Output::Lost(_)));
-            proptest::prop_assert_eq!(client.next().is_none(), ended);
-            if ended {
-                return Ok(());
-            }
-        }
-    }
 }

@@ -141,7 +141,7 @@ impl Client {
         if self.lease.as_ref().and_then(|lease| lease.expires).is_some_and(|end| now >= end) {
             return match self.state {
                 State::Releasing => self.end(Output::Released),
-                _ => self.lose(Lost::Expired),
+                _ => self.lose_lease(Lost::Expired),
             };
         }
         match self.state {
@@ -156,17 +156,17 @@ impl Client {
                 let rebind = self.lease.as_ref().and_then(|lease| lease.rebind).unwrap_or(Millis::MAX);
                 if now >= rebind {
                     self.begin(State::Rebinding, now);
-                    return self.prolong(Kind::Rebind, now, Millis::MAX);
+                    return self.extend_lease(Kind::Rebind, now, Millis::MAX);
                 }
                 if self.state == State::Bound {
                     self.begin(State::Renewing, now);
                 }
-                self.prolong(Kind::Renew, now, rebind)
+                self.extend_lease(Kind::Renew, now, rebind)
             }
-            State::Rebinding => self.prolong(Kind::Rebind, now, Millis::MAX),
+            State::Rebinding => self.extend_lease(Kind::Rebind, now, Millis::MAX),
             State::Restoring if now >= self.deadline => {
                 let why = self.refusal.clone().unwrap_or_default();
-                self.lose(Lost::Refused(why))
+                self.lose_lease(Lost::Refused(why))
             }
             State::Restoring => {
                 let sent = self.send(Kind::Request, now, FIRST, REQUEST_MAX);
@@ -256,10 +256,10 @@ impl Client {
             }
             State::Restoring => {
                 let why = self.refusal.clone().unwrap_or_default();
-                self.lose(Lost::Refused(why))
+                self.lose_lease(Lost::Refused(why))
             }
             // The server ends the lease: the address is listed with no time left.
-            _ if self.ended_by(message) => self.lose(Lost::Refused(self.refusal.clone().unwrap_or_default())),
+            _ if self.ended_by(message) => self.lose_lease(Lost::Refused(self.refusal.clone().unwrap_or_default())),
             _ => Vec::new(),
         }
     }
@@ -268,7 +268,7 @@ impl Client {
         if let Some(lease) = &self.lease
             && lease.address != address.address
         {
-            return self.lose(Lost::Moved(address.address.into()));
+            return self.lose_lease(Lost::Moved(address.address.into()));
         }
         let lease = Lease::from_reply(message, ia, address, server, self.asked);
         self.next = lease.renew.unwrap_or(Millis::MAX);
@@ -280,9 +280,9 @@ impl Client {
 
     /// Returns the IA of a message with its usable address: of several, the one that this client has.
     fn usable(&mut self, message: &Message) -> Option<(IaNa, IaAddress)> {
-        self.note(message.status.as_ref());
+        self.record_refusal(message.status.as_ref());
         let ia = message.ia.as_ref()?;
-        self.note(ia.status.as_ref());
+        self.record_refusal(ia.status.as_ref());
         if ia.id != self.settings.iaid || failed(message.status.as_ref()) || failed(ia.status.as_ref()) {
             return None;
         }
@@ -303,7 +303,7 @@ impl Client {
         listed.clone().any(|given| Some(given.address) == held && given.valid == 0)
     }
 
-    fn note(&mut self, status: Option<&Status>) {
+    fn record_refusal(&mut self, status: Option<&Status>) {
         if let Some((code, text)) = status.filter(|(code, _)| *code != SUCCESS) {
             self.refusal = Some(if text.is_empty() { format!("status {code}") } else { text.clone() });
         }
@@ -318,7 +318,7 @@ impl Client {
         self.end(Output::GaveUp(text))
     }
 
-    fn lose(&mut self, why: Lost) -> Vec<Output> {
+    fn lose_lease(&mut self, why: Lost) -> Vec<Output> {
         self.lease = None;
         self.end(Output::Lost(why))
     }
@@ -331,7 +331,7 @@ impl Client {
     // --- messages ---
 
     /// Sends RENEW or REBIND; the next one is due at the latest at the next stage.
-    fn prolong(&mut self, kind: Kind, now: Millis, stage: Millis) -> Vec<Output> {
+    fn extend_lease(&mut self, kind: Kind, now: Millis, stage: Millis) -> Vec<Output> {
         let sent = self.send(kind, now, FIRST_PROLONG, PROLONG_MAX);
         let end = self.lease.as_ref().and_then(|lease| lease.expires).unwrap_or(Millis::MAX);
         // A lease of minutes must not wait ten seconds.
@@ -346,7 +346,7 @@ impl Client {
         self.delay = base;
         // A tenth in either direction; the first SOLICIT only later, so that all advertisements have a full second.
         let spread = base / 10;
-        let jittered = self.jitter.around(base, spread);
+        let jittered = self.jitter.jittered(base, spread);
         let jittered = if kind == Kind::Solicit && self.tries == 0 { jittered.max(base) } else { jittered };
         self.next = now.saturating_add(jittered);
         self.tries += 1;

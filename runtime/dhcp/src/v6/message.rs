@@ -139,36 +139,36 @@ impl Message {
     pub fn write(&self) -> Vec<u8> {
         let mut bytes = self.xid.to_be_bytes().to_vec();
         bytes[0] = self.kind as u8;
-        put(&mut bytes, CLIENT_ID, &self.client);
+        put_option(&mut bytes, CLIENT_ID, &self.client);
         if let Some(server) = &self.server {
-            put(&mut bytes, SERVER_ID, server);
+            put_option(&mut bytes, SERVER_ID, server);
         }
         if let Some(elapsed) = self.elapsed {
-            put(&mut bytes, ELAPSED, &elapsed.to_be_bytes());
+            put_option(&mut bytes, ELAPSED, &elapsed.to_be_bytes());
         }
         if self.rapid_commit {
-            put(&mut bytes, RAPID_COMMIT, &[]);
+            put_option(&mut bytes, RAPID_COMMIT, &[]);
         }
         if self.preference != 0 {
-            put(&mut bytes, PREFERENCE, &[self.preference]);
+            put_option(&mut bytes, PREFERENCE, &[self.preference]);
         }
         if let Some(ia) = &self.ia {
-            put(&mut bytes, IA_NA, &ia.write());
+            put_option(&mut bytes, IA_NA, &ia.write());
         }
         if let Some(status) = &self.status {
             put_status(&mut bytes, status);
         }
         if !self.name_servers.is_empty() {
             let addresses: Vec<u8> = self.name_servers.iter().flat_map(Ipv6Addr::octets).collect();
-            put(&mut bytes, DNS_SERVERS, &addresses);
+            put_option(&mut bytes, DNS_SERVERS, &addresses);
         }
         if !self.search.is_empty() {
-            put(&mut bytes, DOMAIN_SEARCH, &names::write(&self.search));
+            put_option(&mut bytes, DOMAIN_SEARCH, &names::write(&self.search));
         }
         if self.ask {
             let codes: Vec<u8> =
                 [DNS_SERVERS, DOMAIN_SEARCH, SOLICIT_MAX_RT].iter().flat_map(|code| code.to_be_bytes()).collect();
-            put(&mut bytes, REQUEST, &codes);
+            put_option(&mut bytes, REQUEST, &codes);
         }
         bytes
     }
@@ -181,11 +181,11 @@ impl Message {
         let [kind, a, b, c, options @ ..] = bytes else { return Err(Malformed::Short) };
         let kind = Kind::from_code(*kind).ok_or(Malformed::NotOurs)?;
         let mut message = Self::new(kind, u32::from_be_bytes([0, *a, *b, *c]), &[]);
-        each(options, |code, value| {
+        each_option(options, |code, value| {
             match code {
                 CLIENT_ID => message.client = value.to_vec(),
                 SERVER_ID => message.server = Some(value.to_vec()),
-                ELAPSED => message.elapsed = Some(short(value)?),
+                ELAPSED => message.elapsed = Some(read_u16(value)?),
                 RAPID_COMMIT => message.rapid_commit = true,
                 PREFERENCE => message.preference = *value.first().ok_or(Malformed::Short)?,
                 // One is requested; additional ones are for others.
@@ -212,7 +212,7 @@ impl IaNa {
             if let Some(status) = &address.status {
                 put_status(&mut inner, status);
             }
-            put(&mut bytes, IA_ADDRESS, &inner);
+            put_option(&mut bytes, IA_ADDRESS, &inner);
         }
         if let Some(status) = &self.status {
             put_status(&mut bytes, status);
@@ -223,7 +223,7 @@ impl IaNa {
     fn read(value: &[u8]) -> Result<Self, Malformed> {
         let (head, options) = value.split_at_checked(12).ok_or(Malformed::Short)?;
         let mut ia = Self { id: word(head, 0), t1: word(head, 4), t2: word(head, 8), ..Self::default() };
-        each(options, |code, value| {
+        each_option(options, |code, value| {
             match code {
                 IA_ADDRESS => {
                     let (head, options) = value.split_at_checked(24).ok_or(Malformed::Short)?;
@@ -233,7 +233,7 @@ impl IaNa {
                         valid: word(head, 20),
                         status: None,
                     };
-                    each(options, |code, value| {
+                    each_option(options, |code, value| {
                         if code == STATUS {
                             read.status = Some(status(value)?);
                         }
@@ -250,7 +250,7 @@ impl IaNa {
     }
 }
 
-fn put(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
+fn put_option(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
     bytes.extend(code.to_be_bytes());
     // Everything that a client writes is far shorter.
     bytes.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -260,10 +260,10 @@ fn put(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
 fn put_status(bytes: &mut Vec<u8>, (code, text): &Status) {
     let mut value = code.to_be_bytes().to_vec();
     value.extend(text.as_bytes());
-    put(bytes, STATUS, &value);
+    put_option(bytes, STATUS, &value);
 }
 
-fn each(mut bytes: &[u8], mut take: impl FnMut(u16, &[u8]) -> Result<(), Malformed>) -> Result<(), Malformed> {
+fn each_option(mut bytes: &[u8], mut take: impl FnMut(u16, &[u8]) -> Result<(), Malformed>) -> Result<(), Malformed> {
     while let [a, b, c, d, rest @ ..] = bytes {
         let length = usize::from(u16::from_be_bytes([*c, *d]));
         let (value, after) = rest.split_at_checked(length).ok_or(Malformed::Short)?;
@@ -275,10 +275,10 @@ fn each(mut bytes: &[u8], mut take: impl FnMut(u16, &[u8]) -> Result<(), Malform
 
 fn status(value: &[u8]) -> Result<Status, Malformed> {
     let (code, text) = value.split_at_checked(2).ok_or(Malformed::Short)?;
-    Ok((short(code)?, String::from_utf8_lossy(text).into_owned()))
+    Ok((read_u16(code)?, String::from_utf8_lossy(text).into_owned()))
 }
 
-fn short(value: &[u8]) -> Result<u16, Malformed> {
+fn read_u16(value: &[u8]) -> Result<u16, Malformed> {
     value.try_into().map(u16::from_be_bytes).map_err(|_not_two| Malformed::Field("option length"))
 }
 

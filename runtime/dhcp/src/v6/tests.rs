@@ -184,7 +184,7 @@ fn a_server_that_forgot_is_asked_for_the_same_address() {
 }
 
 #[test]
-fn a_release_is_said_until_it_is_confirmed_but_not_for_long() {
+fn a_release_is_repeated_until_it_is_confirmed_but_not_for_long() {
     let mut client = bound();
     assert!(client.release(1_000));
     let release = sent(&client.tick(1_000)[0]);
@@ -202,7 +202,7 @@ fn a_release_is_said_until_it_is_confirmed_but_not_for_long() {
 }
 
 #[test]
-fn after_a_restart_what_became_due_is_due_now() {
+fn after_a_restart_overdue_work_is_due_now() {
     let lease = bound().lease().unwrap().clone();
     let settings = Settings { duid: DUID.to_vec(), iaid: 1, pace: Pace::default() };
     let at = |now| {

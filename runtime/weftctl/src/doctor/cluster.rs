@@ -22,7 +22,7 @@ const APPLY_RIGHTS: &str =
     "apply deploy/kubernetes/rbac.yaml (and rbac-ledger.yaml for the cluster ledger), or upgrade the chart";
 
 /// Checks with these credentials, for the node of this name.
-pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Option<&str>)) -> Vec<Finding> {
+pub(super) fn check(args: &DoctorArgs, state: &Path, (source, node): (&Source, Option<&str>)) -> Vec<Finding> {
     let inspected = match inspect(source, node) {
         Ok(inspected) => inspected,
         Err(error) => return vec![Finding::fail("API server", error.to_string(), remedy(&error))],
@@ -167,7 +167,7 @@ fn addresses(args: &DoctorArgs, definitions: &[Definition]) -> Vec<Finding> {
         if conf.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
             conf["name"] = definition.name.rsplit('/').next().unwrap_or_default().into();
         }
-        pools.note(&name, &conf);
+        pools.add_conf(&name, &conf);
         names.insert(name);
     }
     // `files` reports those of two files.
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_the_cluster_ledger_needs_matters_with_one_only() {
+    fn keys_of_the_cluster_ledger_matter_only_with_one() {
         let denied =
             || Ok(vec!["get addressclaims.ipam.weft.dev".to_owned(), "get ipamclaims.k8s.cni.cncf.io".to_owned()]);
         assert_eq!(rights(denied(), false).state, State::Ok);

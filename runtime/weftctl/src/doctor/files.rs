@@ -13,7 +13,7 @@ use crate::pools::Pools;
 
 const REINSTALL: &str = "run `weftctl install`";
 
-pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
+pub(super) fn check(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let bin_dir = args.bin_dir(state);
     let mut findings = vec![binary(&bin_dir.join("weft")), names(&bin_dir)];
     for dir in [state.to_owned(), state.join("policies"), state.join("cache")] {

@@ -9,7 +9,7 @@ use super::Finding;
 
 const WHAT: &str = "packet filter";
 
-pub(super) fn look(state: &Path) -> Vec<Finding> {
+pub(super) fn check(state: &Path) -> Vec<Finding> {
     // The check of the journal reports a store that cannot be opened.
     let Ok(Some(store)) = NodeStore::open_read_only(state) else { return Vec::new() };
     let found = match lost_filters(&store) {

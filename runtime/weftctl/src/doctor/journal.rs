@@ -12,16 +12,18 @@ use weft_core::store::{NodeStore, StoreError};
 
 use super::Finding;
 
-pub(super) fn look(state: &Path) -> Vec<Finding> {
+pub(super) fn check(state: &Path) -> Vec<Finding> {
     let store = match NodeStore::open_read_only(state) {
         Ok(Some(store)) => store,
         Ok(None) => {
-            return vec![lost(state).unwrap_or_else(|| Finding::ok("ledger", "none yet: no attachment was made"))];
+            return vec![
+                check_loss(state).unwrap_or_else(|| Finding::ok("ledger", "none yet: no attachment was made")),
+            ];
         }
         Err(error) => return vec![broken(&error)],
     };
     let mut findings = Vec::new();
-    findings.extend(lost(state));
+    findings.extend(check_loss(state));
     match store.integrity() {
         Ok(problems) if problems.is_empty() => findings.push(Finding::ok("ledger", "whole")),
         Ok(problems) => findings.push(Finding::fail(
@@ -43,7 +45,7 @@ pub(super) fn look(state: &Path) -> Vec<Finding> {
 }
 
 /// Reports a store that was lost, or that has lost something. A new one would be refused then, so none is made.
-fn lost(state: &Path) -> Option<Finding> {
+fn check_loss(state: &Path) -> Option<Finding> {
     let boot_id = netlink::boot_id().ok()?;
     match NodeStore::check_loss(state, &boot_id, &no_attachments) {
         Ok(()) => None,
@@ -75,7 +77,7 @@ fn agents(entries: &[Entry]) -> Vec<Finding> {
     for lease in plans.filter_map(|(_netns, plan)| plan.lease) {
         *leases.entry(lease.socket).or_default() += 1;
     }
-    let finding = |(socket, count): (PathBuf, usize)| match agent::reach::<agent::Lease>(&socket) {
+    let finding = |(socket, count): (PathBuf, usize)| match agent::check_reachable::<agent::Lease>(&socket) {
         Ok(()) => Finding::ok("agent", format!("at {}, for {count} attachments with DHCP", socket.display())),
         Err(error) => {
             let detail = format!("away, and {count} attachments have their addresses by DHCP: {error}");

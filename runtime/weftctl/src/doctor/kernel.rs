@@ -16,7 +16,7 @@ struct Probe {
     op: Op,
 }
 
-pub(super) fn look() -> Vec<Finding> {
+pub(super) fn check() -> Vec<Finding> {
     match in_new_netns(probe_all) {
         Ok(findings) => findings,
         Err(error) => {

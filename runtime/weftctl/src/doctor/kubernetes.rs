@@ -11,7 +11,7 @@ use weft_agent::keep::{FileKind, KeptFile, Manifest};
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::policy::{Policy, PolicyRequest, PolicyState};
 use weft_core::agent::{SOCKET, ask};
-use weft_core::exec::{self, Place};
+use weft_core::exec::{self, PluginLocation};
 
 use super::{DoctorArgs, Finding, cluster, default_network};
 
@@ -46,7 +46,7 @@ const CONFIGURATIONS: [&str; 3] = ["conf", "conflist", "json"];
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// Returns findings, if weft was installed with `--kubernetes`, or credentials were named.
-pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
+pub(super) fn check(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let own = &args.kubernetes;
     let manifest = match Manifest::read(state) {
         Ok(manifest) => manifest,
@@ -68,9 +68,9 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     }
     findings.extend(agent(&own.agent_socket));
     findings.push(kubelet(&own.kubelet_dir));
-    findings.extend(plugins(exec::place()));
+    findings.extend(plugins(exec::current_place()));
     match own.source() {
-        Some(source) => findings.extend(cluster::look(args, state, (&source, own.node_name.as_deref()))),
+        Some(source) => findings.extend(cluster::check(args, state, (&source, own.node_name.as_deref()))),
         None => findings.push(Finding::warn(
             "API server",
             "was not asked: no credentials",
@@ -81,7 +81,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
 }
 
 /// Checks whether other vendors' plugins can be called from here, as the sweep does.
-fn plugins(place: Result<Place, String>) -> Option<Finding> {
+fn plugins(place: Result<PluginLocation, String>) -> Option<Finding> {
     let remedy = "set agent.hostPID of the chart, or hostPID of the DaemonSet";
     place.err().map(|why| Finding::warn("other vendors' plugins", why, remedy))
 }

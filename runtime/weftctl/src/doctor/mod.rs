@@ -78,12 +78,12 @@ impl Finding {
 
 /// Returns exit code 1 if something fails, so that it can be used as a check.
 pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let mut findings = kernel::look();
-    findings.extend(files::look(args, state));
-    findings.extend(journal::look(state));
-    findings.extend(filters::look(state));
+    let mut findings = kernel::check();
+    findings.extend(files::check(args, state));
+    findings.extend(journal::check(state));
+    findings.extend(filters::check(state));
     #[cfg(feature = "agent")]
-    findings.extend(kubernetes::look(args, state));
+    findings.extend(kubernetes::check(args, state));
     let rows = findings.iter().map(|finding| {
         let state = match finding.state {
             State::Ok => "ok",

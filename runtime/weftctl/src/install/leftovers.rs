@@ -30,7 +30,7 @@ pub(super) fn removal(earlier: &Manifest, new: &Manifest, sources: &[&Path]) -> 
     }
     for file in programs {
         steps.push(if sources.iter().any(|source| is_same(source, &file.path)) {
-            Step::leave(&file.path, "it is being installed from there; remove it if nothing else needs it")
+            Step::leave_file(&file.path, "it is being installed from there; remove it if nothing else needs it")
         } else {
             Step::remove_file(&file.path)?
         });

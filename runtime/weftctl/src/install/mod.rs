@@ -158,7 +158,11 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     for program in &programs {
         steps.push(Step::write(&program.to, &program.content, 0o755)?);
     }
-    steps.push(Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, weft_core::private::FILE)?);
+    steps.push(Step::write(
+        &Installed::path(state),
+        &Installed::record_text(&bin_dir, &ctl_dir)?,
+        weft_core::private::FILE,
+    )?);
     for name in &names {
         steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
     }
@@ -285,10 +289,10 @@ fn carry_out(steps: &[Step], dry_run: bool, output: Output) -> anyhow::Result<Ex
             step.carry_out()?;
         }
     }
-    let rows = steps.iter().map(|step| vec![step.state(dry_run).to_owned(), step.what(), step.note()]).collect();
+    let rows = steps.iter().map(|step| vec![step.state(dry_run).to_owned(), step.describe(), step.note()]).collect();
     let document: Vec<_> = steps
         .iter()
-        .map(|step| serde_json::json!({ "state": step.state(dry_run), "step": step.what(), "note": step.note() }))
+        .map(|step| serde_json::json!({ "state": step.state(dry_run), "step": step.describe(), "note": step.note() }))
         .collect();
     output.table(&document, &["state", "step", "note"], rows)?;
     Ok(ExitCode::SUCCESS)

@@ -105,7 +105,7 @@ impl Step {
 
     /// Leaves a file that it would remove, and says why.
     #[cfg(feature = "agent")]
-    pub(super) fn leave(path: &Path, why: &str) -> Self {
+    pub(super) fn leave_file(path: &Path, why: &str) -> Self {
         let note = why.to_owned();
         Self { note, ..Self::new(Action::RemoveFile(path.to_owned()), false) }
     }
@@ -131,7 +131,7 @@ impl Step {
     }
 
     /// Returns one line for people.
-    pub(super) fn what(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match &self.action {
             Action::Directory { path, mode, .. } => format!("directory {} (mode {mode:o})", path.display()),
             Action::Write { path, mode, .. } => format!("file {} (mode {mode:o})", path.display()),
@@ -165,14 +165,14 @@ impl Step {
             // The texts of these begin with a verb.
             Action::Compile { .. } | Action::RemoveFile(_) | Action::RemoveTree(_) | Action::Rename { .. } => "",
         };
-        let done = self.act().map_err(|error| match in_words(&error) {
+        let done = self.execute().map_err(|error| match in_words(&error) {
             Some(words) => error.context(words),
             None => error,
         });
-        done.with_context(|| format!("cannot {verb}{}", self.what()))
+        done.with_context(|| format!("cannot {verb}{}", self.describe()))
     }
 
-    fn act(&self) -> anyhow::Result<()> {
+    fn execute(&self) -> anyhow::Result<()> {
         match &self.action {
             Action::Directory { path, mode, private } => make_directory(path, *mode, *private),
             Action::Write { path, content, mode } => Ok(private::write_whole(path, content, *mode)?),
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn common_failures_are_told_in_words() {
+    fn common_failures_have_readable_texts() {
         let words = |error: anyhow::Error| in_words(&error).unwrap_or_default();
         let full = io::Error::from(ErrorKind::StorageFull);
         assert!(words(anyhow::Error::from(full).context("write")).starts_with("the disk is full"));

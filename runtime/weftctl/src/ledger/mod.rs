@@ -127,13 +127,13 @@ pub(crate) fn state_text(row: &ClaimRow) -> String {
     match row.state {
         ClaimState::Active => "active".to_owned(),
         ClaimState::Kept => "kept".to_owned(),
-        ClaimState::Cooldown => format!("cooldown {}s", left(row)),
-        ClaimState::Conflict => format!("conflict {}s", left(row)),
+        ClaimState::Cooldown => format!("cooldown {}s", seconds_left(row)),
+        ClaimState::Conflict => format!("conflict {}s", seconds_left(row)),
     }
 }
 
 /// Returns the seconds until a claim ends by itself.
-fn left(row: &ClaimRow) -> u64 {
+fn seconds_left(row: &ClaimRow) -> u64 {
     row.until.unwrap_or_default().saturating_sub(weft_core::facts::now().unwrap_or_default())
 }
 

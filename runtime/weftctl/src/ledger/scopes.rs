@@ -22,14 +22,14 @@ pub(super) struct ScopeArgs {
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
     /// Where a network's addresses are unique, as `ledger ls` shows it: NETWORK, NETWORK@DATADIR or cluster/DOMAIN.
-    #[arg(long, value_name = "NETWORK=SCOPE", value_parser = given)]
+    #[arg(long, value_name = "NETWORK=SCOPE", value_parser = parse_scope)]
     scope: Vec<(String, String)>,
     /// If a network's scope is unknown, claim its addresses in every known scope.
     #[arg(long)]
     every_scope: bool,
 }
 
-fn given(text: &str) -> Result<(String, String), String> {
+fn parse_scope(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(network, scope)| !network.is_empty() && !scope.is_empty());
     let (network, scope) = pair.ok_or("want NETWORK=SCOPE")?;
     Ok((network.to_owned(), scope.to_owned()))
@@ -66,7 +66,7 @@ impl Scopes {
         left.retain(|_network, scopes| !scopes.is_empty());
         let every = args.every_scope.then(|| {
             let of_store = store.and_then(|store| store.scopes().ok()).unwrap_or_default();
-            of_store.into_iter().chain(networks.all()).collect()
+            of_store.into_iter().chain(networks.all_scopes()).collect()
         });
         Self { given, networks, left, every, unknown: BTreeSet::new() }
     }

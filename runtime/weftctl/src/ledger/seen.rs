@@ -126,8 +126,8 @@ impl Seen {
             ("veth", Some(host)) => {
                 Some(Op::CreateVeth { container: survivor.ifname.clone(), host: host.clone(), mtu: None, mac: None })
             }
-            ("tun", _) => delegate::find("tap").map(|delegate| delegate.bare(&survivor.ifname)),
-            (kind, _) => delegate::find(kind).map(|delegate| delegate.bare(&survivor.ifname)),
+            ("tun", _) => delegate::find("tap").map(|delegate| delegate.link_op(&survivor.ifname)),
+            (kind, _) => delegate::find(kind).map(|delegate| delegate.link_op(&survivor.ifname)),
         };
         let mut ops: Vec<Op> = link.into_iter().collect();
         ops.extend(self.shaper(attachment, survivor.host_link.as_deref().unwrap_or_default()));

@@ -79,7 +79,9 @@ pub(crate) fn add(args: &ListArgs, state: &Path, output: Output) -> anyhow::Resu
     for plugin in call.list.plugins() {
         let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
         let answer = call.exec(Verb::Add, plugin, &conf).inspect_err(|_failed| {
-            output.note("what the plugins made so far is still there; `weftctl del` removes it, as a runtime would");
+            output.print_note(
+                "what the plugins made so far is still there; `weftctl del` removes it, as a runtime would",
+            );
         })?;
         let result = serde_json::from_slice(&answer);
         previous =

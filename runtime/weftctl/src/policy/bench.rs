@@ -107,21 +107,23 @@ fn measure(args: &BenchArgs, case: &Path, tested: &Tested) -> anyhow::Result<Rep
     let ask = || question_of(case, network.as_ref());
     let (_question, limits) = ask()?;
     let start = Instant::now();
-    let fresh = tested.again()?;
-    let first = once(&fresh, ask()?)?;
+    let fresh = tested.reload()?;
+    let first = call_once(&fresh, ask()?)?;
     let cold = start.elapsed();
 
     let (mut fuel, mut times) = (Vec::new(), Vec::new());
     for _ in 0..args.calls {
         let question = ask()?;
         let start = Instant::now();
-        let evidence = once(&tested.policy, question)?;
+        let evidence = call_once(&tested.policy, question)?;
         times.push(start.elapsed());
         fuel.push(evidence.fuel);
     }
     let (warm, last) = match has_wasi(&tested.policy) {
         true => (None, None),
-        false => many(&tested.policy, args.calls, &limits, &ask).map(|(warm, last)| (Some(warm), Some(last)))?,
+        false => {
+            call_repeatedly(&tested.policy, args.calls, &limits, &ask).map(|(warm, last)| (Some(warm), Some(last)))?
+        }
     };
     let defaults = Limits::default();
     let fuel = spread(fuel);
@@ -151,7 +153,7 @@ fn has_wasi(policy: &Policy) -> bool {
 type Asking<'a> = &'a dyn Fn() -> anyhow::Result<(cases::Question, Limits)>;
 
 /// Makes one call in a new instance.
-fn once(policy: &Policy, (question, limits): (cases::Question, Limits)) -> anyhow::Result<Evidence> {
+fn call_once(policy: &Policy, (question, limits): (cases::Question, Limits)) -> anyhow::Result<Evidence> {
     match (policy, question.asked) {
         (Policy::Ipam(policy), Asked::Addresses(request)) => {
             answered(policy.allocate(&request, question.ledger, &limits))
@@ -162,7 +164,12 @@ fn once(policy: &Policy, (question, limits): (cases::Question, Limits)) -> anyho
 }
 
 /// Makes all calls in one instance; returns their times, and the evidence of the last one.
-fn many(policy: &Policy, calls: u32, limits: &Limits, ask: Asking<'_>) -> anyhow::Result<(Vec<Duration>, Evidence)> {
+fn call_repeatedly(
+    policy: &Policy,
+    calls: u32,
+    limits: &Limits,
+    ask: Asking<'_>,
+) -> anyhow::Result<(Vec<Duration>, Evidence)> {
     let (mut times, mut last) = (Vec::new(), Evidence::default());
     let mut timed = |call: &mut dyn FnMut(cases::Question) -> anyhow::Result<Evidence>| -> anyhow::Result<()> {
         for number in 1..=calls {

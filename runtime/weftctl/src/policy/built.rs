@@ -28,7 +28,7 @@ pub(super) struct Tested {
 
 impl Tested {
     /// Loads it again in a new engine, from the existing compiled code.
-    pub(super) fn again(&self) -> anyhow::Result<Policy> {
+    pub(super) fn reload(&self) -> anyhow::Result<Policy> {
         load_as(
             match &self.policy {
                 Policy::Ipam(_) => Kind::Ipam,
@@ -71,14 +71,14 @@ fn project(dir: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn load(component: &[u8], name: Option<&str>, grants: Grants, state: &Path) -> anyhow::Result<Tested> {
     let described = contract::describe(component).map_err(anyhow::Error::msg)?;
-    let reference = written(component, name, state)?;
+    let reference = write_project(component, name, state)?;
     // A component that is no policy gets the error that says so.
     let policy = load_as(Kind::from_exports(&described.exports).unwrap_or(Kind::Ipam), &reference, &grants, state)?;
     Ok(Tested { policy, size: component.len(), reference, grants, state: state.to_owned() })
 }
 
 /// Writes a component into a directory of this user's.
-pub(super) fn written(component: &[u8], name: Option<&str>, dir: &Path) -> anyhow::Result<PolicyRef> {
+pub(super) fn write_project(component: &[u8], name: Option<&str>, dir: &Path) -> anyhow::Result<PolicyRef> {
     let digest = weft_core::policy::Digest::new(component).to_string();
     let file = dir.join(format!("{}.wasm", name.map_or_else(|| digest.replace(':', "-"), str::to_owned)));
     // Rename it into place: another test of the same component may be reading it.

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_agent_misses_is_listed_once() {
+    fn each_policy_that_the_agent_lacks_is_listed_once() {
         let withdrawn = || PolicyState::Withdrawn { why: "revoked".to_owned() };
         let missing = |why: &str| PolicyState::Missing { why: why.to_owned() };
         let row = |name: &str, state| PolicyRow::without_component(name.to_owned(), state);

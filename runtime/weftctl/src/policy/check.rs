@@ -99,7 +99,7 @@ pub(super) fn run(args: &CheckArgs, state: &Path, output: Output) -> anyhow::Res
 fn overlaps(args: &CheckArgs, bytes: &[u8]) -> Vec<ConfProblem> {
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Vec::new() };
     let mut pools = Pools::read(&args.conf_dir, Some(&args.conf));
-    pools.note(&args.conf.display().to_string(), &value);
+    pools.add_conf(&args.conf.display().to_string(), &value);
     let own = pools.clashes().into_iter().filter(|clash| clash.is_about(&args.conf.display().to_string()));
     own.map(|clash| ConfProblem { plugin: clash.plugin().to_owned(), at: String::new(), message: clash.to_string() })
         .collect()

@@ -41,7 +41,7 @@ pub(super) fn run(args: &CompileArgs, state: &Path, output: Output) -> anyhow::R
     let waiting = if args.background { Waiting::Decline } else { Waiting::Wait };
     let compiled = match compile(&name, &path, state, waiting) {
         Err(PolicyError::Compiling { progress, .. }) if args.background => {
-            output.note(&progress);
+            output.print_note(&progress);
             return Ok(ExitCode::from(EXIT_TRY_AGAIN));
         }
         compiled => compiled?,

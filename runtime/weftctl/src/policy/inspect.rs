@@ -34,7 +34,7 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
         return super::registry::inspect(component, &args.reach, output);
     }
     let state = &built::cache_dir(state)?;
-    let (reference, bytes) = found(component, state)?;
+    let (reference, bytes) = find_component(component, state)?;
     let path = reference.path(state);
     let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
     let kind = Kind::from_exports(&types.exports);
@@ -57,7 +57,7 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
         format!("kind       {}", kind.map_or("no policy", Kind::noun)),
         format!("exports    {}", or_nothing(&types.exports)),
         format!("imports    {}", or_nothing(&types.imports)),
-        reach(&types.imports),
+        describe_reach(&types.imports),
     ];
     if wasi {
         lines.push("needs      grants.wasi of its network; grants.data, if it reads files".to_owned());
@@ -75,14 +75,14 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
 }
 
 /// Returns the component. A shipped policy is the node's, or, without one that can be read here, that of this weftctl.
-fn found(component: &str, state: &Path) -> anyhow::Result<(PolicyRef, Vec<u8>)> {
+fn find_component(component: &str, state: &Path) -> anyhow::Result<(PolicyRef, Vec<u8>)> {
     let reference = reference(component)?;
     let path = reference.path(state);
     match (std::fs::read(&path), SHIPPED.iter().find(|(name, _component)| *name == component)) {
         (Ok(bytes), _) => Ok((reference, bytes)),
         (Err(_not_here), Some((name, own))) if matches!(reference, PolicyRef::Shipped(_)) => {
             let dir = built::private(state.join("tested"))?;
-            Ok((built::written(own, Some(name), &dir)?, own.to_vec()))
+            Ok((built::write_project(own, Some(name), &dir)?, own.to_vec()))
         }
         (Err(error), _) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -121,7 +121,7 @@ fn verdict<W: World>(reference: &PolicyRef, grants: &Grants, state: &Path) -> an
     })
 }
 
-fn reach(imports: &[String]) -> String {
+fn describe_reach(imports: &[String]) -> String {
     let beyond: Vec<_> = imports.iter().filter(|name| !name.starts_with(contract::PACKAGE)).cloned().collect();
     if beyond.is_empty() {
         return "reaches    nothing but the contract: no files, clock, environment, network".to_owned();

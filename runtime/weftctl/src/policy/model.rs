@@ -82,36 +82,36 @@ pub(super) fn next(address: IpAddr) -> Option<IpAddr> {
 // === impl View ===
 
 impl View {
-    fn with<T>(&self, ask: impl FnOnce(&Model) -> T) -> Result<T, String> {
+    fn with_model<T>(&self, ask: impl FnOnce(&Model) -> T) -> Result<T, String> {
         Ok(ask(&self.0.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
 impl LedgerView for View {
     fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
-        self.with(|model| model.get(address).cloned())
+        self.with_model(|model| model.get(address).cloned())
     }
 
     fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
-        self.with(|model| model.next_free(range, from))
+        self.with_model(|model| model.next_free(range, from))
     }
 
     fn usage(&self, range: &Range) -> Result<Usage, String> {
-        self.with(|model| {
+        self.with_model(|model| {
             let taken = model.claims.range(range.first..=range.last).count();
             Usage { size: range.size(), taken: taken as u64 }
         })
     }
 
     fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
-        self.with(|model| {
+        self.with_model(|model| {
             let last = model.order.iter().rev().find(|(_sequence, address)| range.contains(**address));
             last.map(|(sequence, address)| LastClaim { address: *address, sequence: *sequence })
         })
     }
 
     fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
-        self.with(|model| {
+        self.with_model(|model| {
             let mut held = model.held(&[owner]);
             held.truncate(HELD_MAX);
             held

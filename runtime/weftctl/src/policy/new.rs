@@ -75,7 +75,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 /// Returns the files of a project, with their paths.
 fn files(args: &NewArgs) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let (language, kind) = (
-        short(args.lang),
+        short_name(args.lang),
         match args.kind {
             Kind::Ipam => "ipam",
             Kind::Delegate => "delegate",
@@ -96,11 +96,11 @@ fn files(args: &NewArgs) -> anyhow::Result<Vec<(PathBuf, String)>> {
                 _ => rest.starts_with("wit/").then(|| PathBuf::from(rest)),
             }
         } else {
-            path.strip_prefix("templates/").and_then(|path| place(path, language, kind))
+            path.strip_prefix("templates/").and_then(|path| template_path(path, language, kind))
         };
         if let Some(place) = place {
             let of_sdk = path.starts_with("rust/");
-            files.push((place, if of_sdk { (*content).to_owned() } else { filled(content, args) }));
+            files.push((place, if of_sdk { (*content).to_owned() } else { fill_template(content, args) }));
         }
     }
     let manifest = Manifest { name: args.name.clone(), language: args.lang, kind: args.kind };
@@ -122,7 +122,7 @@ fn locked(of_sdk: &str, name: &str) -> String {
 }
 
 /// Returns the path of a template in a project of this language and kind, if it belongs there.
-fn place(path: &str, language: &str, kind: &str) -> Option<PathBuf> {
+fn template_path(path: &str, language: &str, kind: &str) -> Option<PathBuf> {
     let (part, rest) = path.split_once('/')?;
     if part != language && part != "common" {
         return None;
@@ -139,7 +139,7 @@ fn place(path: &str, language: &str, kind: &str) -> Option<PathBuf> {
     })
 }
 
-fn short(language: Language) -> &'static str {
+fn short_name(language: Language) -> &'static str {
     match language {
         Language::Rust => "rust",
         Language::Js => "js",
@@ -148,7 +148,7 @@ fn short(language: Language) -> &'static str {
     }
 }
 
-fn filled(content: &str, args: &NewArgs) -> String {
+fn fill_template(content: &str, args: &NewArgs) -> String {
     // A link's name has at most 15 bytes, including "br-".
     let short: String = args.name.chars().filter(|c| *c != '-').take(12).collect();
     let decides = match args.kind {

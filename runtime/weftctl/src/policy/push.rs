@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_without_a_version_that_has_an_order_is_said() {
+    fn a_tag_without_an_ordered_version_is_reported() {
         let image = Image::parse("registry.example/net/rack:stable").unwrap();
         assert_eq!(said_of_version(Some("1.2.0"), &image), None);
         for version in [Some("1.10"), Some("today"), None] {

@@ -64,7 +64,7 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
         if differences.is_empty() {
             lines.push("same      it decides as it did then".to_owned());
         }
-        if let Some(lacking) = case.lacking() {
+        if let Some(lacking) = case.missing_parts() {
             lines.push(format!("note      {lacking}"));
         }
         documents.push(json!({
@@ -80,14 +80,14 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
 
 impl Case {
     /// Returns what the record lacks, as a sentence.
-    pub(super) fn lacking(&self) -> Option<String> {
+    pub(super) fn missing_parts(&self) -> Option<String> {
         let parts = self.truncated.join(", ");
         let sentence =
             || format!("the record was too large and lacks parts ({parts}), so the policy is not asked quite the same");
         (!self.truncated.is_empty()).then(sentence)
     }
 
-    fn with(self, truncated: &[String]) -> Self {
+    fn with_truncated(self, truncated: &[String]) -> Self {
         Self { truncated: truncated.to_vec(), ..self }
     }
 }
@@ -104,7 +104,7 @@ pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
         for entry in store.entries(None)?.iter().filter(|entry| entry.key.attachment.container_id.starts_with(which)) {
             let traces = attach::traces(entry).context("the decision trace is damaged")?;
             let parts = [traces.choice.map(of_choice), traces.decision.map(of_decision)];
-            cases.extend(parts.into_iter().flatten().map(|case| case.with(&traces.truncated)));
+            cases.extend(parts.into_iter().flatten().map(|case| case.with_truncated(&traces.truncated)));
         }
     }
     for failure in
@@ -130,7 +130,7 @@ fn from_document(value: Value) -> anyhow::Result<Vec<Case>> {
     let truncated: Vec<String> = part("truncated").map(serde_json::from_value).transpose()?.unwrap_or_default();
     let choice = part("choice").map(serde_json::from_value).transpose()?.map(of_choice);
     let decision = part("decision").map(serde_json::from_value).transpose()?.map(of_decision);
-    cases.extend([choice, decision].into_iter().flatten().map(|case| case.with(&truncated)));
+    cases.extend([choice, decision].into_iter().flatten().map(|case| case.with_truncated(&truncated)));
     if cases.is_empty() {
         cases.push(of_decision(serde_json::from_value(value)?));
     }
@@ -197,7 +197,7 @@ fn replay(
     (other, options): Options<'_>,
     state: &Path,
 ) -> anyhow::Result<(String, Map<String, Value>)> {
-    let grants = options.alone();
+    let grants = options.from_options_alone();
     let wasi = case.rules.as_ref().is_some_and(|rules| rules.wasi);
     let grants = Grants { wasi: grants.wasi || wasi, ..grants };
     let limits = case.rules.as_ref().map(|rules| rules.limits).unwrap_or_default().limits();
@@ -226,7 +226,7 @@ fn replay(
 }
 
 /// Returns the outcome of a case with its original policy.
-pub(super) fn again(
+pub(super) fn replay_original(
     store: &PolicyStore,
     case: &Case,
     grants: &GrantArgs,

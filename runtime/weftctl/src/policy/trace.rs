@@ -77,7 +77,7 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
         std::io::Write::write_all(file, format!("{text}\n").as_bytes())?;
         written.push(path.display().to_string());
     }
-    left_out.iter().for_each(|line| output.note(&format!("left out: {line}")));
+    left_out.iter().for_each(|line| output.print_note(&format!("left out: {line}")));
     output.lines(&json!({ "written": written, "leftOut": left_out }), &written)?;
     Ok(if written.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -92,12 +92,12 @@ fn asked_again(
     args: &ExportArgs,
     state: &Path,
 ) -> Result<Map<String, Value>, String> {
-    let now = replay::again(store, case, &args.grants, state).map_err(|error| format!("{error:#}"))?;
+    let now = replay::replay_original(store, case, &args.grants, state).map_err(|error| format!("{error:#}"))?;
     let error = now.get("error").and_then(Value::as_str).map(str::to_owned);
     match error {
         // It failed on its node, too.
         Some(_same) if now == case.recorded => Ok(now),
-        Some(error) if error.contains(NO_ANSWER) => Err(match case.lacking() {
+        Some(error) if error.contains(NO_ANSWER) => Err(match case.missing_parts() {
             Some(lacking) => lacking,
             None => format!("without its names the policy asks the ledger something else: {error}"),
         }),
@@ -172,21 +172,23 @@ impl Names {
             Asked::Addresses(request) => (&request.attachment, &mut request.pod, &request.node, request.mac.as_deref()),
             Asked::Delegate(request) => (&request.attachment, &mut request.pod, &request.node, None),
         };
-        self.learn("container", &attachment.container_id);
-        self.learn("node", &node.name);
+        self.assign_replacement("container", &attachment.container_id);
+        self.assign_replacement("node", &node.name);
         mac.into_iter().for_each(|mac| self.learn_mac(mac));
         if let Some(pod) = pod {
-            self.learn("namespace", &pod.namespace);
-            self.learn("pod", &pod.name);
-            self.learn("uid", &pod.uid);
+            self.assign_replacement("namespace", &pod.namespace);
+            self.assign_replacement("pod", &pod.name);
+            self.assign_replacement("uid", &pod.uid);
             for (_key, value) in &mut pod.annotations {
                 "redacted".clone_into(value);
             }
         }
         for exchange in &case.ledger.recorded {
             match exchange {
-                Exchange::HeldBy { answer, .. } => answer.iter().for_each(|claim| self.learn("owner", &claim.owner)),
-                Exchange::ClaimedBy { answer: Some(claim), .. } => self.learn("owner", &claim.owner),
+                Exchange::HeldBy { answer, .. } => {
+                    answer.iter().for_each(|claim| self.assign_replacement("owner", &claim.owner))
+                }
+                Exchange::ClaimedBy { answer: Some(claim), .. } => self.assign_replacement("owner", &claim.owner),
                 _ => {}
             }
         }
@@ -196,7 +198,7 @@ impl Names {
     }
 
     /// Assigns a replacement to a name. The ordinal of a StatefulSet's pod is kept: policies use it.
-    fn learn(&mut self, kind: &str, name: &str) {
+    fn assign_replacement(&mut self, kind: &str, name: &str) {
         if name.is_empty() || self.0.contains_key(name) {
             return;
         }
@@ -260,10 +262,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_and_what_policies_decide_by_stays() {
+    fn names_are_replaced_and_what_policies_decide_by_stays() {
         let mut names = Names::default();
         for (kind, name) in [("pod", "web-2"), ("namespace", "shop"), ("owner", "pod:shop/web-2"), ("uid", "ab")] {
-            names.learn(kind, name);
+            names.assign_replacement(kind, name);
         }
         let value = json!({
             "pod": { "name": "web-2", "namespace": "shop", "labels": [["app", "shop"]] },
@@ -279,10 +281,10 @@ mod tests {
     fn short_names_go_as_well() {
         let mut names = Names::default();
         for (kind, name) in [("namespace", "db"), ("pod", "a1"), ("node", "10"), ("uid", "u")] {
-            names.learn(kind, name);
+            names.assign_replacement(kind, name);
         }
         names.learn_mac("aa:bb:cc:dd:ee:ff");
-        names.learn("pod", "pod");
+        names.assign_replacement("pod", "pod");
         let value = json!({
             "attachment": { "network": "db", "container_id": "c", "ifname": "a1" },
             "pod": { "name": "a1", "namespace": "db", "uid": "u", "source": "api", "labels": [["tier", "db"]] },

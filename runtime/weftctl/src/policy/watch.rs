@@ -34,13 +34,13 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
         let now = stamps(&args.dir)?;
         if seen.as_ref() != Some(&now) {
             if seen.is_some() {
-                output.note("a file changed");
+                output.print_note("a file changed");
             }
             // The next change will fix a mistake in the source.
             if let Err(error) = round(args, state, output) {
                 output.error(&error);
             }
-            output.note("waiting for changes; end with Ctrl-C");
+            output.print_note("waiting for changes; end with Ctrl-C");
             seen = Some(now);
         }
         std::thread::sleep(EVERY);

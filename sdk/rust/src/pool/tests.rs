@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddress {
     text.parse().expect("an address")
 }
 
-fn first(picks: &[Pick]) -> Vec<String> {
+fn first_candidates(picks: &[Pick]) -> Vec<String> {
     picks.iter().map(|pick| pick.wanted.candidates[0].to_string()).collect()
 }
 
@@ -22,7 +22,7 @@ fn claim(request: &Request, ledger: &mut ModelLedger, owner: &str) -> Result<Vec
     for taken in &picks {
         ledger.claim(taken.wanted.candidates[0].address, owner, ClaimState::Active);
     }
-    Ok(first(&picks))
+    Ok(first_candidates(&picks))
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn candidates_are_free_in_order_and_share_a_gateway() {
 }
 
 #[test]
-fn the_ledger_is_asked_little_however_full_it_is() {
+fn the_ledger_gets_few_queries_however_full_it_is() {
     let request = request("{}", vec![set(&["10.0.0.0/16"]), set(&["2001:db8::/64"])]);
     let mut ledger = ModelLedger::default();
     for number in 2..60_000_u32 {
@@ -105,7 +105,7 @@ fn the_ledger_is_asked_little_however_full_it_is() {
     }
     ledger.questions();
     let picks = pick(&request, &[0, 1], &ledger).expect("free");
-    assert_eq!(first(&picks), ["10.0.234.96/16", "2001:db8::2/64"]);
+    assert_eq!(first_candidates(&picks), ["10.0.234.96/16", "2001:db8::2/64"]);
     let questions = ledger.questions();
     assert!(questions <= 2 * (1 + CANDIDATES as u32 + 2), "{questions} questions");
 }
@@ -130,13 +130,13 @@ fn requested_addresses_go_to_the_set_that_has_them() {
     request.requested =
         vec![wish("2001:db8::9/64", RequestSource::CniArgs), wish("10.1.0.9", RequestSource::RuntimeConfig)];
     let picks = pick(&request, &[0, 1], &ModelLedger::default()).expect("free");
-    assert_eq!(first(&picks), ["10.1.0.9/24", "2001:db8::9/64"]);
+    assert_eq!(first_candidates(&picks), ["10.1.0.9/24", "2001:db8::9/64"]);
     assert_eq!(picks[0].wanted.candidates.len(), 1, "nothing else will do");
     assert_eq!(picks[0].reason, "10.1.0.9 was requested by runtimeConfig");
 }
 
 #[test]
-fn requested_addresses_that_cannot_be_had() {
+fn requested_addresses_that_are_not_available() {
     let deny = |wishes: &[&str], ledger: &ModelLedger| {
         let mut request = request("{}", vec![set(&["10.1.0.0/24"])]);
         request.requested = wishes.iter().map(|text| wish(text, RequestSource::Args)).collect();
@@ -208,7 +208,7 @@ fn a_kept_address_is_given_back_first() {
     assert_eq!(picks[0].reason, "10.1.0.7 was kept for this pod");
     // It may also request it, but no address of others.
     request.requested = vec![wish("10.1.0.7", RequestSource::Args)];
-    assert_eq!(first(&pick(&request, &[0], &ledger).expect("its own")), ["10.1.0.7/24"]);
+    assert_eq!(first_candidates(&pick(&request, &[0], &ledger).expect("its own")), ["10.1.0.7/24"]);
     request.requested = vec![wish("10.1.0.8", RequestSource::Args)];
     assert!(pick(&request, &[0], &ledger).is_err());
 }

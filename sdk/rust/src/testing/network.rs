@@ -85,7 +85,7 @@ impl Network {
     ///
     /// [`Refused`]; nothing is claimed then.
     pub fn add<P: Policy>(&mut self, request: &Request) -> Result<Vec<IpPrefix>, Refused> {
-        self.wake();
+        self.free_rested();
         let decision = P::allocate(request, &self.ledger).map_err(Refused::Denied)?;
         self.rules().verify(request, &decision).map_err(Refused::Unusable)?;
         let mut claimed = Vec::new();
@@ -116,7 +116,7 @@ impl Network {
     }
 
     /// Frees the addresses that have rested long enough.
-    fn wake(&mut self) {
+    fn free_rested(&mut self) {
         for (until, prefix) in std::mem::take(&mut self.resting) {
             if until <= self.now {
                 self.ledger.release(prefix.address);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     /// Returns the decision that `lie` makes of a sound one, in which `a` has the first address.
-    fn lying(lie: fn(&mut Decision)) -> impl Fn(&mut Network) -> Result<(), String> {
+    fn refuses_altered(lie: fn(&mut Decision)) -> impl Fn(&mut Network) -> Result<(), String> {
         move |network: &mut Network| {
             let request = network.request("b");
             let mut decision = Scripted::allocate(&request, &network.ledger).expect("an address");
@@ -252,7 +252,7 @@ mod tests {
         network.declared_routes = vec![(net("10.96.0.0/12"), Some(ip("10.1.0.9"))), (net("10.128.0.0/9"), None)];
         add(&mut network, "a").expect("free");
         for (lie, word) in LIES {
-            let text = lying(*lie)(&mut network).expect_err(word);
+            let text = refuses_altered(*lie)(&mut network).expect_err(word);
             assert!(text.contains(word), "{word}: {text}");
         }
         let sound: [fn(&mut Decision); 4] = [
@@ -262,10 +262,11 @@ mod tests {
             |decision| decision.routes.push(route("10.128.0.0/9", None)),
         ];
         for honest in sound {
-            lying(honest)(&mut network).expect("it is declared");
+            refuses_altered(honest)(&mut network).expect("it is declared");
         }
         network.opened_routes = vec![net("169.254.0.0/16")];
-        lying(|decision| decision.routes.push(route("169.254.169.254/32", None)))(&mut network).expect("it is opened");
+        refuses_altered(|decision| decision.routes.push(route("169.254.169.254/32", None)))(&mut network)
+            .expect("it is opened");
     }
 
     #[test]
@@ -273,13 +274,14 @@ mod tests {
         let mut network = Network::new("", vec![set(&["10.1.0.8-10.1.0.15@10.1.0.0/24"])]);
         network.range_sets[0].ranges[0].gateway = None;
         add(&mut network, "a").expect("free");
-        lying(|decision| decision.addresses[0].gateway = Some(ip("10.1.0.1")))(&mut network).expect("nobody has it");
+        refuses_altered(|decision| decision.addresses[0].gateway = Some(ip("10.1.0.1")))(&mut network)
+            .expect("nobody has it");
         for lie in
             [(|decision| decision.addresses[0].gateway = Some(ip("10.1.0.8"))) as fn(&mut Decision), |decision| {
                 decision.addresses[0].gateway = Some(ip("10.2.0.1"))
             }]
         {
-            lying(lie)(&mut network).expect_err("a pod has it, or it is out of reach");
+            refuses_altered(lie)(&mut network).expect_err("a pod has it, or it is out of reach");
         }
     }
 

@@ -72,7 +72,7 @@ fn add(
     unless_missing(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
     sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
     add_address(&mut container, inner, address)?;
-    container.set_link(up(inner))?;
+    container.set_link(link_up(inner))?;
     default_route(&mut container, inner, gateway.0)?;
     places.enter_host()?;
 
@@ -104,7 +104,7 @@ fn ensure_bridge(host: &mut Netlink, name: &str, gateway: (Ipv4Addr, u8)) -> Res
         Err(error) if error.downcast_ref() == Some(&Errno::ENODEV) => {}
         Err(error) => return Err(error),
     }
-    let mut link = up(0);
+    let mut link = link_up(0);
     link.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Address(vec![0x02, 0, 0, 0, 0, 1]),
@@ -131,7 +131,7 @@ fn create_veth(
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
     ];
-    let mut link = up(0);
+    let mut link = link_up(0);
     link.attributes = vec![
         LinkAttribute::IfName(hostname.to_owned()),
         LinkAttribute::Controller(bridge),
@@ -242,7 +242,7 @@ fn wait_port(host: &mut Netlink, index: u32) -> Result<()> {
     bail!("the port does not come up")
 }
 
-fn up(index: u32) -> LinkMessage {
+fn link_up(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.flags = LinkFlags::Up;

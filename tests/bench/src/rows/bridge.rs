@@ -23,10 +23,10 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let [weft, reference, raw] = interleave(ready.rounds, [weft?, reference?, raw])?;
     let (weft, reference, raw) = (figures(&weft)?, figures(&reference)?, figures(&raw)?);
     Ok(vec![
-        Row::against("bridge + host-local ADD", weft[0].clone(), ("reference", reference[0].clone()), Some(0.35)),
-        Row::against("bridge + host-local ADD", weft[0].clone(), ("raw netlink", raw[0].clone()), Some(1.5)),
-        Row::against("bridge + host-local DEL", weft[1].clone(), ("reference", reference[1].clone()), None),
-        Row::against("bridge + host-local DEL", weft[1].clone(), ("raw netlink", raw[1].clone()), None),
+        Row::compared("bridge + host-local ADD", weft[0].clone(), ("reference", reference[0].clone()), Some(0.35)),
+        Row::compared("bridge + host-local ADD", weft[0].clone(), ("raw netlink", raw[0].clone()), Some(1.5)),
+        Row::compared("bridge + host-local DEL", weft[1].clone(), ("reference", reference[1].clone()), None),
+        Row::compared("bridge + host-local DEL", weft[1].clone(), ("raw netlink", raw[1].clone()), None),
     ])
 }
 
@@ -37,8 +37,8 @@ pub(super) fn measure_masquerade(scene: &Scene, ready: &Ready) -> Result<Vec<Row
     let [weft, reference] = interleave(ready.rounds.div_ceil(2), [weft?, reference?])?;
     let (weft, reference) = (figures(&weft)?, figures(&reference)?);
     Ok(vec![
-        Row::against("bridge + ipMasq ADD", weft[0].clone(), ("reference", reference[0].clone()), None),
-        Row::against("bridge + ipMasq DEL", weft[1].clone(), ("reference", reference[1].clone()), None),
+        Row::compared("bridge + ipMasq ADD", weft[0].clone(), ("reference", reference[0].clone()), None),
+        Row::compared("bridge + ipMasq DEL", weft[1].clone(), ("reference", reference[1].clone()), None),
     ])
 }
 

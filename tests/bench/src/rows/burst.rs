@@ -32,8 +32,8 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).ok_or_else(|| anyhow!("no timing"));
     let what = "32 DELs at once (ipMasq)";
     Ok(vec![
-        Row::against(what, figure(&weft)?, ("reference", figure(&reference)?), Some(0.25)),
-        Row::against(what, figure(&weft)?, ("raw netlink", figure(&raw)?), None),
+        Row::compared(what, figure(&weft)?, ("reference", figure(&reference)?), Some(0.25)),
+        Row::compared(what, figure(&weft)?, ("raw netlink", figure(&raw)?), None),
     ])
 }
 

@@ -32,8 +32,8 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
         let figure = |which: usize| samples[which].get(at).map(Figure::from_sample).context("no timing");
         let base = || Ok::<_, anyhow::Error>(("reference", figure(2)?));
         let what = format!("chain bridge + masquerade + portmap + firewall {verb}");
-        rows.push(Row::against(&what, figure(0)?, base()?, None));
-        rows.push(Row::against(&format!("the same as one call with steps, {verb}"), figure(1)?, base()?, None));
+        rows.push(Row::compared(&what, figure(0)?, base()?, None));
+        rows.push(Row::compared(&format!("the same as one call with steps, {verb}"), figure(1)?, base()?, None));
     }
     rows.extend(started(scene, &lists)?);
     Ok(rows)
@@ -88,7 +88,7 @@ fn started(scene: &Scene, lists: &[List<'_>; 3]) -> Result<Vec<Row>> {
         let counts = list.started(scene, name)?;
         for ((verb, started), reference) in ["ADD", "DEL"].into_iter().zip(counts).zip(reference) {
             let what = format!("processes started by the {what}, {verb} (reference: {reference})");
-            rows.push(Row::alone(&what, Figure::one(started, ""), Some(Budget::Exactly(0.0))));
+            rows.push(Row::uncompared(&what, Figure::single(started, ""), Some(Budget::Exactly(0.0))));
         }
     }
     Ok(rows)
@@ -99,8 +99,8 @@ fn started(scene: &Scene, lists: &[List<'_>; 3]) -> Result<Vec<Row>> {
 impl List<'_> {
     /// Runs ADD of each in order, with the result of the previous one. Returns the last result.
     pub(super) fn add(&self, target: &Target) -> Result<Value> {
-        self.each(false, Value::Null, &mut |plugin, conf, result| {
-            let outcome: Outcome = self.plugins.must(plugin, Verb::Add, target, conf)?;
+        self.call_each(false, Value::Null, &mut |plugin, conf, result| {
+            let outcome: Outcome = self.plugins.must_call(plugin, Verb::Add, target, conf)?;
             *result = serde_json::from_str(&outcome.stdout).context("a result")?;
             Ok(())
         })
@@ -109,20 +109,20 @@ impl List<'_> {
     /// Runs CHECK of each in order, with the final result.
     pub(super) fn check(&self, target: &Target, result: &Value) -> Result<()> {
         let check = &mut |plugin: &str, conf: &str, _result: &mut Value| {
-            self.plugins.must(plugin, Verb::Check, target, conf).map(drop)
+            self.plugins.must_call(plugin, Verb::Check, target, conf).map(drop)
         };
-        self.each(false, result.clone(), check).map(drop)
+        self.call_each(false, result.clone(), check).map(drop)
     }
 
     /// Runs DEL of each, last first, with the final result.
     pub(super) fn del(&self, target: &Target, result: &Value) -> Result<()> {
         let del = &mut |plugin: &str, conf: &str, _result: &mut Value| {
-            self.plugins.must(plugin, Verb::Del, target, conf).map(drop)
+            self.plugins.must_call(plugin, Verb::Del, target, conf).map(drop)
         };
-        self.each(true, result.clone(), del).map(drop)
+        self.call_each(true, result.clone(), del).map(drop)
     }
 
-    fn each(
+    fn call_each(
         &self,
         reverse: bool,
         mut result: Value,
@@ -150,13 +150,13 @@ impl List<'_> {
         let trace = |verb, plugin: &str, conf: &str| -> Result<(Counts, String)> {
             traced(self.plugins, plugin, conf, (verb, &target), &log)
         };
-        let result = self.each(false, Value::Null, &mut |plugin, conf, result| {
+        let result = self.call_each(false, Value::Null, &mut |plugin, conf, result| {
             let (counts, document) = trace(Verb::Add, plugin, conf)?;
             *added += counts.started;
             *result = serde_json::from_str(&document).context("a result")?;
             Ok(())
         })?;
-        self.each(true, result, &mut |plugin, conf, _result| {
+        self.call_each(true, result, &mut |plugin, conf, _result| {
             *deleted += trace(Verb::Del, plugin, conf)?.0.started;
             Ok(())
         })?;

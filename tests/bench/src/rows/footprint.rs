@@ -21,18 +21,18 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
         let target = target("pod", &scene.netns(bridge)?);
         let add = peak_memory(plugins, network.plugin, Verb::Add, &target, &network.conf)?;
         let del = peak_memory(plugins, network.plugin, Verb::Del, &target, &network.conf)?;
-        peaks.push(Figure::one(add.max(del), "MiB"));
+        peaks.push(Figure::single(add.max(del), "MiB"));
     }
     let [weft, reference] = <[Figure; 2]>::try_from(peaks).ok().context("two contenders")?;
     let what = "peak memory of one call (bridge + ipMasq)";
     let mut rows = vec![
-        Row::alone(what, weft.clone(), Some(Budget::Figure(24.0))),
-        Row::against(what, weft, ("reference, largest process", reference), None),
+        Row::uncompared(what, weft.clone(), Some(Budget::Figure(24.0))),
+        Row::compared(what, weft, ("reference, largest process", reference), None),
     ];
     if let Some(binary) = &ready.weft_binary {
         let bytes = fs::metadata(binary).with_context(|| format!("look at {}", binary.display()))?.len();
         let mib = f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX)) / 1024.0;
-        rows.push(Row::alone("size of the binary", Figure::one(mib, "MiB"), None));
+        rows.push(Row::uncompared("size of the binary", Figure::single(mib, "MiB"), None));
     }
     Ok(rows)
 }

@@ -27,15 +27,15 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let [many_again, stock_again, stock_many] = interleave(ready.rounds.div_ceil(8), contenders)?;
     let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).context("no timing");
     Ok(vec![
-        Row::against(
+        Row::compared(
             "IPAM ADD, 60,000 claims in the pool",
             figure(&many)?,
             ("weft with 10 claims", figure(&few)?),
             Some(1.2),
         ),
-        Row::against("IPAM ADD, 10 claims", figure(&few)?, ("reference", figure(&stock)?), None),
-        Row::against("IPAM ADD, 60,000 claims", figure(&many_again)?, ("reference", figure(&stock_many)?), None),
-        Row::against(
+        Row::compared("IPAM ADD, 10 claims", figure(&few)?, ("reference", figure(&stock)?), None),
+        Row::compared("IPAM ADD, 60,000 claims", figure(&many_again)?, ("reference", figure(&stock_many)?), None),
+        Row::compared(
             "(the reference itself: 60,000 claims)",
             figure(&stock_many)?,
             ("the reference with 10", figure(&stock_again)?),

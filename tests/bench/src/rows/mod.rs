@@ -49,11 +49,11 @@ struct Network<'a> {
 
 impl Network<'_> {
     fn add(&self, target: &Target) -> Result<std::time::Duration> {
-        Ok(self.plugins.must(self.plugin, Verb::Add, target, &self.conf)?.took)
+        Ok(self.plugins.must_call(self.plugin, Verb::Add, target, &self.conf)?.took)
     }
 
     fn del(&self, target: &Target) -> Result<std::time::Duration> {
-        Ok(self.plugins.must(self.plugin, Verb::Del, target, &self.conf)?.took)
+        Ok(self.plugins.must_call(self.plugin, Verb::Del, target, &self.conf)?.took)
     }
 }
 

@@ -42,13 +42,13 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
             bail!("no timing of {verb}")
         };
         let what = format!("pod with {NETWORKS} bridge networks {verb}");
-        rows.push(Row::against(&what, own.clone(), ("4 calls of weft", weft), budget.map(|_| 1.0)));
-        rows.push(Row::against(&what, own, ("4 of the reference", reference), budget));
+        rows.push(Row::compared(&what, own.clone(), ("4 calls of weft", weft), budget.map(|_| 1.0)));
+        rows.push(Row::compared(&what, own, ("4 of the reference", reference), budget));
     }
     let [own, ..] = &samples;
     let [added, _deleted, checked] = own.as_slice() else { bail!("no timing of CHECK") };
     let (what, base) = (format!("pod with {NETWORKS} bridge networks CHECK"), ("its ADD", Figure::from_sample(added)));
-    rows.push(Row::against(&what, Figure::from_sample(checked), base, Some(0.25)));
+    rows.push(Row::compared(&what, Figure::from_sample(checked), base, Some(0.25)));
     rows.extend(work(scene, &pod, &singles[0])?);
     Ok(rows)
 }
@@ -61,10 +61,10 @@ fn work(scene: &Scene, pod: &Network<'_>, singles: &[Network<'_>]) -> Result<Vec
     let mut rows = Vec::new();
     for ((verb, own), weft) in ["ADD", "DEL"].into_iter().zip(own).zip(weft) {
         let what = format!("netlink messages of a pod with {NETWORKS} bridge networks, {verb}");
-        let base = ("4 calls of weft", Figure::one(weft.messages, ""));
-        rows.push(Row::against(&what, Figure::one(own.messages, ""), base, Some(1.15)));
+        let base = ("4 calls of weft", Figure::single(weft.messages, ""));
+        rows.push(Row::compared(&what, Figure::single(own.messages, ""), base, Some(1.15)));
         let what = format!("processes started by it, {verb}");
-        rows.push(Row::alone(&what, Figure::one(own.started, ""), Some(Budget::Exactly(0.0))));
+        rows.push(Row::uncompared(&what, Figure::single(own.started, ""), Some(Budget::Exactly(0.0))));
     }
     Ok(rows)
 }
@@ -72,7 +72,7 @@ fn work(scene: &Scene, pod: &Network<'_>, singles: &[Network<'_>]) -> Result<Vec
 /// Returns the sums of the counts of all ADDs, and of all DELs.
 fn counts(scene: &Scene, name: &str, networks: &[Network<'_>]) -> Result<[Counts; 2]> {
     let (netns, log) = (scene.netns(name)?, scene.dir().join("strace"));
-    let of = |verb: Verb| -> Result<Counts> {
+    let count = |verb: Verb| -> Result<Counts> {
         let mut sum = Counts::default();
         let mut places: Vec<usize> = (0..networks.len()).collect();
         if verb == Verb::Del {
@@ -85,7 +85,7 @@ fn counts(scene: &Scene, name: &str, networks: &[Network<'_>]) -> Result<[Counts
         }
         Ok(sum)
     };
-    Ok([of(Verb::Add)?, of(Verb::Del)?])
+    Ok([count(Verb::Add)?, count(Verb::Del)?])
 }
 
 /// Returns the networks of one contender.
@@ -101,7 +101,7 @@ fn named(name: &str, mut conf: Value) -> Value {
 }
 
 fn configurations(scene: &Scene, name: &str, subnet: usize) -> Vec<(String, Value)> {
-    let one = |at: usize| {
+    let configuration = |at: usize| {
         let name = format!("{name}{at}");
         let mut conf =
             bridge_conf(&name, &format!("10.{}.0.0/16", subnet + at), &scene.dir().join("host-local"), false);
@@ -109,7 +109,7 @@ fn configurations(scene: &Scene, name: &str, subnet: usize) -> Vec<(String, Valu
         conf["isDefaultGateway"] = json!(at == 0);
         (name, conf)
     };
-    (0..NETWORKS).map(one).collect()
+    (0..NETWORKS).map(configuration).collect()
 }
 
 /// Returns the call of `weft-pod`: its environment, and its configuration with the first network as the default and
@@ -139,10 +139,10 @@ fn own_turn<'a>(scene: &Scene, pod: &'a Network<'a>) -> Result<Turn<'a>> {
     let netns = scene.netns("pod-own")?;
     Ok(Box::new(move |round| {
         let target = target(round, &netns, 0);
-        let added = pod.plugins.must(pod.plugin, Verb::Add, &target, &pod.conf)?;
+        let added = pod.plugins.must_call(pod.plugin, Verb::Add, &target, &pod.conf)?;
         let mut conf: Value = serde_json::from_str(&pod.conf)?;
         conf["prevResult"] = serde_json::from_str(&added.stdout)?;
-        let checked = pod.plugins.must(pod.plugin, Verb::Check, &target, &conf.to_string())?;
+        let checked = pod.plugins.must_call(pod.plugin, Verb::Check, &target, &conf.to_string())?;
         Ok(vec![added.took, pod.del(&target)?, checked.took])
     }))
 }

@@ -38,7 +38,7 @@ pub(super) fn measure(_scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     }
     let budgets = [Some(Budget::Figure(1.0)), None, None, None];
     let rows = samples.iter().zip(PARTS).zip(budgets);
-    Ok(rows.map(|((sample, (_, what)), budget)| Row::alone(what, Figure::from_sample(sample), budget)).collect())
+    Ok(rows.map(|((sample, (_, what)), budget)| Row::uncompared(what, Figure::from_sample(sample), budget)).collect())
 }
 
 /// Returns the number after a name, in `total 0.612 ms: engine 0.101, load ...`.

@@ -40,10 +40,10 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for ((verb, weft), reference) in ["ADD", "DEL"].into_iter().zip(weft).zip(reference) {
         let what = format!("processes started by a bridge + ipMasq {verb} (reference: {})", reference.started);
-        rows.push(Row::alone(&what, Figure::one(weft.started, ""), Some(Budget::Exactly(0.0))));
-        let base = ("reference", Figure::one(reference.calls, ""));
-        rows.push(Row::against(&format!("system calls of it, {verb}"), Figure::one(weft.calls, ""), base, None));
-        rows.push(Row::alone(&format!("flushes to disk of it, {verb}"), Figure::one(weft.flushes, ""), None));
+        rows.push(Row::uncompared(&what, Figure::single(weft.started, ""), Some(Budget::Exactly(0.0))));
+        let base = ("reference", Figure::single(reference.calls, ""));
+        rows.push(Row::compared(&format!("system calls of it, {verb}"), Figure::single(weft.calls, ""), base, None));
+        rows.push(Row::uncompared(&format!("flushes to disk of it, {verb}"), Figure::single(weft.flushes, ""), None));
     }
     Ok(rows)
 }

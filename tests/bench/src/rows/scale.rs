@@ -71,10 +71,15 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     for (at, verb) in ["ADD", "CHECK", "DEL"].into_iter().enumerate() {
         let base = ("5 pods", figure(&few_samples, at)?);
         let what = format!("chain {verb} with 500 pods on the node");
-        rows.push(Row::against(&what, figure(&many_samples, at)?, base, Some(1.3)));
+        rows.push(Row::compared(&what, figure(&many_samples, at)?, base, Some(1.3)));
     }
-    rows.push(Row::against("chain CHECK", figure(&few_samples, 1)?, ("its ADD", figure(&few_samples, 0)?), Some(0.25)));
-    rows.push(Row::alone("STATUS of a bridge network", status(&few, scene, ready)?, Some(Budget::Figure(3.0))));
+    rows.push(Row::compared(
+        "chain CHECK",
+        figure(&few_samples, 1)?,
+        ("its ADD", figure(&few_samples, 0)?),
+        Some(0.25),
+    ));
+    rows.push(Row::uncompared("STATUS of a bridge network", status(&few, scene, ready)?, Some(Budget::Figure(3.0))));
     rows.push(collections(scene, [&few, &many], &pods)?);
     Ok(rows)
 }
@@ -93,7 +98,7 @@ fn collections(scene: &Scene, nodes: [&Node; 2], pods: &[PathBuf]) -> Result<Row
         figures.push(per_pod(collect(node, scene, (&name, &subnet))?, pods.len()));
     }
     let [fifty, many] = &figures[..] else { bail!("two nodes") };
-    Ok(Row::against("GC of 500 pods, each", many.clone(), ("GC of 50, each", fifty.clone()), Some(1.3)))
+    Ok(Row::compared("GC of 500 pods, each", many.clone(), ("GC of 50, each", fifty.clone()), Some(1.3)))
 }
 
 /// Measures 1,001 host ports in one pod, compared with one call of the reference.
@@ -127,8 +132,8 @@ pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     }
     let [[add, del], [reference_add, reference_del]] = &figures[..] else { bail!("two contenders") };
     Ok(vec![
-        Row::against("bridge + 1,001 host ports ADD", add.clone(), ("reference", reference_add.clone()), Some(0.05)),
-        Row::against("bridge + 1,001 host ports DEL", del.clone(), ("reference", reference_del.clone()), None),
+        Row::compared("bridge + 1,001 host ports ADD", add.clone(), ("reference", reference_add.clone()), Some(0.05)),
+        Row::compared("bridge + 1,001 host ports DEL", del.clone(), ("reference", reference_del.clone()), None),
     ])
 }
 
@@ -157,7 +162,7 @@ pub(super) fn measure_adds(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let turns = [turn(&ready.weft, "ba-weft", "10.97.0.0/16"), turn(&ready.reference, "ba-ref", "10.98.0.0/16")];
     let [weft, reference] = interleave(ready.rounds.div_ceil(8), turns)?;
     let figure = |samples: &[Sample]| samples.first().map(Figure::from_sample).context("no timing");
-    Ok(vec![Row::against(
+    Ok(vec![Row::compared(
         "16 ADDs of the chain at once",
         figure(&weft)?,
         ("reference", figure(&reference)?),
@@ -233,12 +238,12 @@ fn collect(node: &Node, scene: &Scene, (name, subnet): (&str, &str)) -> Result<D
     let mut conf = bridge_conf(name, subnet, &scene.dir().join("host-local"), true);
     conf["cniVersion"] = json!("1.1.0");
     conf["cni.dev/valid-attachments"] = json!([]);
-    node.run(|| Ok(node.plugins.must("bridge", Verb::Gc, &target("", Path::new("")), &conf.to_string())?.took))
+    node.run(|| Ok(node.plugins.must_call("bridge", Verb::Gc, &target("", Path::new("")), &conf.to_string())?.took))
 }
 
 fn per_pod(took: Duration, pods: usize) -> Figure {
     let pods = u32::try_from(pods).unwrap_or(u32::MAX);
-    Figure::one(took.as_secs_f64() * 1000.0 / f64::from(pods), "ms")
+    Figure::single(took.as_secs_f64() * 1000.0 / f64::from(pods), "ms")
 }
 
 fn status(node: &Node, scene: &Scene, ready: &Ready) -> Result<Figure> {
@@ -248,7 +253,7 @@ fn status(node: &Node, scene: &Scene, ready: &Ready) -> Result<Figure> {
     let mut sample = Sample::default();
     for _round in 0..ready.rounds {
         let target = target("", Path::new(""));
-        sample.push(node.run(|| Ok(node.plugins.must("bridge", Verb::Status, &target, &conf)?.took))?);
+        sample.push(node.run(|| Ok(node.plugins.must_call("bridge", Verb::Status, &target, &conf)?.took))?);
     }
     Ok(Figure::from_sample(&sample))
 }

@@ -51,8 +51,9 @@ pub fn compare(verb: &str, recorded: &Then, now: &Then) -> BTreeMap<Aspect, Stri
     };
     differ(Aspect::Exit, (recorded.exit == 0).to_string(), (now.exit == 0).to_string());
     if recorded.exit == 0 && now.exit == 0 {
-        let text =
-            |then: &Then| if then.stdout.is_null() { String::new() } else { plain(&then.stdout, &mut Macs::default()) };
+        let text = |then: &Then| {
+            if then.stdout.is_null() { String::new() } else { render(&then.stdout, &mut Macs::default()) }
+        };
         differ(Aspect::Result, text(recorded), text(now));
     }
     let calls = |then: &Then| {
@@ -68,7 +69,7 @@ pub fn compare(verb: &str, recorded: &Then, now: &Then) -> BTreeMap<Aspect, Stri
     differ(Aspect::Events, events(recorded), events(now));
     differ(Aspect::Status, status(&recorded.network_status), status(&now.network_status));
     if let (Some(recorded), Some(now)) = (&recorded.kernel, &now.kernel) {
-        differ(Aspect::Kernel, plain(recorded, &mut Macs::default()), plain(now, &mut Macs::default()));
+        differ(Aspect::Kernel, render(recorded, &mut Macs::default()), render(now, &mut Macs::default()));
     }
     found
 }
@@ -89,7 +90,7 @@ impl Macs {
 
 /// Renders a value such that only relevant differences are visible: keys sorted, numbers as 64-bit floats, random names
 /// and addresses by their order.
-fn plain(value: &Value, macs: &mut Macs) -> String {
+fn render(value: &Value, macs: &mut Macs) -> String {
     match value {
         Value::Object(map) => {
             // An empty `dns` is irrelevant; libraries differ in writing it.
@@ -97,11 +98,11 @@ fn plain(value: &Value, macs: &mut Macs) -> String {
                 |(key, value): &(&String, &Value)| *key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty());
             let sorted: BTreeMap<&String, &Value> = map.iter().filter(says).collect();
             let parts: Vec<String> =
-                sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", plain(value, macs))).collect();
+                sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", render(value, macs))).collect();
             format!("{{{}}}", parts.join(","))
         }
         Value::Array(items) => {
-            format!("[{}]", items.iter().map(|item| plain(item, macs)).collect::<Vec<_>>().join(","))
+            format!("[{}]", items.iter().map(|item| render(item, macs)).collect::<Vec<_>>().join(","))
         }
         Value::Number(number) => format!("{:e}", number.as_f64().unwrap_or_default()),
         Value::String(text) => {
@@ -132,7 +133,7 @@ fn call_text(call: &Call, macs: &mut Macs) -> String {
         };
         env.insert(key.clone(), json!(value));
     }
-    format!("{} {} {}", call.kind, plain(&Value::Object(env), macs), plain(&call.stdin, macs))
+    format!("{} {} {}", call.kind, render(&Value::Object(env), macs), render(&call.stdin, macs))
 }
 
 fn pairs(args: &str) -> String {
@@ -159,7 +160,7 @@ fn events(then: &Then) -> String {
 }
 
 fn status(value: &Value) -> String {
-    if value.is_null() { String::new() } else { plain(value, &mut Macs::default()) }
+    if value.is_null() { String::new() } else { render(value, &mut Macs::default()) }
 }
 
 /// Returns links, global addresses and routes in a sandbox, without lo, link-local and `proto kernel` routes.

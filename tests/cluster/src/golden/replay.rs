@@ -44,20 +44,20 @@ pub struct Outcome {
 struct Names(Vec<(String, &'static str)>);
 
 impl Names {
-    fn fill(&self, text: &str) -> String {
+    fn insert_real_values(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (real, name)| text.replace(name, real))
     }
 
-    fn hide(&self, text: &str) -> String {
+    fn replace_real_values(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (real, name)| text.replace(real.as_str(), name))
     }
 
     fn fill_value(&self, value: &Value) -> Result<Value> {
-        Ok(serde_json::from_str(&self.fill(&value.to_string()))?)
+        Ok(serde_json::from_str(&self.insert_real_values(&value.to_string()))?)
     }
 
     fn hide_value(&self, value: &Value) -> Result<Value> {
-        Ok(serde_json::from_str(&self.hide(&value.to_string()))?)
+        Ok(serde_json::from_str(&self.replace_real_values(&value.to_string()))?)
     }
 }
 
@@ -102,7 +102,7 @@ pub fn replay(bench: &Bench<'_>, case: &Case) -> Result<Outcome> {
     let names =
         Names(vec![(id, "@CID@"), (second, "@CID2@"), (sandbox.path.clone(), "@NETNS@"), (uid.clone(), "@UID@")]);
     let run = Run { bench, case, node, sandbox, names, uid };
-    let outcome = run.all();
+    let outcome = run.run_all();
     for definition in &case.given.nads {
         bench.api.delete_definition(&definition.namespace, &definition.name)?;
     }
@@ -125,7 +125,7 @@ fn clear() -> Result<()> {
 }
 
 impl Run<'_> {
-    fn all(mut self) -> Result<Outcome> {
+    fn run_all(mut self) -> Result<Outcome> {
         let given = &self.case.given;
         if !given.conf_dir_absent {
             fs::create_dir_all("/etc/cni/multus/net.d").context("create the confDir")?;
@@ -149,13 +149,13 @@ impl Run<'_> {
     }
 
     fn write(&self, path: &str, content: &Value) -> Result<()> {
-        let path = PathBuf::from(self.names.fill(path));
+        let path = PathBuf::from(self.names.insert_real_values(path));
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).context("create a directory")?;
         let text = match content {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        fs::write(&path, self.names.fill(&text)).with_context(|| format!("write {}", path.display()))
+        fs::write(&path, self.names.insert_real_values(&text)).with_context(|| format!("write {}", path.display()))
     }
 
     fn conf(&self, step: &Step) -> Result<Value> {
@@ -171,7 +171,7 @@ impl Run<'_> {
         let pod = &self.case.given.pod;
         let mut env = PodNode::env(&step.verb, &self.sandbox, (&pod.namespace, &pod.name, &self.uid));
         for (key, value) in &step.env_changed {
-            env.insert(key.clone(), value.as_ref().map(|value| self.names.fill(value)));
+            env.insert(key.clone(), value.as_ref().map(|value| self.names.insert_real_values(value)));
         }
         env
     }
@@ -185,7 +185,7 @@ impl Run<'_> {
             let at_work = scope.spawn(move || node.call(&env, &conf));
             if let Some(during) = &step.during {
                 thread::sleep(Duration::from_millis(during.after_ms));
-                self.meanwhile(&during.verb)?;
+                self.act_during(&during.verb)?;
             }
             at_work.join().map_err(|_panic| anyhow::anyhow!("the call panicked"))?
         })?;
@@ -216,7 +216,7 @@ impl Run<'_> {
     }
 
     /// Executes an action during a verb.
-    fn meanwhile(&self, verb: &str) -> Result<()> {
+    fn act_during(&self, verb: &str) -> Result<()> {
         let pod = &self.case.given.pod;
         match verb {
             "DEL" => {
@@ -255,7 +255,7 @@ impl Run<'_> {
             }
             "file-write" => self.write(text("path"), step.more.get("content").unwrap_or(&Value::Null))?,
             // Files of Multus' own cache do not exist.
-            "file-remove" => drop(fs::remove_file(self.names.fill(text("path")))),
+            "file-remove" => drop(fs::remove_file(self.names.insert_real_values(text("path")))),
             "plugin-add" => {
                 let link = Path::new("/opt/cni/bin").join(text("type"));
                 std::os::unix::fs::symlink(&self.bench.fake, link).context("add a plugin")?;

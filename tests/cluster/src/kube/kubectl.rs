@@ -26,7 +26,7 @@ impl Kubectl {
     /// # Errors
     /// It fails.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        self.feed(arguments, b"", LIMIT)
+        self.run_with_stdin(arguments, b"", LIMIT)
     }
 
     /// Runs it and parses its output as JSON.
@@ -75,7 +75,7 @@ impl Kubectl {
     /// # Errors
     /// The API server refuses one.
     pub fn apply_text(&self, manifest: &str) -> Result<()> {
-        self.feed(&["apply", "-f", "-"], manifest.as_bytes(), LIMIT).map(drop)
+        self.run_with_stdin(&["apply", "-f", "-"], manifest.as_bytes(), LIMIT).map(drop)
     }
 
     /// Deletes pods of a namespace without waiting; missing ones are ignored.
@@ -87,7 +87,7 @@ impl Kubectl {
         self.run(&[&["delete", "pod"], names, &flags].concat()).map(drop)
     }
 
-    fn feed(&self, arguments: &[&str], stdin: &[u8], limit: Duration) -> Result<String> {
+    fn run_with_stdin(&self, arguments: &[&str], stdin: &[u8], limit: Duration) -> Result<String> {
         let (program, flags) = self.argv.split_first().context("no kubectl")?;
         let mut command = Command::new(program);
         command.args(flags).args(arguments);

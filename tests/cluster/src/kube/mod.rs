@@ -108,7 +108,7 @@ impl Cluster {
             let count = set.pointer("/status/numberReady").and_then(Value::as_u64).unwrap_or(0);
             Ok(count == self.nodes.len() as u64 && self.ready_nodes()? == self.nodes.len())
         };
-        wait(PATIENCE, "weft on every node", ready).with_context(|| self.why())
+        wait(PATIENCE, "weft on every node", ready).with_context(|| self.diagnostics())
     }
 
     fn ready_nodes(&self) -> Result<usize> {
@@ -186,7 +186,7 @@ impl Cluster {
 
     /// Returns diagnostics for a failure: pods, events, the ends of logs.
     #[must_use]
-    pub fn why(&self) -> String {
+    pub fn diagnostics(&self) -> String {
         let mut text = String::new();
         for what in [&["get", "pods", "-A", "-o", "wide"][..], &["get", "events", "-A", "--sort-by=.lastTimestamp"]] {
             text += &self.kubectl.run(what).unwrap_or_else(|error| format!("{error:#}\n"));

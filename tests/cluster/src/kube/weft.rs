@@ -45,12 +45,12 @@ pub(super) fn manifests() -> Result<Vec<String>> {
             // Trials wait for the sweep, which takes minutes by default.
             "agent": {"extraArgs": ["--sweep-interval=2s", "--sweep-grace=4s"]},
         }))?]),
-        Err(_missing) => plain(),
+        Err(_missing) => plain_manifests(),
     }
 }
 
 /// Returns every manifest of `deploy/`.
-fn plain() -> Result<Vec<String>> {
+fn plain_manifests() -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for dir in ["deploy/crds", "deploy/kubernetes"] {
         let dir = repository().join(dir);

@@ -123,7 +123,7 @@ pub(crate) fn add_without_agent(cluster: &mut Cluster) -> Result<()> {
     let (left, addresses, claims) = (node.leftovers()?, pod.addresses()?, cluster.claims()?);
     ensure!(left.is_empty() && addresses.is_empty() && claims.is_empty(), "left {left:?}, {addresses:?}, {claims:?}");
     node.start_agent()?;
-    node.run("STATUS", &pod)?.quiet()?;
+    node.run("STATUS", &pod)?.expect_quiet()?;
     node.signal_agent(Signal::SIGSTOP)?;
     let (began, error) = (Instant::now(), node.run("STATUS", &pod)?.error());
     let took = began.elapsed();

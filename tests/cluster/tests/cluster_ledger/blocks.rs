@@ -252,7 +252,7 @@ pub(crate) fn by_name(cluster: &mut Cluster) -> Result<()> {
 
 /// Two cells, one of them shared: when the machine's own cell is full, an address is borrowed from the shared one,
 /// unless the pool is strict.
-pub(crate) fn full(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn full_cell_borrows(cluster: &mut Cluster) -> Result<()> {
     let mut blocks = Blocks::strict(json!({"subnet": "10.73.0.0/28"}));
     blocks.declare(cluster)?;
     let node = Node::new(cluster, 1)?;
@@ -302,9 +302,9 @@ pub(crate) fn fenced(cluster: &mut Cluster) -> Result<()> {
     let alive = Node::new(cluster, 6)?;
     dead.add_with(&Pod::new("one")?, &blocks.conf(cluster, &dead))?;
     dead.kill_agent();
-    alive.operate(cluster, &["reclaim"])?;
+    alive.run_weftctl(cluster, &["reclaim"])?;
     ensure!(holders(cluster)? == ["node5"], "a machine that does not answer lost its cell: {:?}", cluster.cells()?);
-    let said = alive.operate(cluster, &["fence", "node5"])?;
+    let said = alive.run_weftctl(cluster, &["fence", "node5"])?;
     ensure!(
         cluster.cells()?.is_empty() && said.contains("1 claims and cells"),
         "the fenced machine keeps its cell: {said}"
@@ -340,14 +340,14 @@ pub(crate) fn restored(cluster: &mut Cluster) -> Result<()> {
     nodes.iter_mut().for_each(Node::kill_agent);
     restore::take_back(cluster, &backup)?;
     ensure!(cluster.cells()?.is_empty(), "the backup has the cell");
-    nodes[0].operate(cluster, &["freeze"])?;
+    nodes[0].run_weftctl(cluster, &["freeze"])?;
     nodes.iter_mut().try_for_each(Node::start_agent)?;
     let next = Pod::new("next")?;
     for (node, conf) in nodes.iter().zip(&confs) {
         let error = node.run_call(&node.call("ADD", &next, conf))?.error()?;
         ensure!(error.code == 11, "{error:?}");
     }
-    let thawed = || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok());
+    let thawed = || Ok(nodes[0].run_weftctl(cluster, &["thaw"]).is_ok());
     wait(PATIENCE, "the thaw", thawed).with_context(|| format!("{}\n{}", nodes[0].log(), nodes[1].log()))?;
     let nonce = |cells: &[Value]| cells.iter().map(|cell| cell["holder"]["nonce"].clone()).collect::<Vec<_>>();
     ensure!(nonce(&cluster.cells()?) == nonce(&cell), "{:?} was {cell:?}", cluster.cells()?);

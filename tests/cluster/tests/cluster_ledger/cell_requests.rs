@@ -20,7 +20,7 @@ pub(crate) fn lost_doubled_and_held(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let blocks = Blocks::new(json!({"subnet": "10.79.0.0/26"}));
         blocks.declare(cluster)?;
-        let mut node = Node::behind(cluster, 1, proxy)?;
+        let mut node = Node::start_behind(cluster, 1, proxy)?;
         let mut conf = blocks.conf(cluster, &node);
         conf["ipam"]["ledger"]["deadlineMs"] = json!(2000);
         let mut pods = Pods { node: &node, conf: &conf, up: Vec::new(), seen: BTreeSet::new() };
@@ -28,7 +28,7 @@ pub(crate) fn lost_doubled_and_held(cluster: &mut Cluster) -> Result<()> {
             let trap = proxy.next(Kind::Take, fault);
             pods.fill(cells).with_context(|| format!("taken: {fault:?}"))?;
             trap.wait_until_caught()?;
-            owns(cluster, &node, cells).with_context(|| format!("taken: {fault:?}"))?;
+            expect_cells(cluster, &node, cells).with_context(|| format!("taken: {fault:?}"))?;
         }
         for fault in [Fault::Twice, Fault::LoseAnswer] {
             pods.late_cell(cluster, proxy, fault).with_context(|| format!("given back: {fault:?}"))?;
@@ -41,13 +41,13 @@ pub(crate) fn lost_doubled_and_held(cluster: &mut Cluster) -> Result<()> {
         for trap in traps {
             trap.wait_until_caught()?;
         }
-        wait(PATIENCE, "both cells confirmed", || Ok(owns(cluster, &node, 2).is_ok()))
+        wait(PATIENCE, "both cells confirmed", || Ok(expect_cells(cluster, &node, 2).is_ok()))
             .with_context(|| format!("{:?}\n{}", cluster.cells(), node.log()))?;
         let boots = cluster.cells()?.iter().all(|cell| cell["holder"]["bootID"] == BOOT);
         ensure!(boots, "not confirmed: {:?}", cluster.cells()?);
         let pod = Pod::new("after")?;
         node.add_with(&pod, &conf)?;
-        owns(cluster, &node, 2)?;
+        expect_cells(cluster, &node, 2)?;
         node.del_with(&pod, &conf)?;
         node.wait_for_nothing_left()
     })
@@ -75,7 +75,7 @@ impl Pods<'_> {
             // The network's address and the gateway lie in the first cell, the broadcast address in the last.
             let last = cell_of(&address)?;
             let of_last = inside.iter().filter(|cell| **cell == last).count();
-            if distinct == cells && of_last >= usize::try_from(room(last))? {
+            if distinct == cells && of_last >= usize::try_from(usable_addresses(last))? {
                 return Ok(());
             }
         }
@@ -93,14 +93,14 @@ impl Pods<'_> {
         delivered(&held)?;
         given_back.wait_until_caught()?;
         node.age()?;
-        let settled = || Ok(owns(cluster, node, 2).is_ok());
+        let settled = || Ok(expect_cells(cluster, node, 2).is_ok());
         wait(PATIENCE, "the late cell given back", settled)
             .with_context(|| format!("{:?} {:?}\n{}", cluster.cells(), node.cells(), node.log()))
     }
 }
 
 /// Returns how many addresses of a cell of 10.79.0.0/26 pods can get.
-fn room(cell: u32) -> u32 {
+fn usable_addresses(cell: u32) -> u32 {
     match cell - u32::from(Ipv4Addr::new(10, 79, 0, 0)) {
         0 => SIZE - 2,
         56 => SIZE - 1,
@@ -113,7 +113,7 @@ fn cell_of(address: &str) -> Result<u32> {
 }
 
 /// Requires that this many cells are in the cluster, that the node owns all of them, and that it has no others.
-fn owns(cluster: &Cluster, node: &Node, count: usize) -> Result<()> {
+fn expect_cells(cluster: &Cluster, node: &Node, count: usize) -> Result<()> {
     let cells = cluster.cells()?;
     let nonce = |cell: &Value| cell["holder"]["nonce"].as_str().unwrap_or_default().to_owned();
     let there: BTreeSet<String> = cells.iter().map(nonce).collect();

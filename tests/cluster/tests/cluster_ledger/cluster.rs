@@ -58,7 +58,7 @@ pub(crate) struct Shared(Arc<Mutex<Option<Cluster>>>);
 
 impl Shared {
     /// Runs a trial on the control plane without any weft objects. The first caller starts it.
-    pub(crate) fn with(&self, trial: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
+    pub(crate) fn with_cluster(&self, trial: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = match shared.as_mut() {
             Some(cluster) => {
@@ -329,7 +329,7 @@ impl Cluster {
     }
 
     /// Runs `weftctl ledger ...` on the cluster's own machine and returns its output.
-    pub(crate) fn operate(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run_weftctl(&self, arguments: &[&str]) -> Result<String> {
         let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
         let operator = self.operator_arguments()?;
         let argv: Vec<&str> = [weftctl.as_str(), "ledger"]

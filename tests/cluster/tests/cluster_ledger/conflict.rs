@@ -34,7 +34,7 @@ fn detecting(mut conf: Value) -> Value {
 /// Returns the ledger's state of an address, once the agent has marked it.
 fn wait_for_mark(cluster: &Cluster, node: &Node, address: &str) -> Result<()> {
     let marked = || {
-        let said = node.operate(cluster, &["who-has", address])?;
+        let said = node.run_weftctl(cluster, &["who-has", address])?;
         Ok(said.contains("in conflict") && said.contains(MAC))
     };
     wait(PATIENCE, "the mark", marked).with_context(|| node.log())
@@ -69,12 +69,12 @@ pub(crate) fn marked(cluster: &mut Cluster) -> Result<()> {
 
     nodes[0].kill_agent();
     nodes[0].start_agent()?;
-    nodes[0].operate(cluster, &["reclaim"])?;
-    nodes[0].operate(cluster, &["check", "--repair"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["check", "--repair"])?;
     wait_for_mark(cluster, &nodes[0], "10.50.0.2")?;
     impostor.line("ip link set lan0 down")?;
-    ensure!(nodes[1].operate(cluster, &["clear", "10.50.0.9"]).is_err(), "cleared what is not in conflict");
-    nodes[1].operate(cluster, &["clear", "10.50.0.2"])?;
+    ensure!(nodes[1].run_weftctl(cluster, &["clear", "10.50.0.9"]).is_err(), "cleared what is not in conflict");
+    nodes[1].run_weftctl(cluster, &["clear", "10.50.0.2"])?;
     ensure!(cluster.claims()?.is_empty(), "{:?}", cluster.claims()?);
     ensure!(nodes[0].add_with(&only, &small)? == "10.50.0.2", "the freed address");
     nodes[0].del_with(&only, &small)?;
@@ -146,7 +146,7 @@ pub(crate) fn of_an_ipam_claim(cluster: &mut Cluster) -> Result<()> {
     node.del_with(&pod, &conf)?;
     ipam_claim::delete(cluster, "steady")?;
     wait(PATIENCE, "the kept claim", kept).with_context(|| node.log())?;
-    node.operate(cluster, &["reclaim"])?;
+    node.run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "{:?}", cluster.claims()?);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(crate) fn with_deleted_nodes(cluster: &Cluster, name: &str, grace: &str) -> 
 }
 
 /// Starts a replica that reaches the API server through a proxy.
-pub(crate) fn behind(cluster: &Cluster, name: &str, proxy: &Proxy, lease: &str) -> Result<Daemon> {
+pub(crate) fn start_behind(cluster: &Cluster, name: &str, proxy: &Proxy, lease: &str) -> Result<Daemon> {
     replica(cluster, name, &cluster.plane()?.kubeconfig_of(&proxy.url())?, &["--lease", lease])
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn one_of_two_leads(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "a leader", || Ok(leads(&leader))).with_context(|| leader.log())?;
     let other = start(cluster, "second")?;
     let alive = Node::new(cluster, 1)?;
-    let gone = |number: u8, pod: &str| -> Result<()> {
+    let kill_and_fence = |number: u8, pod: &str| -> Result<()> {
         let mut dead = Node::new(cluster, number)?;
         dead.add(&Pod::new(pod)?)?;
         dead.kill_agent();
@@ -57,13 +57,13 @@ pub(crate) fn one_of_two_leads(cluster: &mut Cluster) -> Result<()> {
     };
     let pod = Pod::new("one")?;
     alive.add(&pod)?;
-    gone(2, "two")?;
+    kill_and_fence(2, "two")?;
     let freed = || Ok(cluster.claims()?.len() == 1);
     wait(PATIENCE, "the fenced machine's claim", freed).with_context(|| leader.log())?;
     ensure!(!leads(&other), "two lead: {}", other.log());
     leader.kill();
     wait(PATIENCE, "the other one to lead", || Ok(leads(&other))).with_context(|| other.log())?;
-    gone(3, "three")?;
+    kill_and_fence(3, "three")?;
     wait(PATIENCE, "the next one's claim", freed).with_context(|| other.log())?;
     ensure!(!other.log().contains("warning"), "{}", other.log());
     alive.del(&pod)?;
@@ -75,7 +75,7 @@ pub(crate) fn leads_through_a_long_round(cluster: &mut Cluster) -> Result<()> {
     let proxy = cluster.proxy_of(&CONTROLLER)?;
     let done = (|| {
         let held = proxy.next(Kind::List, Fault::HoldAnswer);
-        let leader = behind(cluster, "slow", &proxy, "3s")?;
+        let leader = start_behind(cluster, "slow", &proxy, "3s")?;
         held.wait_until_caught().with_context(|| leader.log())?;
         let other = start(cluster, "second")?;
         // Shorter than the longest time that a request may take.

@@ -40,7 +40,7 @@ pub(crate) fn nodes(cluster: &mut Cluster) -> Result<()> {
     ensure!(left[0]["address"] == json!(kept), "{left:?}");
     let again = alive.add_with(&other, &pools::conf(&alive, "cloud", "host-local"))?;
     ensure!(again == freed, "{again} instead of {freed}, the lowest");
-    alive.operate(cluster, &["fence", "node7"])?;
+    alive.run_weftctl(cluster, &["fence", "node7"])?;
     alive.del_with(&other, &pools::conf(&alive, "cloud", "host-local"))?;
     plane.kubectl(&["delete", "node", "node8"], "")?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| controller.log())

@@ -92,11 +92,11 @@ pub(crate) fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
     let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
     let held = dead.add(&pod)?;
     dead.kill_agent();
-    let said = alive.operate(cluster, &["who-has", &held])?;
+    let said = alive.run_weftctl(cluster, &["who-has", &held])?;
     ensure!(said.contains("node3") && said.contains(&dead.machine()?), "{said}");
-    alive.operate(cluster, &["reclaim"])?;
+    alive.run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.len() == 1, "a node that does not answer lost its claim");
-    alive.operate(cluster, &["fence", "node3"])?;
+    alive.run_weftctl(cluster, &["fence", "node3"])?;
     ensure!(cluster.claims()?.is_empty(), "the fenced node keeps its claim");
     ensure!(alive.add(&other)? == held, "the freed address is the lowest");
     // The machine was not dead: it grants nothing any more, and deletes its pod.
@@ -141,7 +141,7 @@ pub(crate) fn released_by_hand(cluster: &mut Cluster) -> Result<()> {
 /// A server of the network's etcd is replaced: what the node has under the old names is given back through the new ones.
 pub(crate) fn server_replaced(cluster: &mut Cluster) -> Result<()> {
     let proxy = cluster.proxy()?;
-    let mut node = Node::behind(cluster, 1, &proxy)?;
+    let mut node = Node::start_behind(cluster, 1, &proxy)?;
     let pods = [Pod::new("old")?, Pod::new("new")?];
     node.add(&pods[0])?;
     proxy.end(&cluster.netns)?;

@@ -34,7 +34,7 @@ pub(crate) fn shipped(cluster: &mut Cluster) -> Result<()> {
         let error = node.run_call(&node.call("ADD", &pod, &without))?.error()?;
         ensure!(format!("{error:?}").contains("nowhere.wasm"), "{error:?}");
         let conf = conf(&node, "file:///nowhere.wasm", "host-local", cells);
-        node.run_call(&node.call("STATUS", &pod, &conf))?.quiet()?;
+        node.run_call(&node.call("STATUS", &pod, &conf))?.expect_quiet()?;
         let address = node.add_with(&pod, &conf)?;
         ensure!(address.starts_with(if cells { "10.71.0." } else { "10.50.0." }), "{address}");
         let trace = node.sql("SELECT trace FROM journal")?;

@@ -13,19 +13,19 @@ use weft_kit::dhcp::wait;
 
 use super::cluster::Cluster;
 use super::ipam_claim;
-use super::machines::works;
+use super::machines::finish_first_sweep;
 use super::proxy::{Fault, Kind};
-use super::requests::{owns, proxied, read};
+use super::requests::{expect_claims, proxied, read};
 use super::world::{Node, PATIENCE, Pod};
 
 /// Everything that gives addresses back, on a node and for the whole cluster. A check that finds something fails.
 fn reconcile(cluster: &Cluster, node: &Node) -> Result<()> {
-    node.operate(cluster, &["reclaim"])?;
+    node.run_weftctl(cluster, &["reclaim"])?;
     node.weftctl_output(cluster, &["ledger", "check", "--repair"]).map(drop)
 }
 
 /// Returns address, node and nonce of each claim.
-fn held(cluster: &Cluster) -> Result<Vec<[String; 3]>> {
+fn held_addresses(cluster: &Cluster) -> Result<Vec<[String; 3]>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let claims = read(cluster)?;
     let of = |claim: &Value| [&claim["address"], &claim["holders"][0]["node"], &claim["holders"][0]["nonce"]].map(text);
@@ -40,19 +40,19 @@ pub(crate) fn stale_name(cluster: &mut Cluster) -> Result<()> {
     let mut nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let pods = [Pod::new("one")?, Pod::new("two")?];
     let addresses = [nodes[0].add(&pods[0])?, nodes[1].add(&pods[1])?];
-    let before = held(cluster)?;
+    let before = held_addresses(cluster)?;
     nodes[0].kill_agent();
     nodes[0].rename("node2");
     nodes[0].start_agent()?;
-    works(cluster, &nodes[0], 2)?;
+    finish_first_sweep(cluster, &nodes[0], 2)?;
     nodes.iter().try_for_each(|node| reconcile(cluster, node))?;
-    ensure!(held(cluster)? == before, "{:?} is not {before:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)? == before, "{:?} is not {before:?}", held_addresses(cluster)?);
     for (pod, address) in pods.iter().zip(&addresses) {
         ensure!(pod.addresses()? == [address.clone()], "{:?}", pod.addresses()?);
     }
     nodes[0].del(&pods[0])?;
     wait(PATIENCE, "the claim of the other alone", || Ok(cluster.count()? == 1)).with_context(|| nodes[0].log())?;
-    ensure!(held(cluster)?[0] == before[1], "{:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)?[0] == before[1], "{:?}", held_addresses(cluster)?);
     nodes[1].del(&pods[1])?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[1].log())?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)
@@ -76,7 +76,7 @@ pub(crate) fn host_name(cluster: &mut Cluster) -> Result<()> {
     node.start_agent()?;
     let pod = Pod::new("one")?;
     node.add(&pod)?;
-    ensure!(held(cluster)?[0][1] == "node1", "{:?}", held(cluster)?);
+    ensure!(held_addresses(cluster)?[0][1] == "node1", "{:?}", held_addresses(cluster)?);
     node.del(&pod)?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
 
@@ -129,12 +129,12 @@ pub(crate) fn malformed(cluster: &mut Cluster) -> Result<()> {
         wait(PATIENCE, "the sweep", is_swept).with_context(|| nodes[0].log())?;
     }
     wait(PATIENCE, "the log", || Ok(nodes[0].log().contains("cannot be read"))).with_context(|| nodes[0].log())?;
-    let said = nodes[0].operate(cluster, &["who-has", &address])?;
+    let said = nodes[0].run_weftctl(cluster, &["who-has", &address])?;
     ensure!(said.contains("cannot be read"), "{said}");
     let (is_well, kinds, said) = super::check::check(cluster, &nodes[0], &[])?;
     ensure!(!is_well && kinds.contains("unreadable"), "{said}");
     nodes[1].kill_agent();
-    nodes[0].operate(cluster, &["fence", "node2"])?;
+    nodes[0].run_weftctl(cluster, &["fence", "node2"])?;
     ensure!(cluster.count()? == 1, "the fenced node keeps its claim beside the one that cannot be read");
     ensure!(one.addresses()? == [address], "{:?}", one.addresses()?);
 
@@ -158,7 +158,7 @@ pub(crate) fn static_address(cluster: &mut Cluster) -> Result<()> {
     ensure!(nodes[0].add_with(&old, &asking(&nodes[0]))? == wanted, "another address");
     nodes[0].kill_agent();
     let waits = |node: &Node, pod: &Pod, holder: &str| -> Result<()> {
-        node.operate(cluster, &["reclaim"])?;
+        node.run_weftctl(cluster, &["reclaim"])?;
         let error = node.run_call(&node.call("ADD", pod, &asking(node)))?.error()?;
         ensure!(error.code == 11 && format!("{error:?}").contains(holder), "{error:?}");
         ensure!(pod.addresses()?.is_empty(), "{:?}", pod.addresses()?);
@@ -175,7 +175,7 @@ pub(crate) fn static_address(cluster: &mut Cluster) -> Result<()> {
     // The other way: the node never says anything any more.
     nodes[1].kill_agent();
     waits(&nodes[0], &third, "node2")?;
-    nodes[0].operate(cluster, &["fence", "node2"])?;
+    nodes[0].run_weftctl(cluster, &["fence", "node2"])?;
     ensure!(nodes[0].add_with(&third, &asking(&nodes[0]))? == wanted, "another address");
     nodes[0].del_with(&third, &asking(&nodes[0]))?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[0].log())
@@ -213,7 +213,7 @@ pub(crate) fn shared_claim(cluster: &mut Cluster) -> Result<()> {
     };
     takes_another()?;
     ipam_claim::delete(cluster, "vm")?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(is("Resting")?, "{:?}", read(cluster)?);
     takes_another()?;
     let controller = super::controller::start(cluster, "of-field-20")?;
@@ -240,9 +240,9 @@ pub(crate) fn recorded(cluster: &mut Cluster) -> Result<()> {
     still["ipam"] = json!({"type": "static", "addresses": [{"address": "10.50.0.3/24"}], "ledger": ledger});
     ensure!(nodes[0].add_with(&asked, &asking(&nodes[0]))? == "10.50.0.2", "another address");
     ensure!(nodes[0].add_with(&fixed, &still)? == "10.50.0.3", "another address");
-    owns(cluster, &[(&nodes[0], &asked), (&nodes[0], &fixed)])?;
+    expect_claims(cluster, &[(&nodes[0], &asked), (&nodes[0], &fixed)])?;
     for (address, pod) in [("10.50.0.2", "ns/asked"), ("10.50.0.3", "ns/fixed")] {
-        let said = nodes[1].operate(cluster, &["who-has", address])?;
+        let said = nodes[1].run_weftctl(cluster, &["who-has", address])?;
         ensure!(said.contains(pod) && said.contains("node1"), "{said}");
     }
     // `host-local` gives out the lowest free address, and nobody gets one that is requested twice.
@@ -260,7 +260,7 @@ pub(crate) fn recorded(cluster: &mut Cluster) -> Result<()> {
 /// reconciler beside a pod that starts.
 pub(crate) fn classes(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let nodes = [Node::behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
+        let nodes = [Node::start_behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
         let [slow, quick, lost, starting] = ["slow", "quick", "lost", "starting"].map(Pod::new);
         let (slow, quick, lost, starting) = (slow?, quick?, lost?, starting?);
         let patient = |node: &Node| {
@@ -287,11 +287,11 @@ pub(crate) fn classes(cluster: &mut Cluster) -> Result<()> {
         ensure!(taken == Ipv4Addr::new(10, 50, 0, 2), "the lowest address, which the other create wants: {taken}");
         held.release();
         ended(add)?;
-        owns(cluster, &[(&nodes[0], &slow), (&nodes[1], &quick)])?;
+        expect_claims(cluster, &[(&nodes[0], &slow), (&nodes[1], &quick)])?;
         let trap = proxy.next(Kind::Create, Fault::LoseAnswer);
         nodes[0].add(&lost)?;
         trap.wait_until_caught()?;
-        owns(cluster, &[(&nodes[0], &slow), (&nodes[1], &quick), (&nodes[0], &lost)])?;
+        expect_claims(cluster, &[(&nodes[0], &slow), (&nodes[1], &quick), (&nodes[0], &lost)])?;
         // The claim is there, and its pod has no link yet.
         let held = proxy.next(Kind::Create, Fault::HoldAnswer);
         let add = begin(&starting);
@@ -302,7 +302,7 @@ pub(crate) fn classes(cluster: &mut Cluster) -> Result<()> {
         ended(add)?;
         reconciled?;
         let pods = [(&nodes[0], &slow), (&nodes[1], &quick), (&nodes[0], &lost), (&nodes[0], &starting)];
-        owns(cluster, &pods)?;
+        expect_claims(cluster, &pods)?;
         pods.iter().try_for_each(|(node, pod)| node.del(pod))?;
         nodes[0].age()?;
         wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| nodes[0].log())

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::chaos::liar;
+use crate::chaos::lying_policy;
 use crate::cluster::Cluster;
 use crate::world::{Node, Pod};
 
@@ -13,7 +13,7 @@ pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
     let mut conf = node.conf();
     let ledger = conf["ipam"]["ledger"].take();
-    let policy = format!("file://{}", liar()?.display());
+    let policy = format!("file://{}", lying_policy()?.display());
     let ranges = json!([[{"subnet": "10.77.0.0/24", "gateway": "10.77.0.254"}]]);
     conf["ipam"] = json!({"type": "wasm", "policy": policy, "ranges": ranges, "lie": "no-gateway", "ledger": ledger});
     conf["isGateway"] = json!(true);

@@ -71,7 +71,7 @@ impl Model {
         self.resting.contains(address) || self.held.values().any(|(_node, _rests, held)| held.contains(address))
     }
 
-    fn all(&self) -> BTreeSet<IpAddr> {
+    fn all_addresses(&self) -> BTreeSet<IpAddr> {
         self.held.values().flat_map(|(_node, _rests, held)| held.clone()).chain(self.resting.clone()).collect()
     }
 
@@ -123,7 +123,7 @@ impl History<'_> {
         }
         let result = reply.result().with_context(|| {
             let log = self.nodes[node].log();
-            format!("there was room beside {:?}\n{log}", self.model.all())
+            format!("there was room beside {:?}\n{log}", self.model.all_addresses())
         })?;
         let given = result["ips"].as_array().context("addresses")?.iter();
         let given = given.map(|ip| {
@@ -133,14 +133,18 @@ impl History<'_> {
         let given: Vec<IpAddr> = given.collect::<Result<_>>()?;
         ensure!(given.len() == 2 && v4.contains(&given[0]) && v6.contains(&given[1]), "{result}");
         ensure!(wanted.is_none_or(|wanted| wanted == given[0]), "asked for {wanted:?}: {result}");
-        ensure!(!given.iter().any(|address| self.model.is_taken(address)), "{given:?} of {:?}", self.model.all());
+        ensure!(
+            !given.iter().any(|address| self.model.is_taken(address)),
+            "{given:?} of {:?}",
+            self.model.all_addresses()
+        );
         self.model.held.insert(attachment, (node, rests, given));
         Ok(())
     }
 
     /// Adding an existing attachment again fails.
     fn add_again(&mut self) -> Result<()> {
-        let Some((attachment, node)) = self.any() else { return Ok(()) };
+        let Some((attachment, node)) = self.random_pod() else { return Ok(()) };
         let error = self.nodes[node].ipam("ADD", &self.pods[attachment], &self.conf(node, false))?.error()?;
         ensure!(error.code != 0, "{error:?}");
         Ok(())
@@ -160,7 +164,7 @@ impl History<'_> {
 
     /// GC on a node: all but some of its attachments are gone.
     fn collect(&mut self) -> Result<()> {
-        let Some((dead, node)) = self.any() else { return Ok(()) };
+        let Some((dead, node)) = self.random_pod() else { return Ok(()) };
         let here = |(_attachment, held): &(&usize, &(usize, bool, Vec<IpAddr>))| held.0 == node;
         let here: Vec<usize> = self.model.held.iter().filter(here).map(|(attachment, _held)| *attachment).collect();
         let valid: Vec<Value> = here
@@ -170,13 +174,13 @@ impl History<'_> {
             .collect();
         let mut conf = self.conf(node, false);
         conf["cni.dev/valid-attachments"] = json!(valid);
-        self.nodes[node].ipam("GC", &self.pods[dead], &conf)?.quiet()?;
+        self.nodes[node].ipam("GC", &self.pods[dead], &conf)?.expect_quiet()?;
         self.model.release(dead);
         Ok(())
     }
 
     /// Returns an existing attachment, and its node.
-    fn any(&mut self) -> Option<(usize, usize)> {
+    fn random_pod(&mut self) -> Option<(usize, usize)> {
         let all: Vec<(usize, usize)> = self.model.held.iter().map(|(key, held)| (*key, held.0)).collect();
         self.random.choice(&all).copied()
     }
@@ -199,12 +203,13 @@ impl History<'_> {
 
     /// Compares the ledger with the model; a cluster's ledger learns of a DEL in the background.
     fn compare(&self) -> Result<()> {
-        let expected = self.model.all();
-        let same = || Ok(self.found()? == expected);
-        wait(PATIENCE, "the model's claims", same).with_context(|| format!("{:?}, not {expected:?}", self.found()))
+        let expected = self.model.all_addresses();
+        let same = || Ok(self.addresses_in_ledger()? == expected);
+        wait(PATIENCE, "the model's claims", same)
+            .with_context(|| format!("{:?}, not {expected:?}", self.addresses_in_ledger()))
     }
 
-    fn found(&self) -> Result<BTreeSet<IpAddr>> {
+    fn addresses_in_ledger(&self) -> Result<BTreeSet<IpAddr>> {
         let Some(cluster) = self.cluster else {
             let lines = self.nodes[0].sql("SELECT hex(address) FROM claims")?;
             return lines.lines().filter(|line| !line.is_empty()).map(from_hex).collect();

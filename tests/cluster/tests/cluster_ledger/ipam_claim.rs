@@ -39,7 +39,7 @@ pub(crate) fn conf(node: &Node, name: &str) -> Value {
 
 /// The address moves with the IPAMClaim, two pods may have it at once, and it becomes free exactly when the IPAMClaim
 /// is gone.
-pub(crate) fn kept(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn address_is_kept(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let [old, new, other, late] = ["old", "new", "other", "late"].map(Pod::new);
     let (old, new, other, late) = (old?, new?, other?, late?);
@@ -62,24 +62,24 @@ pub(crate) fn kept(cluster: &mut Cluster) -> Result<()> {
     nodes[1].del(&other)?;
     wait(PATIENCE, "the kept claim alone", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[1].log())?;
     // Scaled to zero and back.
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     let third = nodes[0].add(&late)?;
     ensure!(third != address, "{address} was given to somebody else while its owner slept");
     ensure!(nodes[0].add_with(&old, &conf(&nodes[0], "vm"))? == address, "it woke up with another address");
     delete(cluster, "vm")?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.len() == 2, "the address was taken from its last user");
     nodes[0].del_with(&old, &conf(&nodes[0], "vm"))?;
     nodes[0].del(&late)?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "the IPAMClaim is gone, its address is not free");
     Ok(())
 }
 
 /// With a cooldown nobody gets the address after the IPAMClaim is gone, until a controller has seen it rest for that
 /// time.
-pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn address_is_in_cooldown(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let (pod, other) = (Pod::new("tired")?, Pod::new("other")?);
     make(cluster, "tired")?;
@@ -96,7 +96,7 @@ pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
     delete(cluster, "tired")?;
     // Manual actions do not measure time: it keeps resting.
     for _time in 0..2 {
-        node.operate(cluster, &["reclaim"])?;
+        node.run_weftctl(cluster, &["reclaim"])?;
         ensure!(states()? == "Resting", "after a reclaim by hand: {}", states()?);
     }
     let elsewhere = node.add(&other)?;
@@ -141,7 +141,7 @@ pub(crate) fn first_users(cluster: &mut Cluster) -> Result<()> {
         node.wait_for_nothing_left()?;
     }
     delete(cluster, "raced")?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "the address is not free");
     Ok(())
 }
@@ -163,10 +163,10 @@ pub(crate) fn gone_or_made_again(cluster: &mut Cluster) -> Result<()> {
         node.del_with(pod, &conf(&node, "other"))?;
     }
     node.wait_for_nothing_left()?;
-    node.operate(cluster, &["reclaim"])?;
+    node.run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.len() == 1, "the second IPAMClaim keeps its address, the first one does not");
     delete(cluster, "other")?;
-    node.operate(cluster, &["reclaim"])?;
+    node.run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "the address is not free");
     Ok(())
 }
@@ -196,8 +196,8 @@ pub(crate) fn marked_again(cluster: &mut Cluster) -> Result<()> {
     ensure!(claim(cluster)? == kept, "{:#} is not {kept:#}", claim(cluster)?);
 
     lose()?;
-    nodes[1].operate(cluster, &["freeze"])?;
-    let thawed = || Ok(nodes[1].operate(cluster, &["thaw"]).is_ok());
+    nodes[1].run_weftctl(cluster, &["freeze"])?;
+    let thawed = || Ok(nodes[1].run_weftctl(cluster, &["thaw"]).is_ok());
     wait(PATIENCE, "the thaw", thawed).with_context(|| nodes[1].log())?;
     ensure!(claim(cluster)? == kept, "{:#} is not {kept:#}", claim(cluster)?);
     let elsewhere = nodes[1].add(&other)?;
@@ -208,7 +208,7 @@ pub(crate) fn marked_again(cluster: &mut Cluster) -> Result<()> {
     nodes[1].del_with(&next, &conf(&nodes[1], "sleeper"))?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)?;
     delete(cluster, "sleeper")?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "the IPAMClaim is gone, its address is not free");
     Ok(())
 }

@@ -32,7 +32,7 @@ fn add(node: &Node, sandbox: &Pod, name: &str, uid: &str) -> Result<String> {
 }
 
 fn del(node: &Node, sandbox: &Pod, name: &str) -> Result<()> {
-    node.run_call(&call(node, "DEL", sandbox, name, "any"))?.quiet()
+    node.run_call(&call(node, "DEL", sandbox, name, "any"))?.expect_quiet()
 }
 
 /// Makes an object and returns it from the API server.
@@ -92,12 +92,12 @@ pub(crate) fn ordinal(cluster: &mut Cluster) -> Result<()> {
 
     // Kubernetes does this when the StatefulSet is deleted.
     plane.kubectl(&["-n", "ns", "delete", "ipamclaims", "--all"], "")?;
-    nodes[0].operate(cluster, &["reclaim"])?;
+    nodes[0].run_weftctl(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.len() == 2, "the address was taken from its last user");
     del(&nodes[1], &late, "web-0")?;
     nodes[0].del(&stranger)?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)?;
-    let free = || Ok(nodes[0].operate(cluster, &["reclaim"]).is_ok() && cluster.claims()?.is_empty());
+    let free = || Ok(nodes[0].run_weftctl(cluster, &["reclaim"]).is_ok() && cluster.claims()?.is_empty());
     wait(PATIENCE, "the addresses to be free", free)?;
     plane.kubectl(&["-n", "ns", "delete", "pod,statefulset", "--all", "--force", "--grace-period=0"], "").map(drop)
 }

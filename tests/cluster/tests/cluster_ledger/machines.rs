@@ -16,7 +16,7 @@ const REPLACEMENT: &str = "4c4c4544-0043-3510-8052-b4c04f5644ff";
 
 /// Lets the agent work until its first sweep is over: it gives back the second pod's claim in a later turn. Others have
 /// so many claims.
-pub(crate) fn works(cluster: &Cluster, node: &Node, others: usize) -> Result<()> {
+pub(crate) fn finish_first_sweep(cluster: &Cluster, node: &Node, others: usize) -> Result<()> {
     for name in ["other-1", "other-2"] {
         let other = Pod::new(name)?;
         node.add(&other)?;
@@ -42,10 +42,10 @@ pub(crate) fn store_moved_away(cluster: &mut Cluster) -> Result<()> {
     let pod = Pod::new("one")?;
     let address = old.add(&pod)?;
     let mut node = with_empty_store(cluster, &mut old, 1)?;
-    works(cluster, &node, 1)?;
+    finish_first_sweep(cluster, &node, 1)?;
     wait(PATIENCE, "the log", || Ok(node.log().contains("of another store of this machine")))
         .with_context(|| node.log())?;
-    let said = node.operate(cluster, &["who-has", &address])?;
+    let said = node.run_weftctl(cluster, &["who-has", &address])?;
     ensure!(said.contains("node1") && pod.addresses()? == [address], "{said}");
     drop(pod);
     node.reboot(BOOT)?;
@@ -63,13 +63,13 @@ pub(crate) fn of_one_name(cluster: &mut Cluster) -> Result<()> {
     node.kill_agent();
     node.become_machine(REPLACEMENT)?;
     node.start_agent()?;
-    works(cluster, &node, 1)?;
+    finish_first_sweep(cluster, &node, 1)?;
     node.reboot(BOOT)?;
     node.start_agent()?;
-    works(cluster, &node, 1)?;
-    let said = node.operate(cluster, &["who-has", &address])?;
+    finish_first_sweep(cluster, &node, 1)?;
+    let said = node.run_weftctl(cluster, &["who-has", &address])?;
     ensure!(said.contains(&first) && pod.addresses()? == [address], "{said}");
-    node.operate(cluster, &["fence", "node1", "--machine", &first])?;
+    node.run_weftctl(cluster, &["fence", "node1", "--machine", &first])?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
 }
 

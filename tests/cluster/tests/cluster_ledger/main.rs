@@ -81,7 +81,7 @@ const TRIALS: &[(&str, Trial)] = &[
     ("blocks-cost-one-write-for-a-cell", blocks::one_write),
     ("blocks-are-confirmed-after-a-boot", blocks::rebooted),
     ("blocks-lend-nothing-that-is-asked-for-by-name", blocks::by_name),
-    ("blocks-that-are-full", blocks::full),
+    ("blocks-that-are-full", blocks::full_cell_borrows),
     ("blocks-of-a-dead-machine-wait-for-its-fence", blocks::fenced),
     ("blocks-come-back-behind-a-freeze", blocks::restored),
     ("requests-for-cells-that-are-lost-doubled-or-held", cell_requests::lost_doubled_and_held),
@@ -90,7 +90,7 @@ const TRIALS: &[(&str, Trial)] = &[
     ("field-19-a-static-address-waits-for-its-old-link", field::static_address),
     ("field-21-requested-addresses-are-recorded", field::recorded),
     ("field-22-the-classes-of-duplicates", field::classes),
-    ("chaos", chaos::stands),
+    ("chaos", chaos::weft_passes),
 ];
 
 /// Trials of cells that do not depend on the backend.
@@ -121,7 +121,7 @@ const SECURED: &[(&str, Trial)] = &[
 const OBJECTS: &[(&str, Trial)] = &[
     ("the-objects-keep-their-rules", objects::rules),
     ("a-freeze-holds-at-the-api-server", objects::freeze),
-    ("a-restore-with-a-bumped-revision-is-noticed", restore::bumped),
+    ("a-restore-with-a-bumped-revision-is-noticed", restore::restore_with_new_epoch),
     ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
@@ -147,8 +147,8 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("an-ipam-claims-address-in-use-is-not-replaced", conflict::of_an_ipam_claim),
     ("field-17-the-hosts-name-is-not-the-nodes", field::host_name),
     ("field-20-two-pods-share-an-ipam-claim", field::shared_claim),
-    ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
-    ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::rested),
+    ("r40-an-ipam-claim-keeps-its-address", ipam_claim::address_is_kept),
+    ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::address_is_in_cooldown),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),
     ("r41-what-an-ipam-claim-keeps-is-claimed-again", ipam_claim::marked_again),
@@ -189,7 +189,7 @@ fn main() -> ExitCode {
     for (name, trial) in TRIALS {
         suite.test(format!("etcd/{name}"), &needs, || trial(&mut Cluster::etcd()?));
         let shared = shared.clone();
-        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with_cluster(trial));
     }
     let secured = [needs.clone(), vec![Need::Tool("openssl")]].concat();
     for (name, trial) in SECURED {
@@ -197,16 +197,16 @@ fn main() -> ExitCode {
     }
     for (name, trial) in OBJECTS {
         let shared = shared.clone();
-        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with_cluster(trial));
     }
     let with_whereabouts = [with_kubernetes, vec![Need::Whereabouts]].concat();
     let own = shared.clone();
     suite.test("kubernetes/whereabouts-and-weft-on-one-range", &with_whereabouts, move || {
-        own.with(whereabouts::beside_its_program)
+        own.with_cluster(whereabouts::beside_its_program)
     });
     let own = shared.clone();
     suite.test("kubernetes/weft-writes-less-than-whereabouts", &with_whereabouts, move || {
-        own.with(whereabouts::fewer_writes)
+        own.with_cluster(whereabouts::fewer_writes)
     });
     // They share the paths of the one sandbox.
     let code = suite.run_threads(Some(1));

@@ -35,16 +35,16 @@ fn state(name: &str, epoch: u64, frozen: bool) -> Value {
 }
 
 /// Returns the API server's answer to an object.
-fn say(cluster: &Cluster, verb: &str, object: &Value) -> Result<String> {
+fn answer_to(cluster: &Cluster, verb: &str, object: &Value) -> Result<String> {
     cluster.plane()?.kubectl(&[verb, "-f", "-"], &object.to_string())
 }
 
 pub(crate) fn accepts(cluster: &Cluster, what: &str, verb: &str, object: &Value) -> Result<()> {
-    say(cluster, verb, object).map(drop).with_context(|| format!("{what} has to be accepted"))
+    answer_to(cluster, verb, object).map(drop).with_context(|| format!("{what} has to be accepted"))
 }
 
 pub(crate) fn refuses(cluster: &Cluster, what: &str, (verb, object): (&str, &Value), text: &str) -> Result<()> {
-    match say(cluster, verb, object) {
+    match answer_to(cluster, verb, object) {
         Ok(_said) => bail!("{what} was accepted"),
         Err(error) => {
             let said = format!("{error:#}");
@@ -88,7 +88,7 @@ pub(crate) fn freeze(cluster: &mut Cluster) -> Result<()> {
     accepts(cluster, "a claim", "create", &claim(first, "10.0.0.1", NONCE, None))?;
     accepts(cluster, "a freeze", "apply", &state("cluster", epoch + 1, true))?;
     // The API server reads the state from its own copy.
-    wait(PATIENCE, "the freeze", || match say(cluster, "create", &claim(second, "10.0.0.2", NONCE, None)) {
+    wait(PATIENCE, "the freeze", || match answer_to(cluster, "create", &claim(second, "10.0.0.2", NONCE, None)) {
         Ok(_said) => cluster.plane()?.kubectl(&["delete", "addressclaim", second], "").map(|_gone| false),
         Err(error) => Ok(format!("{error:#}").contains(FROZEN)),
     })?;
@@ -100,7 +100,7 @@ pub(crate) fn freeze(cluster: &mut Cluster) -> Result<()> {
     cluster.plane()?.kubectl(&["delete", "addressclaim", third], "").context("a deletion while frozen")?;
     refuses(cluster, "an older epoch", ("apply", &state("cluster", epoch, true)), "never goes back")?;
     accepts(cluster, "the thaw", "apply", &state("cluster", epoch + 1, false))?;
-    let thawed = || Ok(say(cluster, "create", &claim(third, "10.0.0.3", NONCE, None)).is_ok());
+    let thawed = || Ok(answer_to(cluster, "create", &claim(third, "10.0.0.3", NONCE, None)).is_ok());
     wait(PATIENCE, "a claim after the thaw", thawed)?;
     cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop)
 }
@@ -181,7 +181,7 @@ pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     alive.add(&other)?;
     dead.kill_agent();
     let keeps = |count: usize, what: &str| -> Result<()> {
-        let said = alive.operate(cluster, &["reclaim"])?;
+        let said = alive.run_weftctl(cluster, &["reclaim"])?;
         ensure!(cluster.count()? == count, "{what}: {} claims are left: {said}", cluster.count()?);
         Ok(())
     };
@@ -254,7 +254,7 @@ pub(crate) fn refused(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "both refusals in the log", || Ok(node.log().matches(" refuses ").count() >= 2))?;
     node.del(&late)?;
     plane.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "protected"], "")?;
-    let free = || Ok(say(cluster, "create", &claim(&names[1], "10.50.0.3", NONCE, None)).is_ok());
+    let free = || Ok(answer_to(cluster, "create", &claim(&names[1], "10.50.0.3", NONCE, None)).is_ok());
     wait(PATIENCE, "the end of the policy", free)?;
     plane.kubectl(&["delete", "addressclaim", &names[1]], "")?;
     // Another agent does not wait for the next try.

@@ -133,7 +133,7 @@ pub(crate) fn drawn_on(cluster: &mut Cluster) -> Result<()> {
             .any(|condition| condition["type"] == kind && condition["status"] == "True")
     };
     ensure!(holds("Ready") && holds("Exhausted") && !holds("Overlapping"), "{status}");
-    shown(cluster, &nodes[0], &addresses)?;
+    expect_shown(cluster, &nodes[0], &addresses)?;
 
     for (node, pod, conf) in &pods {
         node.del_with(pod, conf)?;
@@ -146,7 +146,7 @@ pub(crate) fn drawn_on(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// `weftctl pool` and `who-has`, with the operator's credentials.
-fn shown(cluster: &Cluster, node: &Node, addresses: &BTreeSet<String>) -> Result<()> {
+fn expect_shown(cluster: &Cluster, node: &Node, addresses: &BTreeSet<String>) -> Result<()> {
     let network = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
         "metadata": {"name": "own", "namespace": "default"}, "spec": {"config": node.conf().to_string()}});
     cluster.plane()?.kubectl(&["apply", "-f", "-"], &network.to_string())?;

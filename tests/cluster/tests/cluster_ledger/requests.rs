@@ -38,7 +38,7 @@ pub(crate) fn proxied(cluster: &mut Cluster, trial: impl FnOnce(&Cluster, &Proxy
 /// `intent_first`, `reverse_sweep`: a create is delivered after its ADD has failed and its tombstone is gone.
 pub(crate) fn late_create(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let mut node = Node::behind(cluster, 1, proxy)?;
+        let mut node = Node::start_behind(cluster, 1, proxy)?;
         let pod = Pod::new("one")?;
         let held = proxy.next(Kind::Create, Fault::Hold);
         // It gives up before the agent's next request.
@@ -54,10 +54,10 @@ pub(crate) fn late_create(cluster: &mut Cluster) -> Result<()> {
         ensure!(cluster.claims()?.len() == 1, "the late create was not delivered");
         node.kill_agent();
         node.start_agent()?;
-        gone(cluster, &node)?;
+        expect_released(cluster, &node)?;
         node.add(&pod)?;
         node.del(&pod)?;
-        gone(cluster, &node)
+        expect_released(cluster, &node)
     })
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn late_create(cluster: &mut Cluster) -> Result<()> {
 /// address again.
 pub(crate) fn late_delete(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let node = Node::behind(cluster, 1, proxy)?;
+        let node = Node::start_behind(cluster, 1, proxy)?;
         let pod = Pod::new("one")?;
         node.add(&pod)?;
         let held = proxy.next(Kind::Delete, Fault::Hold);
@@ -74,10 +74,10 @@ pub(crate) fn late_delete(cluster: &mut Cluster) -> Result<()> {
         let address = node.add(&pod)?;
         held.outcome()?;
         wait(PATIENCE, "the drain", || Ok(node.rows(2)? == "0")).with_context(|| node.log())?;
-        owns(cluster, &[(&node, &pod)])?;
+        expect_claims(cluster, &[(&node, &pod)])?;
         ensure!(pod.addresses()? == [address], "{:?}", pod.addresses()?);
         node.del(&pod)?;
-        gone(cluster, &node)
+        expect_released(cluster, &node)
     })
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn late_delete(cluster: &mut Cluster) -> Result<()> {
 /// node.
 pub(crate) fn delete_of_the_next_owners(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let nodes = [Node::behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
+        let nodes = [Node::start_behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
         let (pod, next) = (Pod::new("one")?, Pod::new("two")?);
         let address = nodes[0].add(&pod)?;
         let held = proxy.next(Kind::Delete, Fault::Hold);
@@ -95,16 +95,16 @@ pub(crate) fn delete_of_the_next_owners(cluster: &mut Cluster) -> Result<()> {
         ensure!(nodes[1].add(&next)? == address, "the freed address is the lowest");
         held.outcome()?;
         nodes[0].wait_for_nothing_left()?;
-        owns(cluster, &[(&nodes[1], &next)])?;
+        expect_claims(cluster, &[(&nodes[1], &next)])?;
         nodes[1].del(&next)?;
-        gone(cluster, &nodes[1])
+        expect_released(cluster, &nodes[1])
     })
 }
 
 /// A create is delivered twice, or its answer or that of a delete is lost: one claim for a pod, and none after it.
 pub(crate) fn lost_and_doubled(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let node = Node::behind(cluster, 1, proxy)?;
+        let node = Node::start_behind(cluster, 1, proxy)?;
         for (kind, fault) in [
             (Kind::Create, Fault::Twice),
             (Kind::Create, Fault::LoseAnswer),
@@ -114,9 +114,9 @@ pub(crate) fn lost_and_doubled(cluster: &mut Cluster) -> Result<()> {
             let pod = Pod::new("one")?;
             let trap = proxy.next(kind, fault);
             node.add(&pod).with_context(|| format!("{kind:?} {fault:?}"))?;
-            owns(cluster, &[(&node, &pod)]).with_context(|| format!("{kind:?} {fault:?}"))?;
+            expect_claims(cluster, &[(&node, &pod)]).with_context(|| format!("{kind:?} {fault:?}"))?;
             node.del(&pod)?;
-            gone(cluster, &node).with_context(|| format!("{kind:?} {fault:?}"))?;
+            expect_released(cluster, &node).with_context(|| format!("{kind:?} {fault:?}"))?;
             trap.wait_until_caught()?;
         }
         node.age()?;
@@ -127,7 +127,7 @@ pub(crate) fn lost_and_doubled(cluster: &mut Cluster) -> Result<()> {
 /// `list_first`: an ADD between the two reads of the reverse sweep keeps its claim.
 pub(crate) fn add_within_a_sweep(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let mut node = Node::behind(cluster, 1, proxy)?;
+        let mut node = Node::start_behind(cluster, 1, proxy)?;
         let (before, pod) = (Pod::new("one")?, Pod::new("two")?);
         node.add(&before)?;
         node.kill_agent();
@@ -140,17 +140,17 @@ pub(crate) fn add_within_a_sweep(cluster: &mut Cluster) -> Result<()> {
         let after = proxy.next(Kind::Delete, Fault::HoldAnswer);
         node.del(&before)?;
         after.wait_until_caught()?;
-        owns(cluster, &[(&node, &pod)])?;
+        expect_claims(cluster, &[(&node, &pod)])?;
         after.release();
         node.del(&pod)?;
-        gone(cluster, &node)
+        expect_released(cluster, &node)
     })
 }
 
 /// `commit_cas`: an ADD that is stopped while its claim is granted makes no link after its DEL.
 pub(crate) fn stopped_after_the_grant(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let node = Node::behind(cluster, 1, proxy)?;
+        let node = Node::start_behind(cluster, 1, proxy)?;
         let pod = Pod::new("one")?;
         let held = proxy.next(Kind::Create, Fault::HoldAnswer);
         let (call, (bin, place)) = (node.call("ADD", &pod, &node.conf()), node.program());
@@ -163,7 +163,7 @@ pub(crate) fn stopped_after_the_grant(cluster: &mut Cluster) -> Result<()> {
         let granted = wait(PATIENCE, "the grant", || Ok(node.sql(granted)? == "1"));
         let deleted = granted.and_then(|()| node.del(&pod));
         // If the held answer came after the agent had asked again, the claim stays for two minutes.
-        let drained = deleted.and_then(|()| node.age()).and_then(|()| gone(cluster, &node));
+        let drained = deleted.and_then(|()| node.age()).and_then(|()| expect_released(cluster, &node));
         kill(stopped, Signal::SIGCONT)?;
         let reply = add.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
         drained?;
@@ -181,13 +181,13 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
         let pod = Pod::new("one")?;
         let (program, place) = node.program();
         let call = node.call("ADD", &pod, &node.conf());
-        let stopped = match Started::at(call, &program, place, scratch.path(), number)? {
+        let stopped = match Started::stop_at(call, &program, place, scratch.path(), number)? {
             Started::Stopped(stopped) => stopped,
             Started::Ended(reply) => {
                 reply.result().with_context(|| format!("with {number} requests"))?;
                 ensure!(number > 5, "an ADD has more requests than {number}");
                 node.del(&pod)?;
-                gone(cluster, &node)?;
+                expect_released(cluster, &node)?;
                 return node.wait_for_nothing_left();
             }
         };
@@ -202,9 +202,9 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
         let error = reply.error().with_context(at)?;
         ensure!(error.code == 11 && pod.addresses()?.is_empty(), "{}: {error:?}, {:?}", at(), pod.addresses()?);
         wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(at)?;
-        owns(cluster, &[(&node, &second)]).with_context(at)?;
-        node.run_call(&node.call_of("DEL", &second, of, &node.conf()))?.quiet()?;
-        gone(cluster, &node).with_context(at)?;
+        expect_claims(cluster, &[(&node, &second)]).with_context(at)?;
+        node.run_call(&node.call_of("DEL", &second, of, &node.conf()))?.expect_quiet()?;
+        expect_released(cluster, &node).with_context(at)?;
         node.age()?;
         node.wait_for_nothing_left().with_context(at)?;
     }
@@ -215,7 +215,7 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
 /// nothing.
 pub(crate) fn status_after_the_end(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let node = Node::behind(cluster, 1, proxy)?;
+        let node = Node::start_behind(cluster, 1, proxy)?;
         let pod = Pod::new("one")?;
         ipam_claim::make(cluster, "ended")?;
         let conf = ipam_claim::conf(&node, "ended");
@@ -229,15 +229,15 @@ pub(crate) fn status_after_the_end(cluster: &mut Cluster) -> Result<()> {
         ensure!(pod.addresses()?.is_empty(), "{error:?} and {:?}", pod.addresses()?);
         node.age()?;
         node.wait_for_nothing_left()?;
-        node.operate(cluster, &["reclaim"])?;
-        gone(cluster, &node)
+        node.run_weftctl(cluster, &["reclaim"])?;
+        expect_released(cluster, &node)
     })
 }
 
 /// `reverse_sweep`: the second holder of an IPAMClaim's address is written after its ADD has failed and its tombstone is gone.
 pub(crate) fn late_holder(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let mut nodes = [Node::behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
+        let mut nodes = [Node::start_behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
         let (first, second) = (Pod::new("one")?, Pod::new("two")?);
         ipam_claim::make(cluster, "shared")?;
         let confs = [0, 1].map(|index: usize| ipam_claim::conf(&nodes[index], "shared"));
@@ -262,8 +262,8 @@ pub(crate) fn late_holder(cluster: &mut Cluster) -> Result<()> {
             node.wait_for_nothing_left()?;
         }
         ipam_claim::delete(cluster, "shared")?;
-        nodes[1].operate(cluster, &["reclaim"])?;
-        gone(cluster, &nodes[1])
+        nodes[1].run_weftctl(cluster, &["reclaim"])?;
+        expect_released(cluster, &nodes[1])
     })
 }
 
@@ -274,7 +274,7 @@ pub(crate) fn delivered(held: &Arc<Trap>) -> Result<()> {
     Ok(())
 }
 
-fn gone(cluster: &Cluster, node: &Node) -> Result<()> {
+fn expect_released(cluster: &Cluster, node: &Node) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())
 }
 
@@ -293,7 +293,7 @@ fn holders(cluster: &Cluster) -> Result<usize> {
 }
 
 /// Checks that the claims are those of these pods' addresses, each held by its node, and that the addresses differ.
-pub(crate) fn owns(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
+pub(crate) fn expect_claims(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
     let claims = read(cluster)?;
     let mut claimed = BTreeSet::new();
     for claim in &claims {

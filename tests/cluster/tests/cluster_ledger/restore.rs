@@ -39,15 +39,15 @@ pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "two claims", || Ok(cluster.claims()?.len() == 2)).with_context(|| nodes[0].log())?;
     nodes.iter_mut().for_each(Node::kill_agent);
     take_back(cluster, &backup)?;
-    nodes[0].operate(cluster, &["freeze"])?;
+    nodes[0].run_weftctl(cluster, &["freeze"])?;
     nodes.iter_mut().try_for_each(Node::start_agent)?;
     let error = nodes[1].run("ADD", &next)?.error()?;
     ensure!(error.code == 11, "{error:?}");
     nodes[1].del(&moving)?;
-    let thawed = || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok());
+    let thawed = || Ok(nodes[0].run_weftctl(cluster, &["thaw"]).is_ok());
     wait(PATIENCE, "the thaw", thawed).with_context(|| format!("{}\n{}", nodes[0].log(), nodes[1].log()))?;
     wait(PATIENCE, "one claim", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[0].log())?;
-    let said = nodes[0].operate(cluster, &["who-has", &held])?;
+    let said = nodes[0].run_weftctl(cluster, &["who-has", &held])?;
     ensure!(said.contains("node5"), "{said}");
     let address = added(&nodes[1], &next)?;
     ensure!(address != held, "{address} was given out twice");
@@ -62,8 +62,8 @@ pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
 
 /// Ends a freeze once all nodes have confirmed. The agents may have frozen the ledger first.
 fn frozen_and_thawed(cluster: &Cluster, node: &Node) -> Result<()> {
-    drop(node.operate(cluster, &["freeze"]));
-    let thawed = || Ok(node.operate(cluster, &["thaw"]).is_ok());
+    drop(node.run_weftctl(cluster, &["freeze"]));
+    let thawed = || Ok(node.run_weftctl(cluster, &["thaw"]).is_ok());
     wait(PATIENCE, "the thaw", thawed).with_context(|| node.log())
 }
 
@@ -71,7 +71,7 @@ fn frozen_and_thawed(cluster: &Cluster, node: &Node) -> Result<()> {
 /// When it goes on, another pod may have the address.
 pub(crate) fn granted_before(cluster: &mut Cluster) -> Result<()> {
     let proxy = cluster.proxy()?;
-    let nodes = [Node::behind(cluster, 5, &proxy)?, Node::new(cluster, 6)?];
+    let nodes = [Node::start_behind(cluster, 5, &proxy)?, Node::new(cluster, 6)?];
     let [first, pod, next] = ["first", "one", "next"].map(Pod::new);
     let (first, pod, next) = (first?, pod?, next?);
     // Both nodes are in the backup, so that a thaw waits for them.
@@ -138,13 +138,13 @@ pub(crate) fn re_imaged(cluster: &mut Cluster) -> Result<()> {
 /// The same without an announcement: the agents keep running, one of them is stopped, and two send requests at once.
 /// Only the links show what was lost.
 pub(crate) fn unannounced(cluster: &mut Cluster) -> Result<()> {
-    noticed(cluster, take_back)
+    restore_is_noticed(cluster, take_back)
 }
 
 /// The same with etcd's own tool, which starts the restored history far beyond the lost one, so that clients' caches
 /// notice it.
-pub(crate) fn bumped(cluster: &mut Cluster) -> Result<()> {
-    noticed(cluster, |cluster, backup| {
+pub(crate) fn restore_with_new_epoch(cluster: &mut Cluster) -> Result<()> {
+    restore_is_noticed(cluster, |cluster, backup| {
         cluster.kill();
         cluster.plane()?.restore_snapshot(&backup.join("member/snap/db"), BUMP)?;
         std::fs::remove_dir_all(backup)?;
@@ -152,7 +152,7 @@ pub(crate) fn bumped(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> Result<()>) -> Result<()> {
+fn restore_is_noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> Result<()>) -> Result<()> {
     let nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?, Node::new(cluster, 7)?];
     let [before, moving, since, late] = ["before", "moving", "since", "late"].map(Pod::new);
     let (before, moving, since, late) = (before?, moving?, since?, late?);
@@ -193,7 +193,7 @@ fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> R
     let logs = || nodes.iter().map(Node::log).collect::<Vec<_>>().join("\n");
     waits_for_one(cluster, &nodes[0]).with_context(logs)?;
     nodes[2].signal_agent(Signal::SIGCONT)?;
-    wait(PATIENCE, "the thaw", || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok())).with_context(logs)?;
+    wait(PATIENCE, "the thaw", || Ok(nodes[0].run_weftctl(cluster, &["thaw"]).is_ok())).with_context(logs)?;
     wait(PATIENCE, "the lost claims alone", || Ok(cluster.claims()?.len() == 2)).with_context(logs)?;
     let mut seen = BTreeSet::from(lost);
     for (node, pod) in nodes.iter().zip(&next) {
@@ -216,7 +216,7 @@ fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> R
 /// Waits until all running nodes have confirmed, and `thaw` waits only for the stopped one.
 fn waits_for_one(cluster: &Cluster, node: &Node) -> Result<()> {
     wait(PATIENCE, "a freeze that waits for one node", || {
-        match node.operate(cluster, &["thaw"]).map_err(|error| format!("{error:#}")) {
+        match node.run_weftctl(cluster, &["thaw"]).map_err(|error| format!("{error:#}")) {
             Ok(_thawed) => bail!("thawed, while a node stands still"),
             Err(text) => Ok(text.contains("node7 has not confirmed") && !text.contains("node5")),
         }

@@ -10,7 +10,7 @@ use weft_kit::dhcp::wait;
 use super::blocks::Blocks;
 use super::cluster::Cluster;
 use super::proxy::{Fault, Kind};
-use super::requests::{owns, proxied};
+use super::requests::{expect_claims, proxied};
 use super::world::{Node, PATIENCE, Pod};
 
 /// containerd retries a pod about this many times (containerd#13859).
@@ -43,7 +43,7 @@ pub(crate) fn hundred(cluster: &mut Cluster) -> Result<()> {
         // Only the last one rests, and only after its DEL.
         let drained = || Ok(cluster.count()? == 1 && node.rows(2)? == "0");
         wait(PATIENCE, "one claim", drained).with_context(|| format!("{what}: {}", node.log()))?;
-        owns(cluster, &[(&node, &sandbox)]).context(what)?;
+        expect_claims(cluster, &[(&node, &sandbox)]).context(what)?;
         ensure!(node.rows(1)? == "1", "{what}: {} entries", node.rows(1)?);
         node.del_with(&sandbox, &conf)?;
         node.age()?;
@@ -64,14 +64,14 @@ pub(crate) fn hundred(cluster: &mut Cluster) -> Result<()> {
 /// pod gets a second sandbox. Then the create arrives: the second sandbox keeps its address and its claim.
 pub(crate) fn beside_a_held_create(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
-        let node = Node::behind(cluster, 1, proxy)?;
+        let node = Node::start_behind(cluster, 1, proxy)?;
         let (first, second) = (Pod::new("try-1")?, Pod::new("try-2")?);
         let held = proxy.next(Kind::Create, Fault::Hold);
         let (call, (bin, place)) = (node.call_of("ADD", &first, WEB, &node.conf()), node.program());
         let add = thread::spawn(move || call.run(&bin, &place));
         held.wait_until_caught()?;
         node.age()?;
-        node.run_call(&node.call_of("DEL", &first, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &first, WEB, &node.conf()))?.expect_quiet()?;
         let address = node.add_of(&second, WEB, &node.conf())?;
         // Executed or refused: both are possible, as the second sandbox may have that address.
         held.outcome()?;
@@ -82,9 +82,9 @@ pub(crate) fn beside_a_held_create(cluster: &mut Cluster) -> Result<()> {
             Ok(cluster.count()? == 1 && node.rows(2)? == "0")
         })
         .with_context(|| node.log())?;
-        owns(cluster, &[(&node, &second)])?;
+        expect_claims(cluster, &[(&node, &second)])?;
         ensure!(second.addresses()? == [address], "{:?}", second.addresses()?);
-        node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.expect_quiet()?;
         wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())?;
         node.wait_for_nothing_left()
     })

@@ -11,7 +11,7 @@ use weft_kit::dhcp::wait;
 use super::blocks::BOOT;
 use super::cluster::Cluster;
 use super::proxy::{Fault, Kind};
-use super::requests::{owns, read};
+use super::requests::{expect_claims, read};
 use super::world::{Node, PATIENCE, Pod};
 use super::{check, controller, objects};
 
@@ -40,10 +40,10 @@ fn two_interfaces(cluster: &Cluster, node: &Node) -> Result<()> {
         ensure!(given.insert(address.to_owned()), "both interfaces have {address}");
     }
     ensure!(cluster.count()? == 2, "{} claims of two interfaces", cluster.count()?);
-    node.run_call(&call("DEL", "net1"))?.quiet()?;
+    node.run_call(&call("DEL", "net1"))?.expect_quiet()?;
     wait(PATIENCE, "one claim", || Ok(cluster.count()? == 1)).with_context(|| node.log())?;
-    owns(cluster, &[(node, &pod)])?;
-    node.run_call(&call("DEL", "eth0"))?.quiet()?;
+    expect_claims(cluster, &[(node, &pod)])?;
+    node.run_call(&call("DEL", "eth0"))?.expect_quiet()?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
 }
 
@@ -61,8 +61,8 @@ fn finalizer(cluster: &Cluster, node: &Node) -> Result<()> {
     ensure!(other != address, "{address} was taken over although its claim is being deleted");
     plane.kubectl(&["patch", &name, "--type=merge", "-p", &patch(&Value::Null)], "")?;
     wait(PATIENCE, "the claim of the second alone", || Ok(cluster.count()? == 1)).with_context(|| node.log())?;
-    owns(cluster, &[(node, &second)])?;
-    node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.quiet()?;
+    expect_claims(cluster, &[(node, &second)])?;
+    node.run_call(&node.call_of("DEL", &second, WEB, &node.conf()))?.expect_quiet()?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
 }
 
@@ -78,10 +78,10 @@ fn namespace(cluster: &Cluster, node: &Node) -> Result<()> {
     // As its controller does, which does not run here.
     let end = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}, "spec": {"finalizers": []}});
     plane.kubectl(&["replace", "--raw", "/api/v1/namespaces/ns/finalize", "-f", "-"], &end.to_string())?;
-    node.operate(cluster, &["reclaim"])?;
+    node.run_weftctl(cluster, &["reclaim"])?;
     let next = node.add(&other)?;
     ensure!(next != address && live.addresses()? == [address.clone()], "{next} beside {address}");
-    owns(cluster, &[(node, &live), (node, &other)])?;
+    expect_claims(cluster, &[(node, &live), (node, &other)])?;
     node.del(&live)?;
     node.del(&other)?;
     wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
@@ -98,7 +98,7 @@ pub(crate) fn held_delete_of_the_controller(cluster: &mut Cluster) -> Result<()>
         node.kill_agent();
         drop(before);
         let held = proxy.next(Kind::Delete, Fault::Hold);
-        let controller = controller::behind(cluster, "held", &proxy, "30s")?;
+        let controller = controller::start_behind(cluster, "held", &proxy, "30s")?;
         let machine = node.machine()?;
         let fence = json!([{"op": "add", "path": "/spec/fencedMachines", "value": [machine]}]).to_string();
         cluster.plane()?.kubectl(&["patch", "ledgernode/node1", "--type=json", "-p", &fence], "")?;
@@ -109,9 +109,9 @@ pub(crate) fn held_delete_of_the_controller(cluster: &mut Cluster) -> Result<()>
         let again = node.add_of(&after, WEB, &node.conf())?;
         let codes = held.outcome()?;
         ensure!(codes == [409] || codes == [404], "the controller's delete: {codes:?}");
-        owns(cluster, &[(&node, &after)])?;
+        expect_claims(cluster, &[(&node, &after)])?;
         ensure!(after.addresses()? == [again.clone()], "{:?}, first {address}", after.addresses()?);
-        node.run_call(&node.call_of("DEL", &after, WEB, &node.conf()))?.quiet()?;
+        node.run_call(&node.call_of("DEL", &after, WEB, &node.conf()))?.expect_quiet()?;
         wait(PATIENCE, "no claim", || Ok(cluster.count()? == 0)).with_context(|| node.log())
     })();
     proxy.end(&cluster.netns)?;

@@ -71,7 +71,7 @@ fn read(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {
 }
 
 /// Runs `weftctl ledger import|export whereabouts`. Returns whether it succeeds, and its output.
-fn moves(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<(bool, Value)> {
+fn migrate(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<(bool, Value)> {
     let output = node.weftctl_output(cluster, &[&["--json", "ledger"], arguments].concat())?;
     // The error is a separate document after the answer.
     let first = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().next();
@@ -112,12 +112,12 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
         accepts(cluster, "a reservation", "create", &reservation(name, owner))?;
     }
 
-    let (well, dry) = moves(cluster, &node, &["import", "whereabouts", "--dry-run"])?;
+    let (well, dry) = migrate(cluster, &node, &["import", "whereabouts", "--dry-run"])?;
     ensure!(!well && cluster.claims()?.is_empty(), "a dry run: {dry:#}");
     ensure!(addresses(&dry, "written") == set(&["10.50.0.2", "10.50.0.3", "10.50.0.4", "10.50.0.9"]), "{dry:#}");
     ensure!(addresses(&dry, "conflicts") == set(&["10.50.0.2"]), "{dry:#}");
     ensure!(dry["unreadable"].as_array().is_some_and(|list| list.len() == 1), "{dry:#}");
-    let (_well, done) = moves(cluster, &node, &["import", "whereabouts"])?;
+    let (_well, done) = migrate(cluster, &node, &["import", "whereabouts"])?;
     ensure!(done["written"] == dry["written"] && cluster.claims()?.len() == 4, "{done:#}");
 
     // weft avoids them, and its sweep keeps them.
@@ -137,23 +137,23 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
     plane.kubectl(&["-n", "kube-system", "delete", &pools, "10.50.0.0-16"], "")?;
     let reservations = format!("overlappingrangeipreservations.{GROUP}");
     plane.kubectl(&["-n", "kube-system", "delete", &reservations, "10.50.0.2"], "")?;
-    let (well, later) = moves(cluster, &node, &["import", "whereabouts"])?;
+    let (well, later) = migrate(cluster, &node, &["import", "whereabouts"])?;
     ensure!(well && addresses(&later, "removed") == set(&["10.50.0.2"]) && later["unchanged"] == 3, "{later:#}");
 
     // The migration back: weft's own are written, and existing ones of whereabouts are kept.
-    let (well, dry) = moves(cluster, &node, &["export", "whereabouts", "--dry-run"])?;
+    let (well, dry) = migrate(cluster, &node, &["export", "whereabouts", "--dry-run"])?;
     ensure!(well && addresses(&dry, "written") == set(&["10.50.0.5"]), "{dry:#}");
-    let (well, done) = moves(cluster, &node, &["export", "whereabouts"])?;
+    let (well, done) = migrate(cluster, &node, &["export", "whereabouts"])?;
     ensure!(well && done["written"] == dry["written"], "{done:#}");
     let allocations = read(cluster, "ippools", "10.50.0.0-24")?["spec"]["allocations"].clone();
     ensure!(allocations["5"] == json!({"id": "new", "podref": "ns/new", "ifname": "eth0"}), "{allocations}");
     ensure!(allocations["3"] == allocated("gone"), "{allocations}");
     let reserved = read(cluster, "overlappingrangeipreservations", "10.50.0.5")?;
     ensure!(reserved["spec"]["podref"] == "ns/new", "{reserved}");
-    ensure!(moves(cluster, &node, &["export", "whereabouts"])?.1["unchanged"] == 1, "a second export writes again");
+    ensure!(migrate(cluster, &node, &["export", "whereabouts"])?.1["unchanged"] == 1, "a second export writes again");
     let rival = json!([{"op": "replace", "path": "/spec/allocations/5/podref", "value": "ns/rival"}]).to_string();
     plane.kubectl(&["-n", "kube-system", "patch", &pools, "10.50.0.0-24", "--type=json", "-p", &rival], "")?;
-    let (well, clash) = moves(cluster, &node, &["export", "whereabouts"])?;
+    let (well, clash) = migrate(cluster, &node, &["export", "whereabouts"])?;
     ensure!(!well && addresses(&clash, "conflicts") == set(&["10.50.0.5"]), "{clash:#}");
     node.del(&pod)?;
     node.wait_for_nothing_left()?;
@@ -177,14 +177,14 @@ fn prepared(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Cal
     let conf = json!({"cniVersion": "0.3.1", "name": "storage", "type": "whereabouts", "ipam": {
         "type": "whereabouts", "range": "10.50.0.0/24", "range_start": "10.50.0.2", "kubernetes": {"kubeconfig": kubeconfig},
         "configuration_path": dir.join("whereabouts.conf")}});
-    let mut call = Call::full(verb, &conf);
+    let mut call = Call::complete(verb, &conf);
     call.container_id = Some(format!("sandbox-{pod}"));
     call.ifname = Some("net1".to_owned());
     call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}"));
     Ok(call)
 }
 
-fn given(reply: &Reply) -> Result<String> {
+fn given_address(reply: &Reply) -> Result<String> {
     let result = reply.result()?;
     let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("an address")?;
     Ok(address.split('/').next().unwrap_or_default().to_owned())
@@ -197,21 +197,22 @@ pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
     for pod in ["old", "older"] {
         make_pod(cluster, pod)?;
     }
-    let theirs = [given(&call(cluster, &node, "ADD", "old")?)?, given(&call(cluster, &node, "ADD", "older")?)?];
+    let theirs =
+        [given_address(&call(cluster, &node, "ADD", "old")?)?, given_address(&call(cluster, &node, "ADD", "older")?)?];
     ensure!(theirs == ["10.50.0.2", "10.50.0.3"], "{theirs:?}");
-    let (well, said) = moves(cluster, &node, &["import", "whereabouts"])?;
+    let (well, said) = migrate(cluster, &node, &["import", "whereabouts"])?;
     ensure!(well && addresses(&said, "written") == BTreeSet::from(theirs.clone()), "{said:#}");
     let pod = Pod::new("new")?;
     let own = node.add(&pod)?;
     ensure!(own == "10.50.0.4", "weft gave {own}");
-    let (well, said) = moves(cluster, &node, &["export", "whereabouts"])?;
+    let (well, said) = migrate(cluster, &node, &["export", "whereabouts"])?;
     ensure!(well && addresses(&said, "written") == set(&["10.50.0.4"]), "{said:#}");
-    let next = given(&call(cluster, &node, "ADD", "next")?)?;
+    let next = given_address(&call(cluster, &node, "ADD", "next")?)?;
     ensure!(next == "10.50.0.5", "whereabouts gave {next} beside {own}");
     for pod in ["old", "next"] {
-        call(cluster, &node, "DEL", pod)?.quiet()?;
+        call(cluster, &node, "DEL", pod)?.expect_quiet()?;
     }
-    let (well, said) = moves(cluster, &node, &["import", "whereabouts"])?;
+    let (well, said) = migrate(cluster, &node, &["import", "whereabouts"])?;
     ensure!(addresses(&said, "removed") == set(&["10.50.0.2"]), "{well} {said:#}");
     node.del(&pod)?;
     node.wait_for_nothing_left()?;
@@ -238,7 +239,7 @@ pub(crate) fn fewer_writes(cluster: &mut Cluster) -> Result<()> {
         let theirs = at_once(cluster, WRITTEN, &names, |node, pod| {
             let mut call = prepared(cluster, &nodes[node], "ADD", pod)?;
             call.limit = Duration::from_secs(300);
-            given(&call.run(&program, &nodes[node].program().1)?)
+            given_address(&call.run(&program, &nodes[node].program().1)?)
         })?;
         let pods = names.iter().map(|(_, name)| Pod::new(name)).collect::<Result<Vec<_>>>()?;
         let by_name: BTreeMap<&str, &Pod> = names.iter().map(|(_, name)| name.as_str()).zip(&pods).collect();

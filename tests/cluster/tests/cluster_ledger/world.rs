@@ -60,7 +60,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Returns a call as a runtime makes it.
     pub(crate) fn call(&self, verb: &str, (container, uid): (&str, &str), netns: &Path, conf: &Value) -> Call {
-        let mut call = Call::full(verb, conf);
+        let mut call = Call::complete(verb, conf);
         call.container_id = Some(container.to_owned());
         call.netns = Some(netns.display().to_string());
         call.args = Some(format!(
@@ -117,7 +117,7 @@ impl Node {
     }
 
     /// Makes a node whose agent reaches the cluster through a proxy.
-    pub(crate) fn behind(cluster: &Cluster, number: u8, proxy: &Proxy) -> Result<Self> {
+    pub(crate) fn start_behind(cluster: &Cluster, number: u8, proxy: &Proxy) -> Result<Self> {
         let (ledger, arguments) = cluster.by_way_of(proxy, &format!("node{number}"))?;
         Self::start(cluster, number, ledger, arguments)
     }
@@ -223,7 +223,7 @@ impl Node {
     }
 
     /// Runs `weftctl ledger ...` on this node and returns its output.
-    pub(crate) fn operate(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run_weftctl(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
         self.weftctl(cluster, &[&["ledger"], arguments, without_waiting(arguments)].concat())
     }
 

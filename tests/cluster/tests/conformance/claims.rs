@@ -116,7 +116,7 @@ impl Site {
 
     /// Detaches a pod, and waits until the ledger knows.
     fn del(&self, vm: &Vm) -> Result<()> {
-        self.run("DEL", vm)?.quiet()?;
+        self.run("DEL", vm)?.expect_quiet()?;
         let store = self.scene.node.state().join("weft.db").display().to_string();
         let sql = "SELECT count(*) FROM remote_addresses WHERE state = 2";
         let argv = ["sqlite3", "-cmd", ".timeout 10000", &store, sql];
@@ -185,7 +185,7 @@ pub(crate) fn status_alone(scene: Scene) -> Result<()> {
 }
 
 /// R40: the address stays while the IPAMClaim exists, whatever becomes of the pods; then it is free.
-pub(crate) fn kept(scene: Scene) -> Result<()> {
+pub(crate) fn address_is_kept(scene: Scene) -> Result<()> {
     let site = Site::new(scene, 53)?;
     site.make("vm")?;
     let (first, second) = (site.vm("first", Some("vm"))?, site.vm("second", Some("vm"))?);

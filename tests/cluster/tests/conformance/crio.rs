@@ -89,7 +89,7 @@ impl<'a> Crio<'a> {
         let result = self.call("ADD", Some(member), &[])?.result().context("ADD")?;
         ensure!(result["cniVersion"] == self.version, "{result}");
         self.cache().insert(member.sandbox.container_id.clone(), result.clone());
-        self.check(member)?.quiet().context("CHECK after ADD")?;
+        self.check(member)?.expect_quiet().context("CHECK after ADD")?;
         Ok(result)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Crio<'a> {
 
     /// Ends a pod.
     fn teardown(&self, member: &Member) -> Result<()> {
-        self.with_result("DEL", member)?.quiet().context("DEL")?;
+        self.with_result("DEL", member)?.expect_quiet().context("DEL")?;
         self.cache().remove(&member.sandbox.container_id);
         Ok(())
     }
@@ -114,7 +114,7 @@ impl<'a> Crio<'a> {
         }
         let list: Vec<Value> =
             valid.iter().map(|member| json!({"containerID": member.sandbox.container_id, "ifname": "eth0"})).collect();
-        self.call("GC", None, &VALID.map(|key| (key, json!(list))))?.quiet().context("GC")
+        self.call("GC", None, &VALID.map(|key| (key, json!(list))))?.expect_quiet().context("GC")
     }
 }
 
@@ -133,7 +133,7 @@ fn networks(scene: &Scene) -> Result<()> {
 }
 
 /// Two pods live and end, with every version of CNI that has CHECK.
-pub(crate) fn life(scene: Scene) -> Result<()> {
+pub(crate) fn pod_lifecycle(scene: Scene) -> Result<()> {
     networks(&scene)?;
     for version in ["0.4.0", "1.0.0", "1.1.0"] {
         let crio = Crio::new(&scene, version);
@@ -146,7 +146,7 @@ pub(crate) fn life(scene: Scene) -> Result<()> {
         ensure!(links(&one)? == ["eth0", "net1", "data0"] && links(&two)? == ["eth0", "net1", "net2"], "{version}");
         crio.teardown(&one)?;
         ensure!(links(&one)?.is_empty() && links(&two)?.len() == 3, "{version}: {:?}", links(&two)?);
-        crio.check(&two)?.quiet().context("the other pod")?;
+        crio.check(&two)?.expect_quiet().context("the other pod")?;
         crio.teardown(&two)?;
         // As after a DEL whose answer was lost.
         crio.teardown(&two)?;
@@ -168,7 +168,7 @@ pub(crate) fn tentative(scene: Scene) -> Result<()> {
     let script = "d=/proc/sys/net/ipv6/conf/net1; echo 1 > $d/accept_dad; echo 60 > $d/dad_transmits; \
                   ip address delete fd20::2/64 dev net1; ip address add fd20::2/64 dev net1";
     netns.run(&["sh", "-c", script])?;
-    crio.check(&pod)?.quiet()?;
+    crio.check(&pod)?.expect_quiet()?;
     let shown = netns.line("ip -6 address show dev net1")?.text();
     ensure!(shown.contains("fd20::2/64 scope global tentative"), "the trial shows nothing: {shown}");
     crio.teardown(&pod)?;
@@ -210,14 +210,14 @@ pub(crate) fn gc(scene: Scene) -> Result<()> {
     crio.gc(&[&kept, &cached, &lost], &[&kept])?;
     ensure!(links(&kept)? == ["eth0", "net1", "net2"], "GC took {:?}", links(&kept)?);
     ensure!(links(&cached)?.is_empty() && links(&lost)?.is_empty(), "{:?}, {:?}", links(&cached)?, links(&lost)?);
-    crio.check(&kept)?.quiet()?;
+    crio.check(&kept)?.expect_quiet()?;
     let left = scene.leftovers()?;
     let of_others = |entry: &&String| entry.contains("of-cached") || entry.contains("of-lost");
     ensure!(!left.iter().any(|entry| of_others(&entry)), "{left:?}");
     ensure!(left.iter().filter(|entry| entry.starts_with("claim")).count() == 3, "{left:?}");
     // Again, without any change.
     crio.gc(&[&kept], &[&kept])?;
-    crio.check(&kept)?.quiet()?;
+    crio.check(&kept)?.expect_quiet()?;
     crio.gc(&[&kept], &[])?;
     ensure!(links(&kept)?.is_empty(), "GC left {:?}", links(&kept)?);
     scene.nothing_left()
@@ -275,7 +275,7 @@ pub(crate) fn status_until_ready(mut scene: Scene) -> Result<()> {
         Ok(status(&scene)?.error()?.msg.contains("cannot find a network-attachment-definition (main)"))
     })?;
     scene.nad("main", &vendor("main"))?;
-    wait(PATIENCE, "a ready node", || Ok(status(&scene)?.ok()))?;
+    wait(PATIENCE, "a ready node", || Ok(status(&scene)?.is_ok()))?;
     ensure!(calls()?.last().is_some_and(|call| call == "fake STATUS"), "{:?}", calls()?);
     scene.nothing_left()
 }

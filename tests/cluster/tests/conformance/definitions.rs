@@ -33,7 +33,7 @@ pub(crate) fn resource(mut scene: Scene) -> Result<()> {
     scene.pod("one, list")?;
     scene.add()?;
     ensure!(calls()? == ["fake ADD eth0", "fake ADD net1", "fake ADD net2", "fake-b ADD net2"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     for (name, text, words) in [
         ("broken", "{ oops", "not JSON"),
         ("number", "7", "it is not a JSON object"),
@@ -53,14 +53,14 @@ pub(crate) fn only_configurations(mut scene: Scene) -> Result<()> {
     let (namespace, name) = (scene.namespace.clone(), "wire".to_owned());
     let annotations = [("vendor.example.com/vlan".to_owned(), "7".to_owned())].into();
     let config = Some(vendor("wire").to_string());
-    crate::put(&scene, weft_cluster::api::Definition { namespace, name, config, annotations })?;
+    crate::put_definition(&scene, weft_cluster::api::Definition { namespace, name, config, annotations })?;
     scene.annotated_pod(&[(crate::NETWORKS, "wire"), ("vendor.example.com/vlan", "8")], &[])?;
     rules(json!([]))?;
     scene.add()?;
     let all = plugin_calls()?;
     let net1 = all.iter().find(|call| call.env("CNI_IFNAME") == "net1").context("no call for net1")?;
     ensure!(net1.stdin == vendor("wire"), "{:#}", net1.stdin);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn names(mut scene: Scene) -> Result<()> {
     let named: Vec<&Value> = status.as_array().into_iter().flatten().map(|entry| &entry["name"]).collect();
     let full = |name: &str| json!(format!("{}/{name}", scene.namespace));
     ensure!(named == [&json!("main"), &full("wire-7"), &full("net.with.dots"), &full("wire-7")], "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn resolution(mut scene: Scene) -> Result<()> {
         from == [("fake", "list"), ("fake-b", "conf"), ("fake", "old"), ("fake", "definition")],
         "configurations of {from:?}"
     );
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     refused_whole(&mut scene, "single, nowhere", "has no config, and no file in")?;
     scene.nothing_left()
 }
@@ -135,7 +135,7 @@ pub(crate) fn name_of_the_network(mut scene: Scene) -> Result<()> {
         let call = all.iter().find(|call| call.env("CNI_IFNAME") == ifname).context("no call")?;
         ensure!(call.stdin["name"] == name, "{ifname}: {:#}", call.stdin);
     }
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let del = all.iter().find(|call| call.summary() == "fake DEL net1").context("no DEL")?;
     ensure!(del.stdin["name"] == "without", "DEL has another name: {:#}", del.stdin);
@@ -151,6 +151,6 @@ pub(crate) fn another_name(mut scene: Scene) -> Result<()> {
     ensure!(all.get(1).is_some_and(|call| call.stdin["name"] == "wire-7"), "{all:?}");
     let status = scene.status()?.context("no status")?;
     ensure!(status[1]["name"] == format!("{}/wire", scene.namespace), "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

@@ -9,14 +9,14 @@ use weft_cluster::api::{Api as _, Definition};
 use weft_cluster::kube::NODE;
 use weft_cluster::scene::{plugin_calls, rules};
 
-use crate::{NETWORKS, Scene, put};
+use crate::{NETWORKS, Scene, put_definition};
 
 /// The annotation of a definition with the resource whose devices its attachments get.
 pub(crate) const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 const NIC: &str = "weft.test/nic";
 
 /// Gives the pod devices of a resource, as kubelet stores it.
-pub(crate) fn give(scene: &Scene, resource: &str, ids: &[&str]) -> Result<()> {
+pub(crate) fn give_devices(scene: &Scene, resource: &str, ids: &[&str]) -> Result<()> {
     let devices = json!([{"resource_name": resource, "device_ids": ids}]);
     let pod =
         json!({"namespace": scene.namespace, "name": scene.name, "containers": [{"name": "main", "devices": devices}]});
@@ -27,7 +27,7 @@ pub(crate) fn give(scene: &Scene, resource: &str, ids: &[&str]) -> Result<()> {
 fn define(scene: &Scene, name: &str, resource: &str) -> Result<()> {
     let config = json!({"cniVersion": "1.1.0", "name": name, "plugins": [
         {"type": "fake", "capabilities": {"deviceID": true}}, {"type": "fake-b"}]});
-    put(
+    put_definition(
         scene,
         Definition {
             namespace: scene.namespace.clone(),
@@ -39,7 +39,7 @@ fn define(scene: &Scene, name: &str, resource: &str) -> Result<()> {
 }
 
 /// Returns the devices of ADD, by interface: `deviceID` of each plugin, on which its other keys agree.
-fn given() -> Result<BTreeMap<String, Vec<Value>>> {
+fn given_devices() -> Result<BTreeMap<String, Vec<Value>>> {
     let mut given: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for call in plugin_calls()?.iter().filter(|call| call.env("CNI_COMMAND") == "ADD" && call.stdin["name"] != "main") {
         let device = call.stdin.get("deviceID").cloned().unwrap_or_default();
@@ -59,7 +59,7 @@ pub(crate) fn of_kubelet(mut scene: Scene) -> Result<()> {
     define(&scene, "other", "weft.test/other")?;
     scene
         .pod(r#"[{"name": "nic", "deviceID": "0000:ff:00.0"}, {"name": "other"}, {"name": "nic"}, {"name": "nic"}]"#)?;
-    give(&scene, NIC, &["0000:03:02.1", "0000:03:02.0"])?;
+    give_devices(&scene, NIC, &["0000:03:02.1", "0000:03:02.0"])?;
     scene.add()?;
     let both = |device: Value| vec![device.clone(), device];
     let want = BTreeMap::from([
@@ -68,8 +68,8 @@ pub(crate) fn of_kubelet(mut scene: Scene) -> Result<()> {
         ("net3".to_owned(), both(json!("0000:03:02.1"))),
         ("net4".to_owned(), both(Value::Null)),
     ]);
-    ensure!(given()? == want, "{:?}", given()?);
-    scene.run("DEL")?.quiet()?;
+    ensure!(given_devices()? == want, "{:?}", given_devices()?);
+    scene.run("DEL")?.expect_quiet()?;
     // Neither kubelet's socket nor its file can be read: the pod waits.
     std::fs::write("/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint", "{ oops")?;
     rules(json!([]))?;
@@ -141,7 +141,7 @@ pub(crate) fn of_resource_claims(mut scene: Scene) -> Result<()> {
                         {"name": "made", "resourceClaimTemplateName": "template"}]);
     let status = json!({"resourceClaimStatuses": [{"name": "made", "resourceClaimName": "made-of-it"}]});
     claiming_pod(&mut scene, "nic, nic, nic", (resources, claims), &status)?;
-    give(&scene, NIC, &[])?;
+    give_devices(&scene, NIC, &[])?;
     scene.add()?;
     let both = |device: Value| vec![device.clone(), device];
     let want = BTreeMap::from([
@@ -149,8 +149,8 @@ pub(crate) fn of_resource_claims(mut scene: Scene) -> Result<()> {
         ("net2".to_owned(), both(json!("0000:05:00.2"))),
         ("net3".to_owned(), both(Value::Null)),
     ]);
-    ensure!(given()? == want, "{:?}", given()?);
-    scene.run("DEL")?.quiet()?;
+    ensure!(given_devices()? == want, "{:?}", given_devices()?);
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -164,7 +164,7 @@ pub(crate) fn of_extended_resources(mut scene: Scene) -> Result<()> {
     let status =
         json!({"extendedResourceClaimStatus": {"resourceClaimName": "extended", "requestMappings": [mapping]}});
     claiming_pod(&mut scene, "nic", (json!({"limits": one, "requests": one}), json!([])), &status)?;
-    give(&scene, NIC, &[])?;
+    give_devices(&scene, NIC, &[])?;
     let error = scene.run("ADD")?.error()?;
     let words = "stands for the extended resource \"weft.test/nic\"";
     ensure!(error.code == 11 && error.msg.contains(words), "{error:?}");

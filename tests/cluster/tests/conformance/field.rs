@@ -57,8 +57,8 @@ pub(crate) fn retried(mut scene: Scene) -> Result<()> {
     let count = |what: &str| left.iter().filter(|entry| entry.starts_with(what)).count();
     ensure!((count("claim"), count("link"), count("entry")) == (2, 2, 3), "one pod with two networks has {left:#?}");
     ensure!(!left.iter().any(|left| left.starts_with("entry") && !left.contains("try-99|")), "{left:#?}");
-    scene.run("CHECK")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -87,11 +87,11 @@ pub(crate) fn namespaces(mut scene: Scene) -> Result<()> {
         del.insert("CNI_NETNS".to_owned(), form);
         let mut conf = scene.conf.clone();
         conf["prevResult"] = result;
-        scene.node.call(&del, &conf)?.quiet().with_context(|| name.to_owned())?;
+        scene.node.call(&del, &conf)?.expect_quiet().with_context(|| name.to_owned())?;
         ensure!(scene.leftovers()? == whole, "{name}: {:?} is not {whole:?}", scene.leftovers()?);
-        scene.run("CHECK")?.quiet().with_context(|| format!("{name}: the other pod"))?;
+        scene.run("CHECK")?.expect_quiet().with_context(|| format!("{name}: the other pod"))?;
     }
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn namespaces_of_plugins(mut scene: Scene) -> Result<()> {
         scene.add()?;
         let mut env = scene.env("DEL");
         env.insert("CNI_NETNS".to_owned(), form.clone());
-        scene.node.call(&env, &scene.conf)?.quiet()?;
+        scene.node.call(&env, &scene.conf)?.expect_quiet()?;
         ensure!(paths()? == [wanted, wanted], "{form:?}: {:?}", paths()?);
     }
     scene.nothing_left()
@@ -147,9 +147,9 @@ pub(crate) fn pinned(mut scene: Scene) -> Result<()> {
     scene.add()?;
     // It is replaced and goes away: the pod keeps what it got.
     write("10-main.conflist", "replaced")?;
-    scene.run("CHECK")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
     std::fs::remove_file(dir.join("10-main.conflist"))?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let names: Vec<Value> = plugin_calls()?.iter().map(|call| call.stdin["name"].clone()).collect();
     ensure!(names == ["main", "main", "main"], "{names:?}");
     scene.nothing_left()
@@ -168,7 +168,7 @@ pub(crate) fn never_added(mut scene: Scene) -> Result<()> {
     scene.api.settle()?;
     // The agent has read everything about the pod.
     scene.add()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     rules(json!([]))?;
     scene.api.signal(Signal::SIGSTOP)?;
     let outcome = beside_an_add(&scene);
@@ -177,7 +177,7 @@ pub(crate) fn never_added(mut scene: Scene) -> Result<()> {
     ensure!(before < DELS, "the ADD ended after all DELs");
     ensure!(calls()? == ["fake ADD eth0", "fake ADD net1"], "{:?}", calls()?);
     wait(PATIENCE, "the status", || Ok(scene.status()?.is_some()))?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -189,7 +189,7 @@ fn beside_an_add(scene: &Scene) -> Result<usize> {
             let container_id = format!("gone-{thread}-{number}");
             let sandbox = Sandbox { container_id, netns: None, path: String::new() };
             let env = PodNode::env("DEL", &sandbox, (&scene.namespace, "gone", "some-uid"));
-            scene.node.call(&env, &scene.conf)?.quiet()?;
+            scene.node.call(&env, &scene.conf)?.expect_quiet()?;
             ended.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
@@ -218,10 +218,10 @@ pub(crate) fn same_conf(mut scene: Scene) -> Result<()> {
     scene.add()?;
     scene.nad("wire", &vendor("other"))?;
     scene.api.settle()?;
-    scene.run("CHECK")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
     scene.api.delete_definition(&scene.namespace, "wire")?;
     scene.api.settle()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let of = |verb: &str, kind: &str| {
         let found = all
@@ -247,17 +247,17 @@ pub(crate) fn two_variables(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &vendor("wire"))?;
     scene.pod("wire")?;
     scene.add()?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     let two = |scene: &Scene, verb: &str| scene.env(verb).keys().cloned().collect::<Vec<_>>();
     ensure!(
         two(&scene, "GC") == ["CNI_COMMAND", "CNI_PATH"] && two(&scene, "STATUS") == two(&scene, "GC"),
         "more are set"
     );
     scene.conf["cni.dev/valid-attachments"] = json!([{"containerID": "sandbox-1", "ifname": "eth0"}]);
-    scene.run("GC")?.quiet()?;
-    scene.run("CHECK")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
     scene.conf["cni.dev/valid-attachments"] = json!([]);
-    scene.run("GC")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
     let deleted: Vec<String> = calls()?.into_iter().filter(|call| call.contains("DEL")).collect();
     ensure!(deleted == ["fake DEL net1", "fake DEL eth0"], "{:?}", calls()?);
     scene.nothing_left()
@@ -288,7 +288,7 @@ pub(crate) fn node_name(mut scene: Scene) -> Result<()> {
     }
     scene.conf = right;
     scene.add()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -314,7 +314,7 @@ pub(crate) fn malformed(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &vendor("first"))?;
     let state = scene.node.scratch().join("own-state");
     let agent = own_agent(&mut scene, &state, NODE, &[])?;
-    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.ok())).with_context(|| agent.log())?;
+    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.is_ok())).with_context(|| agent.log())?;
     let last_name = || -> Result<Value> {
         let all = plugin_calls()?;
         let net1 = all.iter().rfind(|call| call.summary() == "fake ADD net1").context("no ADD of net1")?;
@@ -323,7 +323,7 @@ pub(crate) fn malformed(mut scene: Scene) -> Result<()> {
     scene.pod("wire")?;
     scene.add().with_context(|| agent.log())?;
     ensure!(last_name()? == "first", "{}", last_name()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     for (name, _text) in &broken {
         scene.pod(&format!("wire, {name}"))?;
         let error = scene.run("ADD")?.error().with_context(|| (*name).to_owned())?;
@@ -334,7 +334,7 @@ pub(crate) fn malformed(mut scene: Scene) -> Result<()> {
     scene.pod("wire")?;
     wait(PATIENCE, "the change", || {
         scene.add().with_context(|| agent.log())?;
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
         Ok(last_name()? == "second")
     })?;
     for (name, _text) in &broken {

@@ -97,8 +97,11 @@ pub(crate) fn swept(mut scene: Scene) -> Result<()> {
     ensure!((count("claim"), count("link"), count("entry")) == (2, 2, 3), "the other pod has {left:#?}");
     let rules = rules(&scene)?;
     ensure!(!rules.contains("18081") && !rules.contains(&gone), "{rules}");
-    scene.node.call(&PodNode::env("CHECK", &sandbox, (&scene.namespace, "other", &uid)), &scene.conf)?.quiet()?;
-    scene.node.call(&PodNode::env("DEL", &sandbox, (&scene.namespace, "other", &uid)), &scene.conf)?.quiet()?;
+    scene
+        .node
+        .call(&PodNode::env("CHECK", &sandbox, (&scene.namespace, "other", &uid)), &scene.conf)?
+        .expect_quiet()?;
+    scene.node.call(&PodNode::env("DEL", &sandbox, (&scene.namespace, "other", &uid)), &scene.conf)?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -228,17 +231,17 @@ pub(crate) fn renamed_again_and_again(mut scene: Scene) -> Result<()> {
     let installed = install(&scene)?;
     let text = fs::read_to_string(&installed.conf)?;
     let agent = own_agent(&mut scene, &installed.state, NODE, &[])?;
-    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.ok())).with_context(|| agent.log())?;
+    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.is_ok())).with_context(|| agent.log())?;
     scene.api.take_events()?;
     let remedy = "cni.exclusive=false";
     for time in 1..=5 {
         fs::rename(&installed.conf, installed.conf.with_extension("conflist.cilium_bak"))?;
         wait(PATIENCE, "the configuration", || Ok(installed.conf.exists())).with_context(|| agent.log())?;
         ensure!(fs::read_to_string(&installed.conf)? == text, "time {time}: another text");
-        scene.run("STATUS")?.quiet().with_context(|| format!("time {time}"))?;
+        scene.run("STATUS")?.expect_quiet().with_context(|| format!("time {time}"))?;
     }
     fs::rename(&installed.conf, installed.conf.with_extension("conflist.cilium_bak"))?;
-    wait(PATIENCE, "code 50", || Ok(!scene.run("STATUS")?.ok())).with_context(|| agent.log())?;
+    wait(PATIENCE, "code 50", || Ok(!scene.run("STATUS")?.is_ok())).with_context(|| agent.log())?;
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains(remedy), "{error:?}");
     ensure!(error.msg.contains("00-weft.conflist"), "{error:?}");
@@ -251,5 +254,5 @@ pub(crate) fn renamed_again_and_again(mut scene: Scene) -> Result<()> {
     ensure!(!installed.conf.exists(), "it was put back a sixth time");
     // Once the other program is stopped, a person installs it again.
     fs::write(&installed.conf, &text)?;
-    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.ok())).with_context(|| agent.log())
+    wait(PATIENCE, "a ready node", || Ok(scene.run("STATUS")?.is_ok())).with_context(|| agent.log())
 }

@@ -64,7 +64,7 @@ const RECORDED: &[Trial] = &[
     ("r20-the-device-of-the-annotation", selection::device_of_the_annotation),
     ("r21-the-same-network-many-times", selection::many_times),
     ("r22-generated-names-count-positions", selection::generated_names),
-    ("r23-the-status-is-the-text-of-multus", published::text),
+    ("r23-the-status-is-the-text-of-multus", published::status_text),
     ("r23-one-write-for-a-pod", published::one_write),
     ("r24-the-status-is-about-the-first-interface", published::first_interface),
     ("r25-the-keys-of-the-status", published::keys),
@@ -98,7 +98,7 @@ const OURS: &[Trial] = &[
     ("r12-the-mac-of-a-network-of-ours", requests::mac_of_ours),
     ("r13-a-foreign-link-stays-beside-ours", selection::foreign_link_beside_ours),
     ("r15-port-mappings-of-a-network-of-ours", requests::port_mappings_of_ours),
-    ("r17-the-default-route-moves", routes::moves),
+    ("r17-the-default-route-moves", routes::default_route_moves),
     ("r17-the-empty-list-keeps-its-own", routes::empty_list),
     ("r17-several-gateways-and-families", routes::several_gateways),
     ("r17-an-unreachable-gateway-takes-all-back", routes::unreachable_gateway),
@@ -108,9 +108,9 @@ const OURS: &[Trial] = &[
     ("r33-a-policy-denies-by-the-pods-labels", order::denied_by_policy),
     ("r38-an-ipam-claim-and-its-status", claims::resource),
     ("r39-an-ipam-claim-is-its-controllers", claims::status_alone),
-    ("r40-an-ipam-claim-keeps-its-address", claims::kept),
+    ("r40-an-ipam-claim-keeps-its-address", claims::address_is_kept),
     ("r41-kept-addresses-are-marked-again", claims::marked_again),
-    ("crio-setup-check-and-teardown", crio::life),
+    ("crio-setup-check-and-teardown", crio::pod_lifecycle),
     ("crio-check-beside-a-tentative-address", crio::tentative),
     ("crio-check-finds-what-is-wrong", crio::check_finds),
     ("crio-gc-at-its-start", crio::gc),
@@ -163,7 +163,7 @@ fn run(trial: &fn(Scene) -> Result<()>, state: Option<&Path>) -> Result<()> {
 }
 
 /// Makes a definition.
-fn put(scene: &Scene, definition: Definition) -> Result<()> {
+fn put_definition(scene: &Scene, definition: Definition) -> Result<()> {
     scene.api.put_definition(&definition)
 }
 
@@ -179,5 +179,5 @@ fn refused_whole(scene: &mut Scene, networks: &str, words: &str) -> Result<()> {
     let tells = |reason: &str| ["NoNetworkFound", "NetworksInvalid"].contains(&reason);
     let is_told = events.iter().any(|event| tells(&event.reason) && event.message.contains(words));
     ensure!(is_told && scene.status()?.is_none(), "{networks}: {events:?}");
-    scene.run("DEL")?.quiet()
+    scene.run("DEL")?.expect_quiet()
 }

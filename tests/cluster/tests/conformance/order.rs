@@ -12,7 +12,7 @@ use weft_cluster::scene::{bridge, calls, plugin_calls, rules, vendor};
 use weft_kit::cni::Reply;
 use weft_kit::dhcp::{PATIENCE, wait};
 
-use crate::{NETWORKS, Scene, put, refused_whole};
+use crate::{NETWORKS, Scene, put_definition, refused_whole};
 
 /// R28: every pod is attached to the default network first, wherever its configuration comes from, and one pod may name
 /// another one.
@@ -53,7 +53,7 @@ pub(crate) fn default_network(mut scene: Scene) -> Result<()> {
             ensure!(names == want && all[0].env("CNI_IFNAME") == "eth0", "{annotations:?}: {names:?}");
             let status = scene.status()?.context("no status")?;
             ensure!(status[0]["default"] == true && status[0]["interface"] == "eth0", "{status}");
-            scene.run("DEL")?.quiet()?;
+            scene.run("DEL")?.expect_quiet()?;
         }
     }
     scene.nothing_left()
@@ -85,11 +85,11 @@ pub(crate) fn not_ready(mut scene: Scene) -> Result<()> {
     fs::write(&file, json!({"cniVersion": "1.1.0", "name": "main", "plugins": [{"type": "fake"}]}).to_string())?;
     blocked(&scene, "readinessindicatorfile")?;
     fs::write(&ready, "")?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     rules(json!([]))?;
     scene.add()?;
     ensure!(calls()? == ["fake ADD eth0"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn rollback(mut scene: Scene) -> Result<()> {
     let events = scene.api.take_events()?;
     ensure!(events.len() == 1 && events[0].kind == "Warning" && events[0].reason == "PoolExhausted", "{events:?}");
     scene.nothing_left()?;
-    scene.run("DEL")?.quiet()
+    scene.run("DEL")?.expect_quiet()
 }
 
 /// R31: one failure stops no other DEL, the error is reported, and the next DEL tries what failed and only that.
@@ -148,8 +148,8 @@ pub(crate) fn retried_del(mut scene: Scene) -> Result<()> {
     let error = scene.run("DEL")?.error()?;
     ensure!((error.code, error.msg.as_str()) == (11, "not now"), "{error:?}");
     scene.api.delete_pod(&scene.namespace, &scene.name)?;
-    scene.run("DEL")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let want = [
         "fake ADD eth0",
         "fake ADD net1",
@@ -172,7 +172,7 @@ pub(crate) fn del_alone(mut scene: Scene) -> Result<()> {
     scene.api.delete_definition(&scene.namespace, "wire")?;
     let nobody = scene.node.scratch().join("nobody.sock");
     let conf = json!({"cniVersion": "1.1.0", "name": "pods", "type": "weft-pod", "agentSocket": nobody});
-    scene.node.call(&scene.env("DEL"), &conf)?.quiet()?;
+    scene.node.call(&scene.env("DEL"), &conf)?.expect_quiet()?;
     ensure!(scene.links()?.is_empty(), "links {:?}", scene.links()?);
     scene.nothing_left()
 }
@@ -208,7 +208,7 @@ pub(crate) fn one_after_the_other(mut scene: Scene) -> Result<()> {
     held("ADD", &["fake ADD eth0", "fake ADD net1"])?.result()?;
     ensure!(calls()? == ["fake ADD eth0", "fake ADD net1", "fake ADD net3"], "{:?}", calls()?);
     rules(json!([]))?;
-    held("DEL", &["fake DEL net3"])?.quiet()?;
+    held("DEL", &["fake DEL net3"])?.expect_quiet()?;
     ensure!(calls()? == ["fake DEL net3", "fake DEL net1", "fake DEL eth0"], "{:?}", calls()?);
     fs::remove_file(plugin)?;
     scene.nothing_left()
@@ -218,7 +218,7 @@ pub(crate) fn one_after_the_other(mut scene: Scene) -> Result<()> {
 pub(crate) fn isolation(mut scene: Scene) -> Result<()> {
     let other = format!("{}-other", scene.namespace);
     let (namespace, config) = (other.clone(), Some(vendor("wire").to_string()));
-    put(&scene, Definition { namespace, name: "wire".to_owned(), config, ..Definition::default() })?;
+    put_definition(&scene, Definition { namespace, name: "wire".to_owned(), config, ..Definition::default() })?;
     let reference = format!("{other}/wire");
     scene.conf["namespaceIsolation"] = json!(true);
     refused_whole(&mut scene, &reference, "namespaceIsolation is on")?;
@@ -230,7 +230,7 @@ pub(crate) fn isolation(mut scene: Scene) -> Result<()> {
     scene.pod(&reference)?;
     scene.add()?;
     ensure!(calls()? == ["fake ADD eth0", "fake ADD net1"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -250,7 +250,7 @@ pub(crate) fn denied_by_policy(mut scene: Scene) -> Result<()> {
         let status = scene.status()?.context("no status")?;
         let given = status[1]["ips"][0].as_str().unwrap_or_default();
         ensure!(given.starts_with(address), "tier {tier}: {status}");
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     scene.labelled_pod(lie, &[])?;
     scene.api.take_events()?;
@@ -276,8 +276,8 @@ pub(crate) fn lists(mut scene: Scene) -> Result<()> {
     )?;
     scene.pod("wire")?;
     scene.add()?;
-    scene.run("CHECK")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let of = |verb: &str| -> Vec<&fake::Call> {
         all.iter().filter(|call| call.env("CNI_IFNAME") == "net1" && call.env("CNI_COMMAND") == verb).collect()

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use weft_cluster::api::{Api as _, Definition, Event};
 use weft_cluster::scene::{plugin_calls, rules, vendor};
 
-use crate::{NETWORKS, Scene, put};
+use crate::{NETWORKS, Scene, put_definition};
 
 /// The annotation.
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// R23: one entry per attachment, exactly one with `default: true`; the text is that of Multus. It is written before the ADD
 /// returns, and so are the events.
-pub(crate) fn text(mut scene: Scene) -> Result<()> {
+pub(crate) fn status_text(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &vendor("wire"))?;
     scene.pod("wire")?;
     scene.api.take_events()?;
@@ -36,13 +36,13 @@ pub(crate) fn text(mut scene: Scene) -> Result<()> {
         [event("Add eth0 [10.77.0.1/24] from main".to_owned()), event(format!("Add net1 [10.77.0.2/24] from {label}"))];
     let events = scene.api.take_events()?;
     ensure!(events == want, "{events:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     // Pods of system namespaces have none.
     scene.conf["systemNamespaces"] = json!([scene.namespace]);
     scene.pod("wire")?;
     scene.add()?;
     ensure!(scene.status()?.is_none(), "{:?}", scene.status()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn one_write(mut scene: Scene) -> Result<()> {
     let before = writes_of_pods(&scene)?;
     scene.add()?;
     ensure!(writes_of_pods(&scene)? == before + 1, "{} writes", writes_of_pods(&scene)? - before);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(writes_of_pods(&scene)? == before + 1, "DEL wrote");
     scene.nothing_left()
 }
@@ -81,7 +81,7 @@ fn entry(scene: &mut Scene, result: Value) -> Result<Value> {
     let mut status = scene.status()?.context("no status")?;
     let defaults = status.as_array().into_iter().flatten().filter(|entry| entry["default"] == true).count();
     ensure!(defaults == 1 && status.as_array().is_some_and(|all| all.len() == 2), "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     Ok(status[1].take())
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn device_info(mut scene: Scene) -> Result<()> {
     fs::write(&of_plugin, info.to_string())?;
     let config = json!({"cniVersion": "1.1.0", "name": "nic", "type": "fake",
                         "capabilities": {"CNIDeviceInfoFile": true, "deviceID": true}});
-    put(
+    put_definition(
         &scene,
         Definition {
             namespace: scene.namespace.clone(),
@@ -146,7 +146,7 @@ pub(crate) fn device_info(mut scene: Scene) -> Result<()> {
         },
     )?;
     scene.pod("nic, nic")?;
-    crate::devices::give(&scene, "weft.test/info", &["0000:03:02.0", "0000:03:02.1"])?;
+    crate::devices::give_devices(&scene, "weft.test/info", &["0000:03:02.0", "0000:03:02.1"])?;
     let own = json!({"type": "vdpa", "version": "1.1.0", "vdpa": {"parent-device": "vdpa0"}});
     rules(json!([{"when": {"command": "ADD", "ifname": "net2"}, "do": {"devinfo": own}}]))?;
     scene.add()?;
@@ -161,7 +161,7 @@ pub(crate) fn device_info(mut scene: Scene) -> Result<()> {
         files.push(file);
     }
     ensure!(files.len() == 2 && files[0] != files[1], "{files:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(files.iter().all(|file| !file.exists()), "left: {files:?}");
     ensure!(of_plugin.exists(), "the device plugin's own file");
     scene.nothing_left()
@@ -178,16 +178,16 @@ pub(crate) fn changed_by_others(mut scene: Scene) -> Result<()> {
     let changed = BTreeMap::from([(STATUS.to_owned(), status.to_string())]);
     scene.api.annotate_pod(&scene.namespace, &scene.name, &changed)?;
     scene.api.settle()?;
-    scene.run("CHECK")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
     scene.conf["cni.dev/valid-attachments"] = json!([{"containerID": "sandbox-1", "ifname": "eth0"}]);
-    scene.run("GC")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(scene.status()?.as_ref() == Some(&status), "{:?}", scene.status()?);
     // A restarted sandbox of the same pod.
     rules(json!([]))?;
     scene.add()?;
     let again = scene.status()?.context("no status")?;
     ensure!(again.as_array().is_some_and(|all| all.len() == 2), "{again}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

@@ -42,7 +42,7 @@ fn by_capability(scene: &mut Scene, keys: &str, capability: &str, want: &Value) 
     let (first, second) = (added("fake-b")?, added("fake")?);
     ensure!(first.stdin.get("runtimeConfig").is_none(), "a plugin that declares nothing: {:#}", first.stdin);
     ensure!(second.stdin["runtimeConfig"] == json!({capability: want}), "{:#}", second.stdin);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let del = all.iter().find(|call| call.summary() == "fake DEL net1").context("no DEL")?;
     ensure!(del.stdin["runtimeConfig"] == second.stdin["runtimeConfig"], "DEL: {:#}", del.stdin);
@@ -50,7 +50,7 @@ fn by_capability(scene: &mut Scene, keys: &str, capability: &str, want: &Value) 
 }
 
 /// Values that fail the pod.
-fn wrong(scene: &mut Scene, all: &[(&str, &str)]) -> Result<()> {
+fn wrong_requests(scene: &mut Scene, all: &[(&str, &str)]) -> Result<()> {
     all.iter().try_for_each(|(keys, words)| refused_whole(scene, &element(keys), words))
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn ips(mut scene: Scene) -> Result<()> {
     by_capability(&mut scene, &format!("\"ips\": {asked}"), "ips", &asked)?;
     let args = added("fake")?.env("CNI_ARGS").to_owned();
     ensure!(args.ends_with(";IP=10.20.0.77/24,fd20::77/64,10.20.0.78"), "{args}");
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""ips": []"#, "ips is an empty list"),
@@ -86,7 +86,7 @@ pub(crate) fn ips_of_ours(mut scene: Scene) -> Result<()> {
         let status = scene.status()?.context("no status")?;
         let shown = status[1]["ips"].as_array().context("ips")?;
         ensure!(want.iter().all(|ip| shown.iter().any(|one| ip.starts_with(one.as_str().unwrap_or("-")))), "{status}");
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     scene.nothing_left()
 }
@@ -96,7 +96,7 @@ pub(crate) fn mac(mut scene: Scene) -> Result<()> {
     let args = added("fake")?.env("CNI_ARGS").to_owned();
     ensure!(args.ends_with(";MAC=02:aa:BB:cc:dd:01"), "{args}");
     let words = "is not an address of 6 octets";
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""mac": "02:aa:bb:cc:dd""#, words),
@@ -116,7 +116,7 @@ pub(crate) fn mac_of_ours(mut scene: Scene) -> Result<()> {
     ensure!(link.contains("link/ether 02:aa:bb:cc:dd:01 "), "{link}");
     let status = scene.status()?.context("no status")?;
     ensure!(status[1]["mac"] == "02:aa:bb:cc:dd:01", "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn cni_args(mut scene: Scene) -> Result<()> {
     let conf = json!({"cniVersion": "1.1.0", "name": "wire",
         "plugins": [{"type": "fake-b", "args": own}, {"type": "fake"}]});
     scene.nad("wire", &conf)?;
-    wrong(&mut scene, &[(r#""cni-args": [1]"#, "of type object"), (r#""cni-args": "x""#, "of type object")])?;
+    wrong_requests(&mut scene, &[(r#""cni-args": [1]"#, "of type object"), (r#""cni-args": "x""#, "of type object")])?;
     scene.pod(&element(r#""cni-args": {"a": "pod", "deep": {"x": [1]}}"#))?;
     rules(json!([]))?;
     scene.add()?;
@@ -136,7 +136,7 @@ pub(crate) fn cni_args(mut scene: Scene) -> Result<()> {
     ensure!(second.stdin["args"] == json!({"cni": {"a": "pod", "deep": {"x": [1]}}}), "{:#}", second.stdin);
     let default = plugin_calls()?.into_iter().next().context("no call")?;
     ensure!(default.stdin.get("args").is_none(), "another network got them: {:#}", default.stdin);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn port_mappings(mut scene: Scene) -> Result<()> {
         (r#"{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}"#, "protocol \"icmp\""),
         (r#"{"hostPort": 80, "containerPort": 80, "hostIP": "x"}"#, "hostIP \"x\" is not an address"),
     ] {
-        wrong(&mut scene, &[(&one(mapping), words)])?;
+        wrong_requests(&mut scene, &[(&one(mapping), words)])?;
     }
     scene.nothing_left()
 }
@@ -174,7 +174,7 @@ pub(crate) fn port_mappings_of_ours(mut scene: Scene) -> Result<()> {
     let address = scene.addresses("net1")?.remove(0).replace("/24", "");
     let is_it = |line: &str| line.contains("18080") && line.contains("tcp") && line.contains(&address);
     ensure!(filter.lines().any(is_it), "{address}: {filter}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let filter = scene.node.netns().line("nft list ruleset")?.text();
     ensure!(!filter.contains("18080"), "{filter}");
     scene.nothing_left()
@@ -184,7 +184,7 @@ pub(crate) fn bandwidth(mut scene: Scene) -> Result<()> {
     let asked = r#""bandwidth": {"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000}"#;
     let want = json!({"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000, "egressBurst": 0});
     by_capability(&mut scene, asked, "bandwidth", &want)?;
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (r#""bandwidth": {}"#, "bandwidth limits nothing"),
@@ -201,7 +201,10 @@ pub(crate) fn infiniband_guid(mut scene: Scene) -> Result<()> {
     let guid = "24:8a:07:03:00:8d:ae:2e";
     by_capability(&mut scene, &format!("\"infiniband-guid\": \"{guid}\""), "infinibandGUID", &json!(guid))?;
     let words = "is not an address of 8 octets";
-    wrong(&mut scene, &[(r#""infiniband-guid": "24:8a:07:03:00:8d""#, words), (r#""infiniband-guid": "x""#, words)])?;
+    wrong_requests(
+        &mut scene,
+        &[(r#""infiniband-guid": "24:8a:07:03:00:8d""#, words), (r#""infiniband-guid": "x""#, words)],
+    )?;
     scene.nothing_left()
 }
 
@@ -210,7 +213,7 @@ pub(crate) fn ipam_claim_reference(mut scene: Scene) -> Result<()> {
     let conf = json!({"cniVersion": "1.1.0", "name": "wire", "capabilities": {"ips": true},
         "plugins": [{"type": "fake-b"}, {"type": "fake", "capabilities": {"ips": true}}]});
     scene.nad("wire", &conf)?;
-    wrong(
+    wrong_requests(
         &mut scene,
         &[
             (
@@ -227,7 +230,7 @@ pub(crate) fn ipam_claim_reference(mut scene: Scene) -> Result<()> {
         let args = &added(kind)?.stdin["args"];
         ensure!(*args == json!({"cni": {"a": 1, "ipam-claim-reference": "vm"}}), "{kind}: {args}");
     }
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -256,6 +259,6 @@ pub(crate) fn runtime_config(mut scene: Scene) -> Result<()> {
     ensure!(first.env("CNI_ARGS").ends_with(";IP=10.0.0.5/24") && !first.env("CNI_ARGS").contains("MAC="), "{first:?}");
     ensure!(second.stdin.get("runtimeConfig").is_none(), "{:#}", second.stdin);
     ensure!(!second.env("CNI_ARGS").contains("IP=") && !second.env("CNI_ARGS").contains("MAC="), "{second:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

@@ -12,7 +12,7 @@ fn routed(name: &str, subnet: u8) -> Value {
 }
 
 /// It moves, and both the answer and the status say so.
-pub(crate) fn moves(mut scene: Scene) -> Result<()> {
+pub(crate) fn default_route_moves(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &bridge("wire", 20, &json!({})))?;
     scene.nad("blue", &routed("blue", 30))?;
     scene.pod(r#"[{"name": "wire", "default-route": ["10.20.0.1"]}, {"name": "blue"}]"#)?;
@@ -23,8 +23,8 @@ pub(crate) fn moves(mut scene: Scene) -> Result<()> {
     let status = scene.status()?.context("no status")?;
     ensure!(status[1]["gateway"] == json!(["10.20.0.1"]), "status {status}");
     ensure!(status[0].get("gateway").is_none() && status[2].get("gateway").is_none(), "status {status}");
-    scene.run("CHECK")?.quiet().context("CHECK knows of the moved route")?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet().context("CHECK knows of the moved route")?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -34,8 +34,8 @@ pub(crate) fn empty_list(mut scene: Scene) -> Result<()> {
     scene.pod(r#"[{"name": "blue", "default-route": []}]"#)?;
     scene.add()?;
     ensure!(scene.default_routes("-4")? == ["default via 10.30.0.1 dev net1"], "{:?}", scene.default_routes("-4")?);
-    scene.run("CHECK")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn several_gateways(mut scene: Scene) -> Result<()> {
     ensure!(four == ["default via 10.20.0.1 dev net1", "default via 10.20.0.9 dev net1 metric 1"], "{four:?}");
     let six = scene.default_routes("-6")?;
     ensure!(six.iter().any(|line| line.starts_with("default via fd20::1 dev net1")), "{six:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_cluster::api::Definition;
 use weft_cluster::scene::{bridge, calls, plugin_calls, rules, vendor};
 
-use crate::{Scene, put, refused_whole};
+use crate::{Scene, put_definition, refused_whole};
 
 /// R7: the list of names and the list of objects say the same.
 pub(crate) fn both_forms(mut scene: Scene) -> Result<()> {
@@ -23,7 +23,7 @@ pub(crate) fn both_forms(mut scene: Scene) -> Result<()> {
         scene.pod(&annotation)?;
         scene.add()?;
         seen.push((scene.status()?.context("no status")?, calls()?));
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     ensure!(seen[0] == seen[1], "the list: {:?}\nthe objects: {:?}", seen[0], seen[1]);
     ensure!(seen[0].1 == ["fake ADD eth0", "fake ADD net1", "fake ADD x0", "fake ADD y0"], "{:?}", seen[0].1);
@@ -43,7 +43,7 @@ pub(crate) fn both_forms(mut scene: Scene) -> Result<()> {
         scene.pod(nothing)?;
         scene.add()?;
         ensure!(calls()? == ["fake ADD eth0"], "{nothing:?}: {:?}", calls()?);
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     scene.nothing_left()
 }
@@ -55,7 +55,7 @@ pub(crate) fn private_keys(mut scene: Scene) -> Result<()> {
     scene.add()?;
     let all = plugin_calls()?;
     ensure!(all.len() == 2 && all[1].stdin == vendor("wire"), "{all:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn namespace(mut scene: Scene) -> Result<()> {
     let other = format!("{}-other", scene.namespace);
     let define = |namespace: &str, name: &str, config: &Value| {
         let (namespace, name, config) = (namespace.to_owned(), name.to_owned(), Some(config.to_string()));
-        put(&scene, Definition { namespace, name, config, ..Definition::default() })
+        put_definition(&scene, Definition { namespace, name, config, ..Definition::default() })
     };
     define(&scene.namespace, "wire", &vendor("of-the-pod"))?;
     define(&other, "wire", &vendor("of-the-other"))?;
@@ -88,7 +88,7 @@ pub(crate) fn namespace(mut scene: Scene) -> Result<()> {
     let all = plugin_calls()?;
     let names: Vec<&Value> = all.iter().map(|call| &call.stdin["name"]).collect();
     ensure!(names == ["main", "of-the-pod", "of-the-other"], "{names:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let words = format!("cannot find a network-attachment-definition (only) in namespace ({})", scene.namespace);
     refused_whole(&mut scene, "only", &words)?;
     scene.nothing_left()
@@ -111,7 +111,7 @@ pub(crate) fn interface(mut scene: Scene) -> Result<()> {
     scene.pod("wire@abcdefghijklmno")?;
     scene.add()?;
     ensure!(calls()? == ["fake ADD eth0", "fake ADD abcdefghijklmno"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn foreign_link(mut scene: Scene) -> Result<()> {
     let error = scene.run("ADD")?.error()?;
     ensure!(error.msg.contains("interface name taken0 already exists"), "{error:?}");
     ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(scene.links()? == ["taken0"], "{:?}", scene.links()?);
     scene.nothing_left()
 }
@@ -134,7 +134,7 @@ pub(crate) fn foreign_link_beside_ours(mut scene: Scene) -> Result<()> {
     scene.pod("wire@taken0")?;
     scene.netns()?.line("ip link add taken0 type veth peer name taken1")?;
     scene.run("ADD")?.error()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let mut links = scene.links()?;
     links.sort();
     ensure!(links == ["taken0", "taken1"], "{links:?}");
@@ -155,7 +155,7 @@ pub(crate) fn device_of_the_annotation(mut scene: Scene) -> Result<()> {
     let mut want = capable.clone();
     want["runtimeConfig"] = json!({"deviceID": "0000:03:02.3"});
     ensure!(all[1].stdin == want && all[2].stdin == capable, "{all:?}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn many_times(mut scene: Scene) -> Result<()> {
     let entries: Vec<&Value> =
         status.as_array().into_iter().flatten().filter(|entry| entry["name"] == label.as_str()).collect();
     ensure!(entries.len() == 3, "{status}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = plugin_calls()?;
     let tuples = |verb: &str| -> Vec<(String, String, String)> {
         let of = all.iter().filter(|call| call.env("CNI_COMMAND") == verb);
@@ -218,10 +218,10 @@ pub(crate) fn every_network(mut scene: Scene) -> Result<()> {
     }
     scene.netns()?.line("ping -c 1 -W 5 10.10.0.1")?;
     scene.netns()?.line("ping -c 1 -W 5 -I net1 10.20.0.1")?;
-    scene.run("DEL")?.quiet().context("DEL")?;
+    scene.run("DEL")?.expect_quiet().context("DEL")?;
     ensure!(scene.links()?.is_empty(), "links {:?}", scene.links()?);
     scene.nothing_left()?;
-    scene.run("DEL")?.quiet().context("DEL once more")
+    scene.run("DEL")?.expect_quiet().context("DEL once more")
 }
 
 /// R22: a generated name is `net` and the position over all networks, `defaultNetworks` included.
@@ -238,6 +238,6 @@ pub(crate) fn generated_names(mut scene: Scene) -> Result<()> {
     scene.add()?;
     let want = ["fake ADD eth0", "fake ADD net1", "fake ADD net2", "fake ADD x0", "fake ADD net4"];
     ensure!(calls()? == want, "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }

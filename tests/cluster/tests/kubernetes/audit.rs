@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, Node, PATIENCE};
 use weft_kit::dhcp::wait;
 
-use super::{definition, has_networks, no_pods, on, pod, running};
+use super::{definition, has_networks, no_pods, on_node, pod, running};
 
 /// Another vendor's configuration, first in the runtime's directory.
 const ANOTHER: &str = "/etc/cni/net.d/00-another.conflist";
@@ -25,7 +25,7 @@ pub(super) fn networks_missing(cluster: &mut Cluster) -> Result<()> {
     let another = json!({"cniVersion": "1.0.0", "name": "another", "plugins": [{"type": "vendor", "bridge": "another0",
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.94.0.0/24"}]]}}]});
     node.write(ANOTHER, &another.to_string())?;
-    let outcome = alone(cluster, node);
+    let outcome = expect_networks_missing(cluster, node);
     // containerd sends a DEL to the current configuration.
     cluster.kubectl().delete_pods("default", &["alone"])?;
     no_pods(cluster)?;
@@ -33,13 +33,13 @@ pub(super) fn networks_missing(cluster: &mut Cluster) -> Result<()> {
     node.netns().line("ip link delete another0").ok();
     outcome?;
     wait(PATIENCE, "no pod without its networks", || Ok(metric(node)? == "0"))?;
-    cluster.kubectl().apply(&[on(node, pod("mended", "audited", &json!({})))])?;
+    cluster.kubectl().apply(&[on_node(node, pod("mended", "audited", &json!({})))])?;
     let pods = running(cluster, 1)?;
     has_networks(pods.first().context("a pod")?, &[("default", "eth0"), ("default/audited", "net1")])
 }
 
-fn alone(cluster: &Cluster, node: &Node) -> Result<()> {
-    cluster.kubectl().apply(&[on(node, pod("alone", "audited", &json!({})))])?;
+fn expect_networks_missing(cluster: &Cluster, node: &Node) -> Result<()> {
+    cluster.kubectl().apply(&[on_node(node, pod("alone", "audited", &json!({})))])?;
     let pods = running(cluster, 1)?;
     let links: Vec<&String> = pods.first().context("a pod")?.links.keys().collect();
     ensure!(links == ["eth0"], "the other configuration was not used: {links:?}");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use weft_cluster::fake;
 use weft_cluster::kube::Cluster;
 
-use super::{definition, on, pod, running};
+use super::{definition, on_node, pod, running};
 
 const RESOURCE: &str = "weft.test/nic";
 const DEVICES: [&str; 2] = ["0000:03:02.0", "0000:03:02.1"];
@@ -23,7 +23,7 @@ pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
     let mut nic = definition("nic", Some(&json!({"cniVersion": "1.0.0", "name": "nic", "type": "fake"})));
     nic["metadata"]["annotations"] = json!({"k8s.v1.cni.cncf.io/resourceName": RESOURCE});
     let with_device = |name: &str| {
-        let mut pod = on(node, pod(name, "nic", &json!({})));
+        let mut pod = on_node(node, pod(name, "nic", &json!({})));
         let one = json!({(RESOURCE): "1"});
         pod["spec"]["containers"][0]["resources"] = json!({"limits": one, "requests": one});
         pod

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use weft_cluster::kube::Cluster;
 
-use super::{definition, on, pod, running};
+use super::{definition, on_node, pod, running};
 
 /// Pods on each node.
 const PODS: u8 = 2;
@@ -18,7 +18,7 @@ fn addresses(cluster: &Cluster, name: &str, conf: &Value) -> Result<Vec<String>>
     for node in cluster.nodes() {
         for index in 0..PODS {
             let pod_name = format!("{name}-{}-{index}", node.number());
-            objects.push(on(node, pod(&pod_name, name, &json!({}))));
+            objects.push(on_node(node, pod(&pod_name, name, &json!({}))));
         }
     }
     cluster.kubectl().apply(&objects)?;

@@ -86,7 +86,7 @@ fn with_cluster(trial: fn(&mut Cluster) -> Result<()>) -> Result<()> {
     let mut guard = lock();
     let started = guard.get_or_insert_with(|| Cluster::start(NODES).map_err(|error| format!("{error:#}")));
     let cluster = started.as_mut().map_err(|error| anyhow::anyhow!("there is no cluster: {error}"))?;
-    let outcome = trial(cluster).with_context(|| cluster.why());
+    let outcome = trial(cluster).with_context(|| cluster.diagnostics());
     // The next trial begins without pods, even if this one failed.
     cluster.kubectl().run(&[
         "delete",
@@ -149,7 +149,7 @@ fn pod(name: &str, networks: &str, labels: &Value) -> Value {
 }
 
 /// Puts a pod on a node.
-fn on(node: &Node, mut pod: Value) -> Value {
+fn on_node(node: &Node, mut pod: Value) -> Value {
     pod["spec"]["nodeName"] = json!(node.name());
     pod
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use weft_cluster::kube::observe::Pod;
 use weft_cluster::kube::{Cluster, Node};
 
-use super::{definition, has_networks, on, pod, pod_spec, running};
+use super::{definition, has_networks, on_node, pod, pod_spec, running};
 
 /// Writes every node's part of two networks with the same name on all nodes: `vlan-conf` from the subnet file of the
 /// node's flanneld, `macvlan-conf` from a file with the node's own range.
@@ -116,8 +116,8 @@ pub(super) fn fixed_address(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = cluster.nodes() else { anyhow::bail!("two nodes are needed") };
     cluster.kubectl().apply(&[
         definition("storage", Some(&conf)),
-        on(first, pod("fixed-1", &asks("172.16.2.77"), &json!({}))),
-        on(second, pod("fixed-2", &asks("172.16.2.78/24"), &json!({}))),
+        on_node(first, pod("fixed-1", &asks("172.16.2.77"), &json!({}))),
+        on_node(second, pod("fixed-2", &asks("172.16.2.78/24"), &json!({}))),
     ])?;
     let pods = running(cluster, 2)?;
     for pod in &pods {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, PATIENCE, of_group};
 use weft_kit::dhcp::wait;
 
-use super::{definition, has_networks, on, pod, running};
+use super::{definition, has_networks, on_node, pod, running};
 
 /// `by-label` decides by a pod's labels at the API server; a pod without one of them is denied, and its events say so.
 /// Labels in a pod's annotation are ignored.
@@ -24,9 +24,9 @@ pub(super) fn labels(cluster: &mut Cluster) -> Result<()> {
     let node = cluster.nodes().first().context("no nodes")?;
     cluster.kubectl().apply(&[
         definition("tiers", Some(&conf)),
-        on(node, pod("gold", "tiers", &json!({"tier": "gold"}))),
-        on(node, pod("bronze", &claims_gold, &json!({"tier": "bronze"}))),
-        on(node, pod("none", &claims_gold, &json!({"app": "other"}))),
+        on_node(node, pod("gold", "tiers", &json!({"tier": "gold"}))),
+        on_node(node, pod("bronze", &claims_gold, &json!({"tier": "bronze"}))),
+        on_node(node, pod("none", &claims_gold, &json!({"app": "other"}))),
     ])?;
     for pod in running(cluster, 2)? {
         has_networks(&pod, &[("default", "eth0"), ("default/tiers", "net1")])?;

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, Node};
 
-use super::{definition, has_networks, on, pod, running};
+use super::{definition, has_networks, on_node, pod, running};
 
 /// Pods of a wave.
 const PODS: usize = 14;
@@ -51,18 +51,19 @@ pub(super) fn kills(cluster: &mut Cluster) -> Result<()> {
     let rounds = if std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole") { 5 } else { 1 };
     let strikes = [Strike::Nothing, Strike::Runtime, Strike::Kubelet];
     for (number, strike) in strikes.into_iter().cycle().take(strikes.len() * rounds).enumerate() {
-        wave(cluster, number, strike).with_context(|| format!("wave {number}, {strike:?}, WEFT_SEED={seed}"))?;
+        run_wave(cluster, number, strike).with_context(|| format!("wave {number}, {strike:?}, WEFT_SEED={seed}"))?;
     }
     // The last kill may have been just now.
     cluster.wait_for_weft()
 }
 
 /// Pods start, have what they requested, and end. Agents are killed meanwhile.
-fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
+fn run_wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
     let nodes = cluster.nodes();
     let names: Vec<String> = (0..PODS).map(|index| format!("wave-{number}-{index}")).collect();
-    let of =
-        |(index, name): (usize, &String)| on(&nodes[index % nodes.len()], pod(name, "lan-a, lan-b, lan-a", &json!({})));
+    let of = |(index, name): (usize, &String)| {
+        on_node(&nodes[index % nodes.len()], pod(name, "lan-a, lan-b, lan-a", &json!({})))
+    };
     let pods: Vec<Value> = names.iter().enumerate().map(of).collect();
     let mut there = Vec::new();
     while_programs_die(|| {

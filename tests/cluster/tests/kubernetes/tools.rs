@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, Node};
 use weft_kit::programs;
 
-use super::{definition, on, pod, running};
+use super::{definition, on_node, pod, running};
 
 /// `pods` has a row per attachment of every pod, including other vendors' attachments; `explain` works by the pod's
 /// name; `ps` and `doctor` work on a node with pods.
@@ -25,7 +25,7 @@ pub(super) fn weftctl(cluster: &mut Cluster) -> Result<()> {
     cluster.kubectl().apply(&[
         definition("ours", Some(&ours)),
         definition("theirs", Some(&theirs)),
-        on(node, pod("seen", "ours, theirs", &json!({}))),
+        on_node(node, pod("seen", "ours, theirs", &json!({}))),
     ])?;
     let pods = running(cluster, 1)?;
     let seen = pods.first().context("no pod")?;

@@ -45,7 +45,7 @@ pub(crate) fn refused(mut scene: Scene) -> Result<()> {
         let error = scene.run("ADD")?.error()?;
         ensure!(error.code == 7 && error.msg.contains("attaches all networks of a pod"), "{error:?}");
         ensure!(calls()?.is_empty(), "{:?}", calls()?);
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
     }
     ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
     own.iter().try_for_each(fs::remove_file).context("remove weft-pod")?;
@@ -65,7 +65,7 @@ pub(crate) fn relayed(mut scene: Scene) -> Result<()> {
     let error = scene.run("ADD")?.error()?;
     ensure!(error.code == 7 && error.msg.contains("weft does not run it"), "{error:?}");
     ensure!(calls()? == ["fake ADD eth0", "fake ADD q", "fake DEL q", "fake DEL eth0"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(!note.exists(), "the program ran: {:?}", fs::read_to_string(&note));
     fs::remove_file("/opt/cni/bin/relay")?;
     scene.nothing_left()

@@ -32,7 +32,7 @@ pub(crate) fn del_before_ours(mut scene: Scene) -> Result<()> {
     let added = std::thread::scope(|scope| -> Result<Reply> {
         let add = scope.spawn(|| failing_add(&scene, 1, 0));
         wait_for("ADD of net1", || Ok(calls()?.iter().any(|call| call == "fake ADD net1")))?;
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
         add.join().map_err(|_panic| anyhow!("ADD panicked"))?
     })?;
     let error = added.error()?;
@@ -57,7 +57,7 @@ pub(crate) fn killed(mut scene: Scene) -> Result<()> {
         wait_for("ADD of the address", || Ok(scene.node.scratch().join("asked").exists()))?;
         let deleted = scene.run("DEL");
         fs::write(scene.node.scratch().join("go"), "")?;
-        deleted?.quiet()?;
+        deleted?.expect_quiet()?;
         add.join().map_err(|_panic| anyhow!("ADD panicked"))?
     })?;
     ensure!(added.status.is_none() && added.stdout.is_empty(), "the ADD was not killed: {added:?}");
@@ -65,10 +65,10 @@ pub(crate) fn killed(mut scene: Scene) -> Result<()> {
     ensure!(left.len() == 1 && left[0].contains("|wire|net1|"), "want the entry of net1: {left:?}");
     let log = scene.node.scratch().join("deleted");
     ensure!(!log.exists(), "{:?}", fs::read_to_string(&log));
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     ensure!(fs::read_to_string(&log)? == format!("net1 {}\n", scene.sandbox.path), "{:?}", fs::read_to_string(&log));
     scene.nothing_left()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     fs::remove_file(plugin).context("remove the plugin")
 }
 
@@ -91,12 +91,12 @@ pub(crate) fn without_entry(mut scene: Scene) -> Result<()> {
     // A pod with an entry is not touched by the DEL of another interface of its container.
     let mut env = PodNode::env("DEL", &scene.sandbox, ("team", "pod-1", &scene.uid));
     env.insert("CNI_IFNAME".to_owned(), Some("other0".to_owned()));
-    scene.node.call(&env, &scene.conf)?.quiet()?;
+    scene.node.call(&env, &scene.conf)?.expect_quiet()?;
     ensure!(scene.leftovers()? == others, "{:?}", scene.leftovers()?);
     for verb in ["DEL", "GC"] {
         forget_the_pod(&scene)?;
         ensure!(scene.leftovers()?.len() > 3, "{:?}", scene.leftovers()?);
-        scene.run(verb)?.quiet().with_context(|| verb.to_owned())?;
+        scene.run(verb)?.expect_quiet().with_context(|| verb.to_owned())?;
         ensure!(scene.links()?.is_empty(), "{verb}: links {:?}", scene.links()?);
         scene.nothing_left().with_context(|| verb.to_owned())?;
         if verb == "DEL" {

@@ -6,7 +6,7 @@ use weft_cluster::api::Api as _;
 use weft_cluster::scene::bridge;
 use weft_kit::programs::Installation;
 
-use crate::{Scene, failing_add, made, weft};
+use crate::{Scene, failing_add, make_scene, weft};
 
 /// A policy's fallback decides for one network, and on another a machine has the next address. The pod starts, and its owner
 /// learns both.
@@ -33,7 +33,7 @@ pub(crate) fn notices(mut scene: Scene) -> Result<()> {
     inside.line("ip address add 10.60.0.2/24 dev lan0")?;
     scene.add()?;
     let events = scene.api.take_events()?;
-    let has = |reason: &str, text: &str| {
+    let expect_event = |reason: &str, text: &str| {
         let found = events.iter().find(|event| event.reason == reason);
         ensure!(
             found.is_some_and(|event| event.kind == "Warning" && event.message.contains(text)),
@@ -41,11 +41,11 @@ pub(crate) fn notices(mut scene: Scene) -> Result<()> {
         );
         Ok(())
     };
-    has("PolicyFellBack", "host-local decides instead of file:///nowhere/policy.wasm")?;
-    has("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
+    expect_event("PolicyFellBack", "host-local decides instead of file:///nowhere/policy.wasm")?;
+    expect_event("AddressConflict", "02:00:00:00:0b:ad answers for 10.60.0.2 on network \"shared\"")?;
     ensure!(events.iter().filter(|event| event.reason == "AddedInterface").count() == 3, "{events:?}");
     ensure!(events.len() == 5, "{events:?}");
-    scene.run("DEL")?.quiet()
+    scene.run("DEL")?.expect_quiet()
 }
 
 /// Whichever op of whichever network fails, nothing of the pod is left.
@@ -58,8 +58,8 @@ pub(crate) fn rollback_at_every_op(mut scene: Scene) -> Result<()> {
         let mut ops = 0;
         loop {
             let reply = failing_add(&scene, plan, ops)?;
-            if reply.ok() {
-                scene.run("DEL")?.quiet()?;
+            if reply.is_ok() {
+                scene.run("DEL")?.expect_quiet()?;
                 break;
             }
             let links = scene.links()?;
@@ -101,13 +101,13 @@ pub(crate) fn beside_stock(scene: Scene) -> Result<()> {
             .map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" "))
             .collect();
         let kernel = json!({"addresses": addresses, "routes": text("ip route")?});
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
         ensure!(scene.links()?.is_empty(), "links {:?}", scene.links()?);
         Ok((status, kernel))
     };
     let ours = seen(scene)?;
     let installation = Installation::pristine()?;
-    let mut stock = made(&weft()?, Some(installation.state()))?;
+    let mut stock = make_scene(&weft()?, Some(installation.state()))?;
     stock.conf["externalPlugins"] = json!(["bridge"]);
     let theirs = seen(stock)?;
     ensure!(ours.0 == theirs.0, "status\nours   {}\ntheirs {}", ours.0, theirs.0);

@@ -48,7 +48,7 @@ pub(crate) fn one_deadline(mut scene: Scene) -> Result<()> {
 
 pub(crate) fn every_default_network(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    let put = |scene: &Scene, name: &str| {
+    let define = |scene: &Scene, name: &str| {
         let config = Some(vendor(name).to_string());
         scene.api.put_definition(&Definition {
             namespace: "kube-system".to_owned(),
@@ -60,13 +60,13 @@ pub(crate) fn every_default_network(mut scene: Scene) -> Result<()> {
     scene.conf.as_object_mut().context("conf")?.remove("delegates");
     scene.conf["clusterNetwork"] = json!("main");
     scene.conf["defaultNetworks"] = json!(["more"]);
-    put(&scene, "main")?;
+    define(&scene, "main")?;
     // Every ADD would fail.
     scene.run("ADD")?.error()?;
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains("(more)"), "{error:?}");
-    put(&scene, "more")?;
-    scene.run("STATUS")?.quiet()?;
+    define(&scene, "more")?;
+    scene.run("STATUS")?.expect_quiet()?;
     rules(
         json!([{"when": {"command": "STATUS", "name": "more"}, "do": {"error": {"code": 50, "msg": "more is down"}}}]),
     )?;
@@ -84,7 +84,7 @@ pub(crate) fn old_version(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     for version in ["0.3.1", "1.0.0", "1.1.0"] {
         scene.conf["delegates"] = json!([bridge("main", 10, &json!({"cniVersion": version}))]);
-        scene.run("STATUS")?.quiet().with_context(|| version.to_owned())?;
+        scene.run("STATUS")?.expect_quiet().with_context(|| version.to_owned())?;
         let full = json!({"type": "host-local",
             "ranges": [[{"subnet": "10.10.0.0/30", "rangeStart": "10.10.0.1", "rangeEnd": "10.10.0.1"}]]});
         scene.conf["delegates"] = json!([bridge("main", 10, &json!({"cniVersion": version, "ipam": full}))]);
@@ -97,11 +97,11 @@ pub(crate) fn old_version(mut scene: Scene) -> Result<()> {
 /// What keeps the node from being ready, as far as the agent knows, is what `/readyz` says too.
 pub(crate) fn faults_of_the_node(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     let faults = ["conf: somebody renames it", "cluster: no Node has this name"];
     scene.api.behave(|behaviour| behaviour.faults = faults.map(str::to_owned).into());
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && faults.iter().all(|fault| error.msg.contains(fault)), "{error:?}");
     scene.api.behave(|behaviour| behaviour.faults.clear());
-    scene.run("STATUS")?.quiet()
+    scene.run("STATUS")?.expect_quiet()
 }

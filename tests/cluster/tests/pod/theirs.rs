@@ -28,14 +28,14 @@ pub(crate) fn no_agent(mut scene: Scene) -> Result<()> {
     ensure!(error.code == 50 && error.msg.contains(&socket), "{error:?}");
     let first = Sandbox { netns: None, path: String::new(), ..first };
     let env = PodNode::env("DEL", &first, ("team", "pod-1", &scene.uid));
-    scene.node.call(&env, &scene.conf)?.quiet()?;
+    scene.node.call(&env, &scene.conf)?.expect_quiet()?;
     ensure!(calls()? == ["fake ADD eth0", "fake DEL eth0"], "{:?}", calls()?);
     Ok(())
 }
 
 pub(crate) fn silent_agent(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
-    scene.run("STATUS")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
     scene.api.behave(|behaviour| behaviour.silent = true);
     let error = failing_within_a_second(&scene)?;
     ensure!(error.code == 50 && error.msg.contains(&scene.api.socket()), "{error:?}");
@@ -109,7 +109,7 @@ pub(crate) fn del_during_add(mut scene: Scene) -> Result<()> {
         while !calls()?.iter().any(|call| call == "fake ADD net1") {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        scene.run("DEL")?.quiet()?;
+        scene.run("DEL")?.expect_quiet()?;
         add.join().map_err(|_panic| anyhow::anyhow!("ADD panicked"))?
     })?;
     let error = added.error()?;
@@ -135,11 +135,11 @@ pub(crate) fn old_plugin(mut scene: Scene) -> Result<()> {
     scene.conf["binDir"] = json!(own);
     let result = scene.add()?;
     ensure!(result["cniVersion"] == "1.1.0", "the answer is of the version that was asked for: {result}");
-    scene.run("STATUS")?.quiet()?;
-    scene.run("CHECK")?.quiet()?;
+    scene.run("STATUS")?.expect_quiet()?;
+    scene.run("CHECK")?.expect_quiet()?;
     scene.conf["cni.dev/valid-attachments"] = json!([{"containerID": "sandbox-1", "ifname": "eth0"}]);
-    scene.run("GC")?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let all = fake::calls()?;
     let asked = all.iter().filter(|call| call.env("CNI_COMMAND") == "VERSION").count();
     ensure!(asked == 1, "VERSION was asked {asked} times");
@@ -158,7 +158,7 @@ pub(crate) fn gc_of_definition(mut scene: Scene) -> Result<()> {
     scene.conf["clusterNetwork"] = json!("main");
     let listed = json!([{"containerID": "old", "ifname": "eth0"}]);
     scene.conf["cni.dev/valid-attachments"] = listed.clone();
-    scene.run("GC")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
     ensure!(calls()? == ["fake GC"], "{:?}", calls()?);
     let all = fake::calls()?;
     let gc = all.iter().find(|call| call.env("CNI_COMMAND") == "GC").context("no GC")?;
@@ -166,7 +166,7 @@ pub(crate) fn gc_of_definition(mut scene: Scene) -> Result<()> {
     // GC needs the agent for nothing else.
     scene.api.behave(|behaviour| behaviour.silent = true);
     rules(json!([]))?;
-    scene.run("GC")?.quiet()?;
+    scene.run("GC")?.expect_quiet()?;
     ensure!(calls()?.is_empty(), "{:?}", calls()?);
     Ok(())
 }
@@ -216,7 +216,7 @@ pub(crate) fn second_add(mut scene: Scene) -> Result<()> {
     let error = scene.run("ADD")?.error()?;
     ensure!(error.code == 4 && error.msg.contains("has its networks already"), "{error:?}");
     ensure!(calls()? == ["fake ADD eth0"], "{:?}", calls()?);
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.add().map(drop)
 }
 

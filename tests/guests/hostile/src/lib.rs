@@ -14,10 +14,10 @@ const HUGE: usize = 4 << 20;
 impl Policy for Hostile {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let range = request.range_sets[0].ranges[0];
-        match lie(&request.config) {
-            "outside" => Ok(one(address(203, 0, 113, 7), &range)),
-            "family" => Ok(one(IpAddress::Ipv6((0xfd00, 0, 0, 0, 0, 0, 0, 7)), &range)),
-            "gateway" => Ok(one(range.gateway.unwrap_or(range.first), &range)),
+        match configured_lie(&request.config) {
+            "outside" => Ok(decision_of(address(203, 0, 113, 7), &range)),
+            "family" => Ok(decision_of(IpAddress::Ipv6((0xfd00, 0, 0, 0, 0, 0, 0, 7)), &range)),
+            "gateway" => Ok(decision_of(range.gateway.unwrap_or(range.first), &range)),
             "gateway-of-a-pod" => Ok(by_gateway(Some(address(10, 77, 0, 2)), &range)),
             "gateway-of-the-next-pod" => Ok(by_gateway(Some(address(10, 77, 0, 3)), &range)),
             "no-gateway" => Ok(by_gateway(None, &range)),
@@ -27,35 +27,35 @@ impl Policy for Hostile {
                 decision.addresses[0].candidates.push(IpPrefix { address: address(10, 78, 0, 9), length: other });
                 Ok(decision)
             }
-            "network" => Ok(one(range.subnet.address, &range)),
-            "taken" => Ok(one(address(10, 77, 0, 2), &range)),
+            "network" => Ok(decision_of(range.subnet.address, &range)),
+            "taken" => Ok(decision_of(address(10, 77, 0, 2), &range)),
             "length" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 decision.addresses[0].candidates[0].length = 8;
                 Ok(decision)
             }
             "twice" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 decision.addresses.push(decision.addresses[0].clone());
                 Ok(decision)
             }
             "nothing" => {
-                let mut decision = one(range.last, &range);
+                let mut decision = decision_of(range.last, &range);
                 decision.addresses.clear();
                 Ok(decision)
             }
             "no-candidates" => {
-                let mut decision = one(range.last, &range);
+                let mut decision = decision_of(range.last, &range);
                 decision.addresses[0].candidates.clear();
                 Ok(decision)
             }
             "thief" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 decision.release = ReleaseRule::Keep("pod:kube-system/somebody-else".to_owned());
                 Ok(decision)
             }
             "route" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 let dst = IpPrefix { address: address(169, 254, 169, 254), length: 32 };
                 let route =
                     Route { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None };
@@ -63,7 +63,7 @@ impl Policy for Hostile {
                 Ok(decision)
             }
             "next-hop" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 let (dst, gw) = (IpPrefix { address: address(0, 0, 0, 0), length: 0 }, address(10, 77, 0, 2));
                 let route =
                     Route { dst, gw: Some(gw), mtu: None, advmss: None, priority: None, table: None, scope: None };
@@ -71,7 +71,7 @@ impl Policy for Hostile {
                 Ok(decision)
             }
             "name-server" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 let nameservers = vec!["evil.example".to_owned()];
                 decision.dns =
                     Some(Dns { nameservers, domain: None, search: Vec::new(), options: Vec::new() });
@@ -81,12 +81,12 @@ impl Policy for Hostile {
             "loop" => endless(number(range.first)),
             "busy" => {
                 std::hint::black_box(busy(number(range.first)));
-                Ok(one(address(10, 77, 0, 9), &range))
+                Ok(decision_of(address(10, 77, 0, 9), &range))
             }
-            "memory" => hog(),
-            "stack" => Ok(one(deeper(range.first, &range), &range)),
+            "memory" => allocate_forever(),
+            "stack" => Ok(decision_of(deeper(range.first, &range), &range)),
             "huge-reason" => {
-                let mut decision = one(address(10, 77, 0, 9), &range);
+                let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 decision.reason = "x".repeat(HUGE);
                 Ok(decision)
             }
@@ -96,11 +96,11 @@ impl Policy for Hostile {
                 for _ in 0..10_000_000_u32 {
                     std::hint::black_box(ledger.usage(&range));
                 }
-                Ok(one(range.last, &range))
+                Ok(decision_of(range.last, &range))
             }
             _honest => {
                 let free = ledger.next_free(&range, next(range.first).unwrap_or(range.first));
-                free.map(|free| one(free, &range))
+                free.map(|free| decision_of(free, &range))
                     .ok_or_else(|| Denial::Exhausted("hostile: nothing is free".to_owned()))
             }
         }
@@ -116,7 +116,7 @@ impl Policy for Hostile {
 }
 
 /// Returns the value of `"lie"`. A parser would be most of this component.
-fn lie(config: &str) -> &str {
+fn configured_lie(config: &str) -> &str {
     let rest = config.split_once("\"lie\"").map_or("", |(_, rest)| rest);
     rest.split('"').nth(1).unwrap_or("")
 }
@@ -125,7 +125,7 @@ fn address(a: u8, b: u8, c: u8, d: u8) -> IpAddress {
     IpAddress::Ipv4((a, b, c, d))
 }
 
-fn one(address: IpAddress, range: &IpRange) -> Decision {
+fn decision_of(address: IpAddress, range: &IpRange) -> Decision {
     let candidate = IpPrefix { address, length: range.subnet.length };
     Decision {
         addresses: vec![WantedAddress { candidates: vec![candidate], gateway: range.gateway }],
@@ -138,7 +138,7 @@ fn one(address: IpAddress, range: &IpRange) -> Decision {
 
 /// A valid address with another gateway than its range's.
 fn by_gateway(gateway: Option<IpAddress>, range: &IpRange) -> Decision {
-    let mut decision = one(address(10, 77, 0, 9), range);
+    let mut decision = decision_of(address(10, 77, 0, 9), range);
     decision.addresses[0].gateway = gateway;
     decision
 }
@@ -159,7 +159,7 @@ fn busy(start: u128) -> u128 {
     n
 }
 
-fn hog() -> ! {
+fn allocate_forever() -> ! {
     let mut all = Vec::new();
     loop {
         all.push(vec![1_u8; 1 << 20]);

@@ -20,7 +20,7 @@ impl DelegatePolicy for First {
         let mut honest = with("", "");
         honest.settings.clear();
         honest.reason = "the first delegate".to_owned();
-        match lie(&request.config) {
+        match configured_lie(&request.config) {
             "unknown-name" => Ok(Choice { name: "nosuch".to_owned(), ..honest }),
             "not-settable" => Ok(with("bridge", "\"stolen0\"")),
             "type" => Ok(with("type", "\"host-device\"")),
@@ -37,7 +37,7 @@ impl DelegatePolicy for First {
             }
             "trap" => panic!("on purpose"),
             "loop" => endless(request.seed),
-            "memory" => hog(),
+            "memory" => allocate_forever(),
             "set" => Ok(with("mtu", "1300")),
             "try-again" => Err(Denial::TryAgain("not yet".to_owned())),
             "no-one" => Err(Denial::Denied("nobody gets anything".to_owned())),
@@ -59,7 +59,7 @@ impl DelegatePolicy for First {
 }
 
 /// Returns the value of `"lie"`. A parser would be most of this component.
-fn lie(config: &str) -> &str {
+fn configured_lie(config: &str) -> &str {
     let rest = config.split_once("\"lie\"").map_or("", |(_, rest)| rest);
     rest.split('"').nth(1).unwrap_or("")
 }
@@ -71,7 +71,7 @@ fn endless(start: u64) -> ! {
     }
 }
 
-fn hog() -> ! {
+fn allocate_forever() -> ! {
     let mut all = Vec::new();
     loop {
         all.push(vec![1_u8; 1 << 20]);

@@ -29,21 +29,21 @@ impl fmt::Display for Difference {
 #[must_use]
 pub fn differences(reference: &Value, weft: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
-    walk("", Some(reference), Some(weft), &mut found);
+    collect_differences("", Some(reference), Some(weft), &mut found);
     found
 }
 
-fn walk(at: &str, reference: Option<&Value>, weft: Option<&Value>, found: &mut Vec<Difference>) {
+fn collect_differences(at: &str, reference: Option<&Value>, weft: Option<&Value>, found: &mut Vec<Difference>) {
     match (reference, weft) {
         (Some(Value::Object(left)), Some(Value::Object(right))) => {
             let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
             for key in keys {
-                walk(&format!("{at}/{}", escape(key)), left.get(key), right.get(key), found);
+                collect_differences(&format!("{at}/{}", escape(key)), left.get(key), right.get(key), found);
             }
         }
         (Some(Value::Array(left)), Some(Value::Array(right))) => {
             for index in 0..left.len().max(right.len()) {
-                walk(&format!("{at}/{index}"), left.get(index), right.get(index), found);
+                collect_differences(&format!("{at}/{index}"), left.get(index), right.get(index), found);
             }
         }
         (left, right) if left == right => {}
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_may_say_what_weft_has() {
+    fn an_entry_may_contain_the_value_of_weft() {
         let found = differences(&json!({"a": 1}), &json!({"a": 2}));
         let with = |value: Value| [Differs { weft: Some(value), ..entry("/a", false) }];
         assert_eq!(judge(&found, NOW, &with(json!(2)), &[]), Vec::<String>::new());

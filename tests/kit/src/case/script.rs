@@ -117,23 +117,23 @@ impl<'a> Runner<'a> {
         }
         let chain = Chain::read(&case.conf.replace("$SCRATCH", &scratch), version)?;
         let mut names = Names::default();
-        names.keep(&case.conf);
-        names.keep(case.env.args.as_deref().unwrap_or_default());
+        names.keep_name(&case.conf);
+        names.keep_name(case.env.args.as_deref().unwrap_or_default());
         for step in case.env.steps.iter().flatten() {
-            names.keep(step.args.as_deref().unwrap_or_default());
-            names.keep(&step.conf.as_ref().map(Value::to_string).unwrap_or_default());
+            names.keep_name(step.args.as_deref().unwrap_or_default());
+            names.keep_name(&step.conf.as_ref().map(Value::to_string).unwrap_or_default());
         }
-        names.learn(&scratch, "$SCRATCH");
-        names.learn(&subject.bin.display().to_string(), "$BIN");
+        names.set_symbol(&scratch, "$SCRATCH");
+        names.set_symbol(&subject.bin.display().to_string(), "$BIN");
         // Create the containers before the first observation, so that the end can be compared with it.
         let containers: Vec<&str> =
             case.env.steps.iter().flatten().filter_map(|step| step.call()).map(|(_, name)| name).collect();
         for name in if containers.is_empty() { vec!["a"] } else { containers } {
             let path = world.container(name)?.path().display().to_string();
-            names.learn(&path, &format!("$NETNS({name})"));
+            names.set_symbol(&path, &format!("$NETNS({name})"));
         }
-        observe::settle(&world)?;
-        let before = observe::world(&world, &mut names)?;
+        observe::wait_until_settled(&world)?;
+        let before = observe::world_state(&world, &mut names)?;
         Ok(Self {
             case,
             version,
@@ -178,8 +178,8 @@ impl<'a> Runner<'a> {
 
     /// Returns the state without the parts that the case ignores.
     fn look(&mut self) -> Result<Value> {
-        observe::settle(&self.world)?;
-        let mut state = observe::world(&self.world, &mut self.names)?;
+        observe::wait_until_settled(&self.world)?;
+        let mut state = observe::world_state(&self.world, &mut self.names)?;
         for path in self.case.env.ignore.keys() {
             if let Some((side, section)) = path.split_once('/')
                 && let Some(fields) = state.get_mut(side).and_then(Value::as_object_mut)
@@ -193,7 +193,7 @@ impl<'a> Runner<'a> {
     fn call(&mut self, verb: &str, container: &str, step: &Step) -> Result<Value> {
         let ifname = step.ifname.clone().unwrap_or_else(|| self.case.env.ifname.clone());
         let reply = self.send(verb, container, &ifname, step)?;
-        let failed = !reply.ok();
+        let failed = !reply.is_ok();
         if failed != step.fails.applies(self.subject.name) {
             let said = String::from_utf8_lossy(&reply.stdout).into_owned();
             bail!("{} instead: {said} {}", if failed { "failed" } else { "succeeded" }, reply.stderr);
@@ -202,7 +202,7 @@ impl<'a> Runner<'a> {
             return failure(&reply);
         }
         if verb != "ADD" {
-            reply.quiet()?;
+            reply.expect_quiet()?;
             if verb == "DEL" {
                 self.added.remove(&(container.to_owned(), ifname));
             }
@@ -247,7 +247,7 @@ impl<'a> Runner<'a> {
                 call.netns = Some(netns.clone());
             }
             let reply = self.world.run(&call, &kind)?;
-            if !reply.ok() {
+            if !reply.is_ok() {
                 return Ok(reply);
             }
             if verb == "ADD" {
@@ -262,10 +262,10 @@ impl<'a> Runner<'a> {
     fn finish(&mut self) -> Result<Vec<String>> {
         for ((container, ifname), added) in std::mem::take(&mut self.added) {
             let reply = self.send("DEL", &container, &ifname, &added.step)?;
-            reply.quiet().with_context(|| format!("DEL {container}"))?;
+            reply.expect_quiet().with_context(|| format!("DEL {container}"))?;
         }
-        observe::settle(&self.world)?;
-        let after = observe::world(&self.world, &mut self.names)?;
+        observe::wait_until_settled(&self.world)?;
+        let after = observe::world_state(&self.world, &mut self.names)?;
         leftovers::find(&self.world, &self.before, &after, &self.addresses)
     }
 }

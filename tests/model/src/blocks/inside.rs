@@ -42,7 +42,7 @@ impl Blocks {
         let node = self.adds[add];
         if self.by_claim == Some(add) {
             // A shared cell would allow it, but this cell belongs to a machine, or may belong to one later.
-            if !self.has(Rule::Cells) && !state.claimed {
+            if !self.has_rule(Rule::Cells) && !state.claimed {
                 steps.add(state, step("POST claim of the address", add), |next| {
                     (next.attachments[add], next.claimed) = (added, true);
                     true
@@ -50,7 +50,7 @@ impl Blocks {
             }
         } else {
             let free = self.on_node(node).all(|other| !state.attachments[other].row);
-            let frozen = state.frozen && self.has(Rule::Freeze);
+            let frozen = state.frozen && self.has_rule(Rule::Freeze);
             if state.nodes[node].row == Row::Owned && free && !frozen {
                 steps.add(state, step("cell: local allocation", add), |next| {
                     next.attachments[add] = added;

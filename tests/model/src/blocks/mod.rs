@@ -72,12 +72,12 @@ impl Blocks {
 
     /// Returns the same without a rule.
     #[must_use]
-    pub fn without(mut self, rule: Rule) -> Self {
+    pub fn without_rule(mut self, rule: Rule) -> Self {
         self.rules = self.rules.without(rule);
         self
     }
 
-    fn has(&self, rule: Rule) -> bool {
+    fn has_rule(&self, rule: Rule) -> bool {
         self.rules.has(rule)
     }
 

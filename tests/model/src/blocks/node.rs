@@ -9,10 +9,10 @@ impl Blocks {
         let this = state.nodes[node];
         let inside = self.on_node(node).any(|add| state.attachments[add].row);
         match this.row {
-            Row::None => self.take(state, node, steps),
-            Row::Taking if !this.waits => self.taking(state, node, steps),
+            Row::None => self.begin_taking(state, node, steps),
+            Row::Taking if !this.waits => self.continue_taking(state, node, steps),
             Row::Unconfirmed => self.confirm(state, node, inside, steps),
-            Row::Owned if !inside || !self.has(Rule::Empty) => {
+            Row::Owned if !inside || !self.has_rule(Rule::Empty) => {
                 become_row(state, node, ("cell: owned -> returning", Row::Returning), steps);
             }
             Row::Returning => self.returning(state, node, steps),
@@ -29,7 +29,7 @@ impl Blocks {
             steps.add(state, step("the answer to the create arrives", node), |next| {
                 let this = &mut next.nodes[node];
                 (this.waits, this.answer) = (false, None);
-                if accepted && (this.row == Row::Taking || !self.has(Rule::IntentFirst)) {
+                if accepted && (this.row == Row::Taking || !self.has_rule(Rule::IntentFirst)) {
                     this.row = Row::Owned;
                 }
                 true
@@ -38,12 +38,12 @@ impl Blocks {
         self.sweep(state, node, steps);
         let has_it = this.row == Row::Owned || this.row == Row::Unconfirmed && inside;
         let restored = state.backup == super::Backup::Restored;
-        if self.has(Rule::Reassert) && restored && has_it && state.cell.uid == 0 {
+        if self.has_rule(Rule::Reassert) && restored && has_it && state.cell.uid == 0 {
             steps.add(state, step("re-assert", node), |next| next.send(create(this, node, true)));
         }
     }
 
-    fn take(&self, state: &State, node: usize, steps: &mut Steps<State>) {
+    fn begin_taking(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         let wanted = self.on_node(node).any(|add| state.attachments[add].phase == Phase::Before);
         if !wanted || state.last_nonce == LAST_NONCE || state.nodes[node].waits {
             return;
@@ -52,7 +52,7 @@ impl Blocks {
             next.last_nonce += 1;
             let this = &mut next.nodes[node];
             this.nonce = next.last_nonce;
-            if self.has(Rule::IntentFirst) {
+            if self.has_rule(Rule::IntentFirst) {
                 this.row = Row::Taking;
                 return true;
             }
@@ -62,7 +62,7 @@ impl Blocks {
         });
     }
 
-    fn taking(&self, state: &State, node: usize, steps: &mut Steps<State>) {
+    fn continue_taking(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         if state.cell.uid == 0 {
             steps.add(state, step("POST cell", node), |next| {
                 next.nodes[node].waits = true;
@@ -80,7 +80,7 @@ impl Blocks {
             if !inside {
                 become_row(state, node, ("the cell is not its own any more: dropped", Row::None), steps);
             }
-        } else if !self.has(Rule::ConfirmWrite) {
+        } else if !self.has_rule(Rule::ConfirmWrite) {
             become_row(state, node, ("cell: confirmed by a read", Row::Owned), steps);
         } else {
             if state.cell.version < LAST_VERSION {
@@ -95,7 +95,7 @@ impl Blocks {
     fn returning(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         if state.has_cell(node) {
             steps.add(state, step("DELETE cell", node), |next| next.send(state.delete()));
-            if !self.has(Rule::NoUnreturn) {
+            if !self.has_rule(Rule::NoUnreturn) {
                 become_row(state, node, ("the cell is kept after all", Row::Owned), steps);
             }
         } else {
@@ -110,8 +110,8 @@ impl Blocks {
         let names_it = state.cell.uid != 0 && usize::from(state.cell.node) == node;
         // A cell of another store is kept while a link of it may exist.
         let links = self.on_node(node).any(|add| state.attachments[add].link);
-        let may_judge = !self.has(Rule::StoreId) || state.cell.store == this.store || !this.blind || !links;
-        if self.has(Rule::ReverseSweep) && names_it && unknown && may_judge {
+        let may_judge = !self.has_rule(Rule::StoreId) || state.cell.store == this.store || !this.blind || !links;
+        if self.has_rule(Rule::ReverseSweep) && names_it && unknown && may_judge {
             steps.add(state, step("reverse sweep: DELETE cell", node), |next| next.send(state.delete()));
         }
     }
@@ -189,11 +189,11 @@ impl Blocks {
     /// Boots with a cell's row as it is on disk; the rows inside are from an earlier boot.
     fn boot(&self, next: &mut State, node: usize, (row, nonce): (Row, u8)) {
         let row = match row {
-            Row::Owned if self.has(Rule::Unconfirmed) => Row::Unconfirmed,
+            Row::Owned if self.has_rule(Rule::Unconfirmed) => Row::Unconfirmed,
             Row::Taking => Row::Returning,
             other => other,
         };
-        let fenced = next.nodes[node].fenced && !self.has(Rule::FenceEnds);
+        let fenced = next.nodes[node].fenced && !self.has_rule(Rule::FenceEnds);
         next.nodes[node] = Node { up: true, fenced, row, nonce, ..next.nodes[node] };
         self.forget_rows(next, node);
     }

@@ -25,12 +25,12 @@ impl Blocks {
     }
 
     fn execute(&self, next: &mut State, request: Request) -> bool {
-        let frozen = next.frozen && self.has(Rule::Freeze);
+        let frozen = next.frozen && self.has_rule(Rule::Freeze);
         let cell = &mut next.cell;
         let is_meant = |uid: u8, version: u8, cell: &Cell| {
             cell.uid != 0
-                && (cell.uid == uid || !self.has(Rule::Uid))
-                && (cell.version == version || !self.has(Rule::ResourceVersion))
+                && (cell.uid == uid || !self.has_rule(Rule::Uid))
+                && (cell.version == version || !self.has_rule(Rule::ResourceVersion))
         };
         match request {
             Request::Create { node, nonce, store, again } => {
@@ -79,7 +79,7 @@ impl Blocks {
 
     pub(super) fn controller_steps(&self, state: &State, steps: &mut Steps<State>) {
         let fenced = state.nodes[usize::from(state.cell.node)].fenced;
-        if state.cell.uid != 0 && (fenced || !self.has(Rule::Fence)) {
+        if state.cell.uid != 0 && (fenced || !self.has_rule(Rule::Fence)) {
             steps.add(state, event("controller: DELETE cell of a fenced machine"), |next| next.send(state.delete()));
         }
     }
@@ -94,7 +94,7 @@ impl Blocks {
                 Backup::Taken(cell) => steps.add(state, fault("etcd is restored", None), |next| {
                     next.left.restore -= 1;
                     (next.cell, next.backup) = (cell, Backup::Restored);
-                    next.frozen = self.has(Rule::Freeze);
+                    next.frozen = self.has_rule(Rule::Freeze);
                     true
                 }),
                 Backup::Restored => {}
@@ -111,17 +111,17 @@ impl Blocks {
             let inside = self.on_node(node).any(|add| state.attachments[add].row);
             let row = state.nodes[node].row;
             let needs = row == Row::Owned || row == Row::Unconfirmed && inside;
-            let is_there = state.has_cell(node) || state.cell.uid != 0 && !self.has(Rule::ConfirmStrict);
+            let is_there = state.has_cell(node) || state.cell.uid != 0 && !self.has_rule(Rule::ConfirmStrict);
             if needs && !is_there {
                 continue;
             }
             steps.add(state, step("confirmedEpoch", node), |next| {
                 next.confirmed |= 1 << node;
                 let this = &mut next.nodes[node];
-                if this.row == Row::Taking && self.has(Rule::DropIntents) {
+                if this.row == Row::Taking && self.has_rule(Rule::DropIntents) {
                     (this.row, this.waits, this.answer) = (Row::Returning, false, None);
                 }
-                if this.row == Row::Owned && self.has(Rule::Unconfirmed) {
+                if this.row == Row::Owned && self.has_rule(Rule::Unconfirmed) {
                     this.row = Row::Unconfirmed;
                 }
                 true

@@ -3,7 +3,7 @@
 use super::{Protocol, fault, step, step_at};
 use crate::checker::Steps;
 use crate::rules::Rule;
-use crate::state::{Attempt, Claim, Del, Phase, Request, Row, Sender, State, contains, only};
+use crate::state::{Attempt, Claim, Del, Phase, Request, Row, Sender, State, contains, set_of_one};
 
 impl Protocol {
     pub(super) fn add_steps(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
@@ -50,7 +50,7 @@ impl Protocol {
     /// none -> intent.
     fn started(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         let this = state.attempts[attempt];
-        if !(self.has(Rule::DelMark) && this.del != Del::None) {
+        if !(self.has_rule(Rule::DelMark) && this.del != Del::None) {
             let (pod, node) = (self.add(attempt).pod, self.node_of(attempt));
             let older = self.on_node(node).find(|&other| {
                 other != attempt && self.add(other).pod == pod && state.attempts[other].row != Row::None
@@ -71,9 +71,9 @@ impl Protocol {
     }
 
     fn may_intend(&self, state: &State, attempt: usize, older: Option<usize>, address: usize) -> bool {
-        if let Some(older) = older.filter(|_older| self.has(Rule::Supersede)) {
+        if let Some(older) = older.filter(|_older| self.has_rule(Rule::Supersede)) {
             let older = &state.attempts[older];
-            if usize::from(older.address) != address || self.has(Rule::SupersedeWaits) && older.is_running() {
+            if usize::from(older.address) != address || self.has_rule(Rule::SupersedeWaits) && older.is_running() {
                 return false;
             }
         }
@@ -82,7 +82,7 @@ impl Protocol {
     }
 
     fn intend(&self, next: &mut State, attempt: usize, older: Option<usize>, address: usize) {
-        if let Some(older) = older.filter(|_older| self.has(Rule::Supersede)) {
+        if let Some(older) = older.filter(|_older| self.has_rule(Rule::Supersede)) {
             let deleted = next.attempts[attempt].del != Del::None;
             let older = &mut next.attempts[older];
             if deleted && older.del == Del::None {
@@ -94,7 +94,7 @@ impl Protocol {
         let node = next.nodes[self.node_of(attempt)];
         let this = &mut next.attempts[attempt];
         *this = Attempt { phase: Phase::Deciding, address: address as u8, boot: node.boot, store: node.store, ..*this };
-        if self.has(Rule::IntentFirst) {
+        if self.has_rule(Rule::IntentFirst) {
             this.row = Row::Intent;
         }
     }
@@ -102,7 +102,7 @@ impl Protocol {
     /// Reads the claim with a quorum read, for an ADD with an intent.
     fn deciding(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         let this = state.attempts[attempt];
-        if self.has(Rule::SendRow) && self.has(Rule::IntentFirst) && this.row != Row::Intent {
+        if self.has_rule(Rule::SendRow) && self.has_rule(Rule::IntentFirst) && this.row != Row::Intent {
             steps.add(state, step("ADD gives up: its intent is gone", attempt), |next| {
                 next.attempts[attempt].phase = Phase::Failed;
                 true
@@ -126,7 +126,7 @@ impl Protocol {
         } else if self.may_adopt(claim, attempt) {
             self.adopt(state, attempt, claim, steps);
         } else {
-            self.lost(state, attempt, steps);
+            self.lose_race(state, attempt, steps);
         }
         steps.add(state, step("ADD gives up: deadline", attempt), |next| {
             next.attempts[attempt].give_up();
@@ -138,7 +138,7 @@ impl Protocol {
         let node = self.node_of(attempt);
         let own = usize::from(claim.owner) == self.add(attempt).owner;
         let here = self.attempts().all(|other| !contains(claim.holders, other) || self.node_of(other) == node);
-        own && (self.0.ipam_claims || !self.has(Rule::AdoptOwn) || here)
+        own && (self.0.ipam_claims || !self.has_rule(Rule::AdoptOwn) || here)
     }
 
     /// PUT claim: a pod's claim gets another holder; an IPAMClaim's gets one more, and loses those that this pod left
@@ -147,12 +147,12 @@ impl Protocol {
         let (add, node) = (self.add(attempt), self.node_of(attempt));
         let mut holders = if self.0.ipam_claims { claim.holders } else { 0 };
         for other in self.on_node(node).filter(|&other| self.add(other).pod == add.pod) {
-            holders &= !only(other);
+            holders &= !set_of_one(other);
         }
-        holders |= only(attempt);
+        holders |= set_of_one(attempt);
         let address = state.attempts[attempt].address;
         let Claim { uid, version, .. } = claim;
-        if self.has(Rule::AdoptWrite) {
+        if self.has_rule(Rule::AdoptWrite) {
             steps.add(state, step_at("PUT claim: adopt", attempt, address.into()), |next| {
                 next.attempts[attempt].phase = Phase::Waiting;
                 let sender = Sender::Add(attempt as u8);
@@ -167,7 +167,7 @@ impl Protocol {
     }
 
     /// Another owner has the address.
-    fn lost(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
+    fn lose_race(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         let this = state.attempts[attempt];
         let requested = self.0.ipam_claims && state.api.status[self.add(attempt).owner] == Some(this.address);
         if self.0.addresses > 1 && !this.moved && !requested {
@@ -190,11 +190,11 @@ impl Protocol {
         let address = state.attempts[attempt].address;
         let status = state.api.status[owner];
         let ipam = self.0.ipam_claims;
-        let refusal = if ipam && self.has(Rule::OwnerLive) && state.api.owner_gone[owner] {
+        let refusal = if ipam && self.has_rule(Rule::OwnerLive) && state.api.owner_gone[owner] {
             Some("the IPAMClaim is gone")
-        } else if ipam && self.has(Rule::StatusCas) && status.is_some_and(|status| status != address) {
+        } else if ipam && self.has_rule(Rule::StatusCas) && status.is_some_and(|status| status != address) {
             Some("the IPAMClaim's status names another address")
-        } else if ipam && self.has(Rule::StatusFrozen) && state.frozen && status.is_none() {
+        } else if ipam && self.has_rule(Rule::StatusFrozen) && state.frozen && status.is_none() {
             Some("the ledger is frozen")
         } else {
             None
@@ -207,13 +207,14 @@ impl Protocol {
         } else if ipam && status.is_none() && self.is_doubted(state, node) {
             steps.add(state, step("the status write shows that the history went back", attempt), |next| {
                 next.attempts[attempt].phase = Phase::Failed;
-                self.notice(next, node);
+                self.notice_restore(next, node);
                 true
             });
         } else {
             steps.add(state, step("intent -> entry", attempt), |next| {
                 let this = &mut next.attempts[attempt];
-                let committed = !self.has(Rule::IntentFirst) || this.row == Row::Intent || !self.has(Rule::CommitCas);
+                let committed =
+                    !self.has_rule(Rule::IntentFirst) || this.row == Row::Intent || !self.has_rule(Rule::CommitCas);
                 this.phase = if committed { Phase::Committed } else { Phase::Failed };
                 if committed {
                     this.row = Row::Entry;

@@ -13,7 +13,7 @@ impl Protocol {
             Del::Half => steps.add(state, step("DEL, second step", attempt), |next| {
                 let this = &mut next.attempts[attempt];
                 this.del = Del::Done;
-                if !self.has(Rule::LinkFirst) {
+                if !self.has_rule(Rule::LinkFirst) {
                     this.link = false;
                 } else if this.row != Row::None {
                     this.row = Row::Tombstone;
@@ -47,12 +47,12 @@ impl Protocol {
     fn first_del_step(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         steps.add(state, step("DEL", attempt), |next| {
             let this = &mut next.attempts[attempt];
-            if self.has(Rule::AddLock) {
+            if self.has_rule(Rule::AddLock) {
                 (this.link, this.del) = (false, Del::Done);
                 if matches!(this.row, Row::Intent | Row::Entry) {
                     this.row = Row::Doomed;
                 }
-            } else if self.has(Rule::LinkFirst) {
+            } else if self.has_rule(Rule::LinkFirst) {
                 (this.link, this.del) = (false, Del::Half);
             } else {
                 this.del = Del::Half;

@@ -10,7 +10,7 @@ mod sweep;
 use crate::checker::{Label, Model, Steps};
 use crate::rules::Rule;
 use crate::scenario::{Add, Freezer, Scenario};
-use crate::state::{ADDS, Backup, Claim, NODES, Request, Row, Sender, Set, State, contains, only};
+use crate::state::{ADDS, Backup, Claim, NODES, Request, Row, Sender, Set, State, contains, set_of_one};
 
 /// The protocol for a scenario.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl Protocol {
         Self(scenario)
     }
 
-    fn has(&self, rule: Rule) -> bool {
+    fn has_rule(&self, rule: Rule) -> bool {
         self.0.rules.has(rule)
     }
 
@@ -77,14 +77,14 @@ impl Protocol {
     /// Returns whether the answer shows the node's agent that the history went back, which it did not know.
     fn is_doubted(&self, state: &State, node: usize) -> bool {
         self.0.freezer == Freezer::Agents
-            && self.has(Rule::Doubt)
+            && self.has_rule(Rule::Doubt)
             && state.backup == Backup::Restored
             && !contains(state.noticed, node)
     }
 
     /// The agent learns that the history went back: it freezes the ledger and gives up all intents.
-    fn notice(&self, state: &mut State, node: usize) {
-        state.noticed |= only(node);
+    fn notice_restore(&self, state: &mut State, node: usize) {
+        state.noticed |= set_of_one(node);
         if !state.thawed {
             state.frozen = true;
         }

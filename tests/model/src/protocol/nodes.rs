@@ -3,11 +3,11 @@
 use super::{Protocol, event, fault, step};
 use crate::checker::Steps;
 use crate::rules::Rule;
-use crate::state::{Del, Phase, Request, Row, State, Sweep, contains, only};
+use crate::state::{Del, Phase, Request, Row, State, Sweep, contains, set_of_one};
 
 impl Protocol {
     pub(super) fn node_steps(&self, state: &State, node: usize, steps: &mut Steps<State>) {
-        if state.nodes[node].up { self.running(state, node, steps) } else { self.down(state, node, steps) }
+        if state.nodes[node].up { self.running(state, node, steps) } else { self.take_node_down(state, node, steps) }
     }
 
     fn running(&self, state: &State, node: usize, steps: &mut Steps<State>) {
@@ -48,7 +48,7 @@ impl Protocol {
         }
     }
 
-    fn down(&self, state: &State, node: usize, steps: &mut Steps<State>) {
+    fn take_node_down(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         if !state.nodes[node].fenced {
             steps.add(state, step("node is fenced", node), |next| {
                 next.nodes[node].fenced = true;
@@ -87,16 +87,16 @@ impl Protocol {
     pub(super) fn controller_steps(&self, state: &State, steps: &mut Steps<State>) {
         for (address, &claim) in state.api.claims.iter().enumerate().filter(|(_address, claim)| claim.uid != 0) {
             let is_dead = |&attempt: &usize| {
-                let fenced = !self.has(Rule::Fence) || state.nodes[self.node_of(attempt)].fenced;
+                let fenced = !self.has_rule(Rule::Fence) || state.nodes[self.node_of(attempt)].fenced;
                 contains(claim.holders, attempt) && fenced && !state.pods[self.add(attempt).pod]
             };
-            let gone = self.attempts().filter(is_dead).fold(0, |set, attempt| set | only(attempt));
+            let gone = self.attempts().filter(is_dead).fold(0, |set, attempt| set | set_of_one(attempt));
             if gone != 0 {
                 let label = event("controller removes a holder of a fenced machine", Some(address));
                 steps.add(state, label, |next| next.send(self.removal(address, claim, gone)));
             }
             let owner_gone = self.0.ipam_claims && state.api.owner_gone[usize::from(claim.owner)];
-            if owner_gone && (claim.holders == 0 || !self.has(Rule::HoldersEmpty)) {
+            if owner_gone && (claim.holders == 0 || !self.has_rule(Rule::HoldersEmpty)) {
                 let label = event("controller deletes the claim of an IPAMClaim that is gone", Some(address));
                 let (uid, version) = (claim.uid, claim.version);
                 steps.add(state, label, |next| next.send(Request::Delete { address: address as u8, uid, version }));

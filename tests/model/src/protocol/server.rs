@@ -4,7 +4,7 @@ use super::{Protocol, event, fault};
 use crate::checker::Steps;
 use crate::rules::Rule;
 use crate::scenario::Freezer;
-use crate::state::{Backup, Claim, Phase, Request, Row, Sender, State, contains, only};
+use crate::state::{Backup, Claim, Phase, Request, Row, Sender, State, contains, set_of_one};
 
 /// Larger uids are not modelled.
 const LAST_UID: u8 = 7;
@@ -37,7 +37,7 @@ impl Protocol {
     }
 
     fn execute(&self, next: &mut State, request: Request) -> bool {
-        let frozen = next.frozen && self.has(Rule::Freeze);
+        let frozen = next.frozen && self.has_rule(Rule::Freeze);
         match request {
             Request::Create { sender, address } => {
                 let is_add = matches!(sender, Sender::Add(_));
@@ -50,25 +50,25 @@ impl Protocol {
                 next.last_uid += 1;
                 let owner = self.add(attempt).owner as u8;
                 next.api.claims[usize::from(address)] =
-                    Claim { uid: next.last_uid, version: 0, owner, holders: only(attempt) };
+                    Claim { uid: next.last_uid, version: 0, owner, holders: set_of_one(attempt) };
                 true
             }
             Request::Update { sender, address, uid, version, holders } => {
                 let claim = &mut next.api.claims[usize::from(address)];
-                let current = claim.version == version || !self.has(Rule::ResourceVersion);
+                let current = claim.version == version || !self.has_rule(Rule::ResourceVersion);
                 if claim.uid == 0 || claim.uid != uid || !current || frozen && matches!(sender, Sender::Add(_)) {
                     return false;
                 }
                 // Without the version, a removal applies to whatever claim exists.
-                let merged = sender == Sender::Removal && !self.has(Rule::ResourceVersion);
+                let merged = sender == Sender::Removal && !self.has_rule(Rule::ResourceVersion);
                 claim.holders = if merged { claim.holders & holders } else { holders };
                 claim.version = (claim.version + 1).min(LAST_UID);
                 true
             }
             Request::Delete { address, uid, version } => {
                 let claim = &mut next.api.claims[usize::from(address)];
-                let same = claim.uid == uid || !self.has(Rule::Uid);
-                let current = claim.version == version || !self.has(Rule::ResourceVersion);
+                let same = claim.uid == uid || !self.has_rule(Rule::Uid);
+                let current = claim.version == version || !self.has_rule(Rule::ResourceVersion);
                 if claim.uid == 0 || !same || !current {
                     return false;
                 }
@@ -102,7 +102,7 @@ impl Protocol {
                     next.left.lose -= 1;
                     next.attempts[attempt].phase = Phase::Deciding;
                     if doubted {
-                        self.notice(next, node);
+                        self.notice_restore(next, node);
                     }
                     true
                 });
@@ -115,7 +115,7 @@ impl Protocol {
         }
         steps.add(&done, label, |next| {
             if doubted {
-                self.notice(next, node);
+                self.notice_restore(next, node);
             }
             true
         });
@@ -134,13 +134,13 @@ impl Protocol {
             Backup::Taken => steps.add(state, fault("etcd is restored", None), |next| {
                 (next.api, next.snapshot) = (state.snapshot, Default::default());
                 next.backup = Backup::Restored;
-                next.frozen = self.has(Rule::Freeze) && !agents;
+                next.frozen = self.has_rule(Rule::Freeze) && !agents;
                 true
             }),
             Backup::Restored if agents => {
                 for node in (0..self.0.nodes).filter(|&node| state.nodes[node].up && !contains(state.noticed, node)) {
                     steps.add(state, super::step("agent notices that the history went back", node), |next| {
-                        self.notice(next, node);
+                        self.notice_restore(next, node);
                         true
                     });
                 }
@@ -158,8 +158,8 @@ impl Protocol {
             let due = state.nodes[node].up && !contains(state.confirmed, node) && knows(node);
             if due && self.on_node(node).all(|attempt| self.is_reasserted(state, attempt)) {
                 steps.add(state, super::step("confirmedEpoch", node), |next| {
-                    next.confirmed |= only(node);
-                    if self.has(Rule::DropIntents) {
+                    next.confirmed |= set_of_one(node);
+                    if self.has_rule(Rule::DropIntents) {
                         self.drop_intents(next, node);
                     }
                     true
@@ -182,10 +182,10 @@ impl Protocol {
         let owner = self.add(attempt).owner;
         let claim = state.api.claims[usize::from(this.address)];
         let status = !self.0.ipam_claims
-            || !self.has(Rule::StatusAgain)
+            || !self.has_rule(Rule::StatusAgain)
             || state.api.owner_gone[owner]
             || state.api.status[owner] == Some(this.address);
         let conflict = claim.uid != 0 && usize::from(claim.owner) != owner;
-        self.is_held(claim, attempt) && status || !self.has(Rule::ConfirmStrict) && conflict
+        self.is_held(claim, attempt) && status || !self.has_rule(Rule::ConfirmStrict) && conflict
     }
 }

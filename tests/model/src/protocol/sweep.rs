@@ -3,15 +3,15 @@
 use super::{Protocol, step, step_at};
 use crate::checker::Steps;
 use crate::rules::Rule;
-use crate::state::{Claim, Del, Node, Row, Set, State, Sweep, contains, only};
+use crate::state::{Claim, Del, Node, Row, Set, State, Sweep, contains, set_of_one};
 
 impl Protocol {
     pub(super) fn sweep_steps(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         let Node { up: true, sweep, .. } = state.nodes[node] else { return };
-        if !self.has(Rule::ReverseSweep) {
+        if !self.has_rule(Rule::ReverseSweep) {
             return;
         }
-        match (sweep, self.has(Rule::ListFirst)) {
+        match (sweep, self.has_rule(Rule::ListFirst)) {
             (Sweep::Idle, true) => self.list(state, node, steps),
             (Sweep::Listed { address, claim }, true) => {
                 let address = usize::from(address);
@@ -26,7 +26,7 @@ impl Protocol {
             }
             (Sweep::Idle, false) => {
                 let known = self.on_node(node).filter(|&attempt| state.attempts[attempt].row != Row::None);
-                let known = known.fold(0, |set, attempt| set | only(attempt));
+                let known = known.fold(0, |set, attempt| set | set_of_one(attempt));
                 steps.add(state, step("reverse sweep looks into its store", node), |next| {
                     next.nodes[node].sweep = Sweep::Looked { known };
                     true
@@ -40,7 +40,7 @@ impl Protocol {
     /// Lists first. Both preconditions refuse a removal whose claim has changed since, so listing and looking can be
     /// one step, which saves states.
     fn list(&self, state: &State, node: usize, steps: &mut Steps<State>) {
-        let one_step = self.has(Rule::Uid) && self.has(Rule::ResourceVersion);
+        let one_step = self.has_rule(Rule::Uid) && self.has_rule(Rule::ResourceVersion);
         for (address, &claim) in state.api.claims.iter().enumerate() {
             let ours = self.attempts().any(|attempt| self.names(claim, attempt, node));
             if claim.uid == 0 || !ours {
@@ -97,12 +97,12 @@ impl Protocol {
             let may_judge = if same_machine {
                 // A foreign store id from this boot: removed only when the sandbox is really gone.
                 let over = !holder.is_running() && !holder.link && holder.del == Del::Done;
-                !self.has(Rule::StoreId) || holder.store == here.store || holder.boot != here.boot || over
+                !self.has_rule(Rule::StoreId) || holder.store == here.store || holder.boot != here.boot || over
             } else {
-                !self.has(Rule::MachineId)
+                !self.has_rule(Rule::MachineId)
             };
             self.names(claim, attempt, node) && !has_row && may_judge
         };
-        self.attempts().filter(is_gone).fold(0, |set, attempt| set | only(attempt))
+        self.attempts().filter(is_gone).fold(0, |set, attempt| set | set_of_one(attempt))
     }
 }

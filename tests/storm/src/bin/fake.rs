@@ -76,7 +76,7 @@ impl Fake {
             bail!("a killed ADD is in my way");
         }
         let mut address = self.claim()?;
-        let stolen = self.of_another(&address)?.filter(|_| self.unlucky());
+        let stolen = self.of_another(&address)?.filter(|_| self.fails_by_chance());
         if self.kind != "host-local" {
             self.connect(&address)?;
             if let (Some(stolen), "duplicate-link") = (&stolen, self.bug.as_str()) {
@@ -133,7 +133,7 @@ impl Fake {
         if there && self.bug != "leak-link" && ip(&["link", "delete", &link]).is_err() {
             sleep(Duration::from_millis(20));
         }
-        if self.bug == "leak-claim" && self.unlucky() {
+        if self.bug == "leak-claim" && self.fails_by_chance() {
             return Ok(());
         }
         for file in fs::read_dir(&self.claims).context("read the claims")? {
@@ -165,7 +165,7 @@ impl Fake {
     }
 
     /// Returns true for one call in four.
-    fn unlucky(&self) -> bool {
+    fn fails_by_chance(&self) -> bool {
         std::process::id().is_multiple_of(4)
     }
 

@@ -89,7 +89,7 @@ fn judge_look(look: &Look, names: &Names, step: &Step) -> Result<()> {
     }
     let output = || names.normalise(serde_json::from_str(&step.stdout).context("its output is not JSON")?);
     if let Some(wanted) = &look.is {
-        let (wanted, output) = (sorted(wanted.clone()), output()?);
+        let (wanted, output) = (sort_keys(wanted.clone()), output()?);
         if output != wanted {
             bail!("it must be\n{wanted}\nand is\n{output}");
         }
@@ -111,7 +111,7 @@ fn exits(step: &Step, wanted: i32) -> Result<()> {
 ///
 /// # Errors
 /// The first difference.
-pub fn same(case: &Case, one: &Transcript, two: &Transcript) -> Result<()> {
+pub fn compare_transcripts(case: &Case, one: &Transcript, two: &Transcript) -> Result<()> {
     let (names_one, names_two) = (Names::read(case, one), Names::read(case, two));
     for (what, compare) in comparable(case) {
         if !compare {
@@ -206,7 +206,7 @@ impl Names {
     }
 
     fn normalise(&self, value: Value) -> Result<Value> {
-        Ok(sorted(self.rename(value)))
+        Ok(sort_keys(self.rename(value)))
     }
 
     fn rename(&self, value: Value) -> Value {
@@ -247,15 +247,16 @@ fn is_mac(text: &str) -> bool {
 }
 
 /// Sorts lists by content: the kernel may list links or VLANs in any order.
-fn sorted(value: Value) -> Value {
+fn sort_keys(value: Value) -> Value {
     match value {
         Value::Array(items) => {
-            let mut items: Vec<Value> = items.into_iter().map(sorted).collect();
+            let mut items: Vec<Value> = items.into_iter().map(sort_keys).collect();
             items.sort_by_cached_key(Value::to_string);
             Value::Array(items)
         }
         Value::Object(fields) => {
-            let fields: BTreeMap<String, Value> = fields.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            let fields: BTreeMap<String, Value> =
+                fields.into_iter().map(|(key, value)| (key, sort_keys(value))).collect();
             fields.into_iter().collect()
         }
         other => other,

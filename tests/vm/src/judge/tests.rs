@@ -47,7 +47,7 @@ fn random_names_macs_and_indexes_do_not_matter() {
     let two = transcript(Subject::Weft, "vethdeadbeef", 7, &["lo", "br0"]);
     judge(&case(), &one).unwrap();
     judge(&case(), &two).unwrap();
-    same(&case(), &one, &two).unwrap();
+    compare_transcripts(&case(), &one, &two).unwrap();
 }
 
 #[test]
@@ -56,19 +56,19 @@ fn a_difference_is_reported() {
     let two = transcript(Subject::Weft, "vethdeadbeef", 8, &["lo"]);
     let error = format!("{:#}", judge(&case(), &two).unwrap_err());
     assert!(error.contains("`bridge -j vlan show` in host") && error.contains("it must be"), "{error}");
-    let error = format!("{:#}", same(&case(), &one, &two).unwrap_err());
+    let error = format!("{:#}", compare_transcripts(&case(), &one, &two).unwrap_err());
     assert!(error.contains("differs") && error.contains("Weft"), "{error}");
 }
 
 #[test]
-fn what_is_left_behind_is_told() {
+fn leftovers_are_reported() {
     let left = transcript(Subject::Weft, "vethdeadbeef", 7, &["lo", "vethdeadbeef"]);
     let error = format!("{:#}", judge(&case(), &left).unwrap_err());
     assert!(error.contains("vethdeadbeef is left on the host"), "{error}");
 }
 
 #[test]
-fn failures_and_their_absence_are_told() {
+fn failures_and_their_absence_are_reported() {
     let mut failed = transcript(Subject::Weft, "vethdeadbeef", 7, &[]);
     failed.steps[0].code = Some(1);
     assert!(judge(&case(), &failed).is_err());
@@ -82,7 +82,7 @@ fn failures_and_their_absence_are_told() {
 }
 
 #[test]
-fn a_stopped_run_is_told() {
+fn a_stopped_run_is_reported() {
     let mut stopped = transcript(Subject::Weft, "vethdeadbeef", 7, &[]);
     stopped.trouble = Some("out of memory".to_owned());
     assert!(format!("{:#}", judge(&case(), &stopped).unwrap_err()).contains("out of memory"));

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn written<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(failed),
-        Err(_late) => Err(WriteError::NoAnswer(late())),
+        Err(_late) => Err(WriteError::NoAnswer(timeout_message())),
     }
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn created<T>(request: impl Future<Output = Result<T, kube::Err
     };
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(unknown),
-        Err(_late) => Err(WriteError::NoAnswer(late())),
+        Err(_late) => Err(WriteError::NoAnswer(timeout_message())),
     }
 }
 
@@ -38,11 +38,11 @@ pub(super) async fn created<T>(request: impl Future<Output = Result<T, kube::Err
 pub(super) async fn read<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ReadError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(unreadable),
-        Err(_late) => Err(ReadError(late())),
+        Err(_late) => Err(ReadError(timeout_message())),
     }
 }
 
-fn late() -> String {
+fn timeout_message() -> String {
     format!("no answer within {} seconds", PATIENCE.as_secs())
 }
 
@@ -86,7 +86,7 @@ mod tests {
 
     /// The messages of kube-apiserver 1.37.
     #[test]
-    fn what_an_api_server_says_while_it_starts_is_no_refusal() {
+    fn an_answer_of_a_starting_api_server_is_no_refusal() {
         let denied = "addressclaims.ipam.weft.dev is forbidden: ValidatingAdmissionPolicy 'freeze.ipam.weft.dev'";
         for start in [
             "denied request: failed to configure policy: failed to find resource referenced by paramKind",

@@ -1,9 +1,10 @@
 //! A cluster ledger in etcd, for clusters without Kubernetes.
 //!
 //! The contents are the same, under `<prefix>/claims/<name>`. A claim's uid is its key's `create_revision`, its version
-//! the `mod_revision` and the content, and every write is one transaction that compares them. After a restore revisions
-//! come again, so a late write could find its numbers in the key of another owner; not so the content with its nonces. Leases are not used: an address must not
-//! become free because a node was disconnected for a while.
+//! the `mod_revision` and the content, and every write is one transaction that compares them. After a restore
+//! revisions are used again, so a late write could find its revision in the key of another owner. The content differs
+//! then, because it has the owner's nonces. Leases are not used: an address must not become free because a node was
+//! disconnected for a while.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -80,7 +81,7 @@ impl Etcd {
     }
 
     /// Returns one key. Fails if its content cannot be read.
-    pub(super) async fn one<T: DeserializeOwned>(
+    pub(super) async fn read_key<T: DeserializeOwned>(
         &self,
         kind: &str,
         name: &str,
@@ -97,7 +98,7 @@ impl Etcd {
 
     /// Writes a key if its revisions are still those that were read; all zero means that it must not exist. Requires
     /// that the ledger is not frozen, except for re-assertions.
-    pub(super) async fn put<T: Serialize>(
+    pub(super) async fn write_key<T: Serialize>(
         &self,
         (kind, name): (&str, &str),
         content: &T,
@@ -205,7 +206,7 @@ impl Backend for Etcd {
     }
 
     async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        self.put(("claims", &spec.name()), spec, &absent(), epoch.is_some()).await
+        self.write_key(("claims", &spec.name()), spec, &absent(), epoch.is_some()).await
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
@@ -219,7 +220,7 @@ impl Backend for Etcd {
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        self.put(("claims", &spec.name()), spec, read, epoch.is_some() || spec.holders.is_empty()).await
+        self.write_key(("claims", &spec.name()), spec, read, epoch.is_some() || spec.holders.is_empty()).await
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
@@ -277,8 +278,8 @@ impl Backend for Etcd {
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
-        let frozen: Option<(Value, Versions)> = self.one("state", "frozen").await?;
-        let epoch: Option<(u64, Versions)> = self.one("state", "epoch").await?;
+        let frozen: Option<(Value, Versions)> = self.read_key("state", "frozen").await?;
+        let epoch: Option<(u64, Versions)> = self.read_key("state", "epoch").await?;
         Ok(LedgerState { epoch: epoch.map_or(0, |(epoch, _versions)| epoch), frozen: frozen.is_some() })
     }
 
@@ -309,7 +310,7 @@ impl Backend for Etcd {
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
-        self.all("nodes").await
+        self.read_all_keys("nodes").await
     }
 
     async fn agents(&self) -> Result<Vec<String>, ReadError> {
@@ -317,18 +318,18 @@ impl Backend for Etcd {
     }
 
     async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
-        let record: Option<(LedgerNode, Versions)> = self.one("nodes", node).await?;
+        let record: Option<(LedgerNode, Versions)> = self.read_key("nodes", node).await?;
         Ok(record.map(|(record, _versions)| record))
     }
 
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
         for _try in 0..TRIES {
-            let current = self.one("nodes", node).await.map_err(|error| WriteError::NoAnswer(error.0))?;
+            let current = self.read_key("nodes", node).await.map_err(|error| WriteError::NoAnswer(error.0))?;
             let (mut record, read): (LedgerNode, Versions) =
                 current.unwrap_or_else(|| (LedgerNode::default(), absent()));
             node.clone_into(&mut record.node);
             change(&mut record);
-            match self.put(("nodes", node), &record, &read, true).await {
+            match self.write_key(("nodes", node), &record, &read, true).await {
                 Err(WriteError::Conflict) => {}
                 other => return other.map(drop),
             }

@@ -13,7 +13,7 @@ const DOMAINS: &str = "domains";
 
 impl Cells for Etcd {
     async fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        self.put((CELLS, &spec.name()), spec, &absent(), epoch.is_some()).await
+        self.write_key((CELLS, &spec.name()), spec, &absent(), epoch.is_some()).await
     }
 
     async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
@@ -27,7 +27,7 @@ impl Cells for Etcd {
     }
 
     async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {
-        self.put((CELLS, &spec.name()), spec, read, false).await
+        self.write_key((CELLS, &spec.name()), spec, read, false).await
     }
 
     async fn delete_block(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
@@ -48,11 +48,11 @@ impl Cells for Etcd {
     }
 
     async fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> Result<(), WriteError> {
-        self.put((DOMAINS, &domain.domain), domain, &absent(), epoch.is_some()).await.map(drop)
+        self.write_key((DOMAINS, &domain.domain), domain, &absent(), epoch.is_some()).await.map(drop)
     }
 
     async fn domain(&self, name: &str) -> Result<Option<LedgerDomain>, ReadError> {
-        let found = self.one(DOMAINS, name).await?;
+        let found = self.read_key(DOMAINS, name).await?;
         Ok(found.map(|(domain, _versions)| domain))
     }
 }

@@ -179,7 +179,7 @@ impl Gateway {
         let mut last = String::new();
         for turn in 0..self.endpoints.len() {
             let index = (self.current.get() + turn) % self.endpoints.len();
-            match self.at(index, path, body).await {
+            match self.ask_endpoint(index, path, body).await {
                 Ok(value) => {
                     self.current.set(index);
                     return serde_json::from_value(value).map_err(|error| Call::NoAnswer(error.to_string()));
@@ -195,7 +195,7 @@ impl Gateway {
         Err(Call::NoAnswer(last))
     }
 
-    async fn at(&self, index: usize, path: &str, body: &Value) -> Result<Value, Call> {
+    async fn ask_endpoint(&self, index: usize, path: &str, body: &Value) -> Result<Value, Call> {
         for fresh in [false, true] {
             let token = self.token(index, fresh).await?;
             let (status, answer) = self.post(index, path, body, token.as_deref()).await?;
@@ -258,7 +258,7 @@ impl Gateway {
         let exchange = async {
             let response = client.send(request).await.map_err(|error| with_causes(&error))?;
             let status = response.status();
-            Ok::<_, String>((status, whole(response.into_body(), ANSWER_MAX).await?))
+            Ok::<_, String>((status, read_body(response.into_body(), ANSWER_MAX).await?))
         };
         match tokio::time::timeout(PATIENCE, exchange).await {
             Ok(answer) => answer.map_err(Call::NoAnswer),
@@ -268,7 +268,7 @@ impl Gateway {
 }
 
 /// Reads a body up to a maximum.
-async fn whole(body: kube::client::Body, most: usize) -> Result<String, String> {
+async fn read_body(body: kube::client::Body, most: usize) -> Result<String, String> {
     let read = Limited::new(body, most).collect().await.map_err(|error| format!("cannot read the answer: {error}"))?;
     Ok(String::from_utf8_lossy(&read.to_bytes()).into_owned())
 }
@@ -299,7 +299,7 @@ mod tests {
     fn an_answer_is_read_up_to_a_maximum() {
         let read = |most| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(whole(kube::client::Body::from(vec![b'x'; 100]), most))
+            runtime.block_on(read_body(kube::client::Body::from(vec![b'x'; 100]), most))
         };
         assert_eq!(read(100).unwrap().len(), 100);
         assert!(read(99).is_err());

@@ -12,18 +12,18 @@ use super::etcd_gateway::KeyValue;
 
 impl Etcd {
     /// Returns the contents of all keys of a kind. Fails if one cannot be read.
-    pub(super) async fn all<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, ReadError> {
+    pub(super) async fn read_all_keys<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, ReadError> {
         let mut found = Vec::new();
         let each = |pair: &KeyValue| {
             found.push(value(pair)?.0);
             Ok(ControlFlow::Continue(()))
         };
-        self.pages(self.ends(kind), (false, self.pages.1), each).await?;
+        self.pages(self.key_range(kind), (false, self.pages.1), each).await?;
         Ok(found)
     }
 
     /// Returns first key and end of a kind.
-    fn ends(&self, kind: &str) -> (String, String) {
+    fn key_range(&self, kind: &str) -> (String, String) {
         (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix))
     }
 
@@ -33,7 +33,7 @@ impl Etcd {
         kind: &str,
         wanted: impl Fn(&T) -> bool,
     ) -> Result<Vec<(T, Versions)>, ReadError> {
-        let ends = self.ends(kind);
+        let ends = self.key_range(kind);
         let mut found = Vec::new();
         let each = |pair: &KeyValue| {
             let (content, versions) = content(pair)?;

@@ -79,7 +79,7 @@ impl Kubernetes {
     /// Lists all IPAMClaims, in the same way.
     pub(super) async fn keeping_claims(&self) -> Result<Option<Keepers>, ReadError> {
         let mut keepers = Keepers::new();
-        let listed = self.each_claim(|object| keepers.extend(keeping(object))).await?;
+        let listed = self.each_claim(|object| keepers.extend(parse_keeping(object))).await?;
         Ok(listed.then_some(keepers))
     }
 
@@ -108,7 +108,7 @@ impl Kubernetes {
     }
 }
 
-fn keeping(object: &DynamicObject) -> Option<((String, String), Keeping)> {
+fn parse_keeping(object: &DynamicObject) -> Option<((String, String), Keeping)> {
     let meta = &object.metadata;
     Some(((meta.namespace.clone()?, meta.name.clone()?), Keeping { uid: meta.uid.clone()?, ips: ips(object) }))
 }
@@ -164,7 +164,10 @@ fn set(conditions: &mut Vec<Value>, name: &str, (value, reason, message): (&str,
 }
 
 /// Writes the status.
-pub(super) async fn put(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<DynamicObject, kube::Error> {
+pub(super) async fn replace_status(
+    api: &Api<DynamicObject>,
+    object: &DynamicObject,
+) -> Result<DynamicObject, kube::Error> {
     let name = object.metadata.name.clone().unwrap_or_default();
     api.replace_status(&name, &PostParams::default(), object).await
 }

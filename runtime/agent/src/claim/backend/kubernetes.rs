@@ -350,7 +350,7 @@ impl Backend for Kubernetes {
         let claims = ipam_claim::api(self.client()?, namespace);
         let current = written(claims.get_opt(name)).await?.ok_or(WriteError::Conflict)?;
         let next = ipam_claim::with_status(current, from, status)?;
-        written(ipam_claim::put(&claims, &next)).await.map(drop)
+        written(ipam_claim::replace_status(&claims, &next)).await.map(drop)
     }
 
     async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {

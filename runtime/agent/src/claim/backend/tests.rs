@@ -88,7 +88,7 @@ async fn keeps_its_promises(backend: &impl Backend) {
     assert_eq!(backend.create(&new, None).await, Err(WriteError::Frozen));
     let held = backend.create(&new, Some(1)).await.unwrap();
     assert_eq!(backend.replace(&spec("10.0.0.2", "nonce-5"), &held, None).await, Err(WriteError::Frozen));
-    let empty = ClaimSpec { state: ClaimState::Conflict, ..new.without(|_holder| true) };
+    let empty = ClaimSpec { state: ClaimState::Conflict, ..new.without_holders(|_holder| true) };
     backend.replace(&empty, &held, None).await.unwrap();
     backend.delete(&name, &again).await.unwrap();
     backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
@@ -169,7 +169,7 @@ async fn keeps_its_promises_on_cells(backend: &impl Backend) {
     let foreign = Versions { uid: "123456".into(), ..confirmed.clone() };
     assert_eq!(backend.delete_block(&name, &foreign).await, Err(WriteError::Conflict));
 
-    let shared = BlockSpec::shared("default", "2001:db8::".parse().unwrap(), (16, "blue"));
+    let shared = BlockSpec::new_shared("default", "2001:db8::".parse().unwrap(), (16, "blue"));
     let of_shared = backend.create_block(&shared, None).await.unwrap();
     for (listing, expected) in [
         (Listing::All, 2),

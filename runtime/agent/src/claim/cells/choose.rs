@@ -24,7 +24,9 @@ pub(super) fn next(spans: &[Span], size: u32, start: u128, taken: &BTreeSet<IpAd
         return None;
     }
     let tries = total.min(taken.len() as u128 + 1);
-    (0..tries).filter_map(|step| nth(&runs, (start % total + step) % total, size)).find(|first| !taken.contains(first))
+    (0..tries)
+        .filter_map(|step| nth_cell(&runs, (start % total + step) % total, size))
+        .find(|first| !taken.contains(first))
 }
 
 /// Consecutive cells.
@@ -52,7 +54,7 @@ fn runs(spans: &[Span], size: u32) -> Vec<Run> {
     runs
 }
 
-fn nth(runs: &[Run], mut index: u128, size: u32) -> Option<IpAddr> {
+fn nth_cell(runs: &[Run], mut index: u128, size: u32) -> Option<IpAddr> {
     for run in runs {
         if index < run.count {
             let bits = (run.first + index) * u128::from(size);

@@ -16,13 +16,13 @@ use crate::claim::block::LedgerDomain;
 /// # Errors
 /// The ledger cannot be read or written; or the domain is to have cells, but has claims from before domains were
 /// recorded.
-pub(in crate::claim) async fn learn<B: Backend>(
+pub(in crate::claim) async fn read_or_create_domain<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
     (ledger, domain): (&str, &str),
     (cell_size, deadline): (u32, Instant),
 ) -> Result<u32, CellError> {
-    let mut tries = Tries::until(deadline);
+    let mut tries = Tries::with_deadline(deadline);
     loop {
         let known = match backend.domain(domain).await {
             Ok(known) => known,

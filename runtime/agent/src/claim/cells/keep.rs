@@ -42,7 +42,7 @@ impl<B: Backend> CellWork<'_, B> {
     /// # Errors
     /// The ledger does not answer, is frozen, or refuses.
     pub(super) async fn confirm(&self, cell: &Cell, deadline: Instant) -> Result<bool, CellError> {
-        let mut tries = Tries::until(deadline);
+        let mut tries = Tries::with_deadline(deadline);
         loop {
             self.certain()?;
             let found = self.backend.block(&block_name(&cell.domain, cell.first)).await?;

@@ -18,7 +18,7 @@ mod sweep;
 mod take;
 mod work;
 
-pub(super) use domain::{learn, make_again};
+pub(super) use domain::{make_again, read_or_create_domain};
 pub use error::CellError;
 #[cfg(test)]
 pub(super) use keep::Idle;

@@ -46,7 +46,7 @@ impl<B: Backend> CellWork<'_, B> {
             match refusals.keep(name, self.cell(&cell, (size, epoch)).await)? {
                 Some(Found::Own) | None => {}
                 Some(Found::Written) => done.written += 1,
-                Some(Found::Others(holder)) => done.conflicts.extend(self.lost(&cell, inside, &holder)?),
+                Some(Found::Others(holder)) => done.conflicts.extend(self.handle_lost_cell(&cell, inside, &holder)?),
             }
         }
         let known = RefCell::new(BTreeSet::new());
@@ -86,7 +86,12 @@ impl<B: Backend> CellWork<'_, B> {
     }
 
     /// Handles a cell that belongs to somebody else: stops allocating from it, and forgets it if it has no attachments.
-    fn lost(&self, cell: &Cell, inside: Vec<(IpAddr, String)>, holder: &str) -> Result<Vec<Conflict>, CellError> {
+    fn handle_lost_cell(
+        &self,
+        cell: &Cell,
+        inside: Vec<(IpAddr, String)>,
+        holder: &str,
+    ) -> Result<Vec<Conflict>, CellError> {
         let mut store = self.store.borrow_mut();
         store.suspend_cell(&cell.nonce)?;
         if inside.is_empty() && store.inside(cell, &self.identity.boot_id)?.is_empty() {

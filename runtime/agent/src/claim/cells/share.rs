@@ -53,7 +53,7 @@ impl Sharing<'_> {
                 Some(block) => return Ok(Verdict::Others(block.spec.describe())),
                 None => {}
             }
-            match backend.create_block(&BlockSpec::shared(domain, first, (self.size, "")), epoch).await {
+            match backend.create_block(&BlockSpec::new_shared(domain, first, (self.size, "")), epoch).await {
                 Ok(_versions) => break,
                 // Somebody else has it, or this request made it: read it.
                 Err(WriteError::Conflict) => {}
@@ -77,18 +77,18 @@ impl<B: Backend> CellWork<'_, B> {
     ///
     /// # Errors
     /// The ledger cannot be read or written.
-    pub(in crate::claim) async fn shared(
+    pub(in crate::claim) async fn shared_cells(
         &self,
         want: &CellWant,
         known: &[IpAddr],
     ) -> Result<Option<SharedCells>, CellError> {
         let blocks = self.backend.blocks(Listing::Domain(&want.domain)).await?;
         let is_wanted = |block: &&Block| {
-            let (first, last) = (block.spec.first, block.spec.last());
+            let (first, last) = (block.spec.first, block.spec.last_address());
             want.spans.iter().any(|(from, to)| from.is_ipv4() == first.is_ipv4() && *from <= last && *to >= first)
         };
         let shared = blocks.iter().filter(|block| block.spec.shared).filter(is_wanted);
-        let mut cells: Vec<Span> = shared.map(|block| (block.spec.first, block.spec.last())).collect();
+        let mut cells: Vec<Span> = shared.map(|block| (block.spec.first, block.spec.last_address())).collect();
         let runs = self.backend.taken(&want.domain, &want.spans).await?;
         let has_room =
             cells.iter().any(|(first, last)| !known.contains(first) && has_free((*first, *last), want, &runs));
@@ -105,7 +105,7 @@ impl<B: Backend> CellWork<'_, B> {
     /// Takes the lowest free cell, so that shared cells are adjacent.
     async fn make_shared(&self, want: &CellWant, taken: &mut BTreeSet<IpAddr>) -> Result<Option<Span>, CellError> {
         while let Some(first) = choose::next(&want.spans, want.size, 0, taken) {
-            let spec = BlockSpec::shared(&want.domain, first, (want.size, &want.pool));
+            let spec = BlockSpec::new_shared(&want.domain, first, (want.size, &want.pool));
             let made = match self.backend.create_block(&spec, None).await {
                 Ok(_versions) => true,
                 // Another node may have made it for the same reason.

@@ -83,7 +83,7 @@ impl<B: Backend> CellWork<'_, B> {
         cell: &Cell,
         (deadline, may_exist): (Instant, &mut bool),
     ) -> Result<bool, CellError> {
-        let mut tries = Tries::until(deadline);
+        let mut tries = Tries::with_deadline(deadline);
         loop {
             self.certain()?;
             if !self.store.borrow_mut().note_taking(&cell.nonce)? {

@@ -32,7 +32,7 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    pub(super) fn until(deadline: Instant) -> Self {
+    pub(super) fn with_deadline(deadline: Instant) -> Self {
         Self { deadline, pause: Pause::new(RETRY, LONGEST_RETRY) }
     }
 

@@ -65,7 +65,7 @@ async fn of_holder<B: Backend>(
 
 /// Reports claims on addresses that a machine allocates by itself.
 fn of_claims(block: &Block, claims: &[Claim], found: &mut Vec<Finding>) {
-    let (first, last) = (block.spec.first, block.spec.last());
+    let (first, last) = (block.spec.first, block.spec.last_address());
     let is_inside = |claim: &&Claim| {
         let address = claim.spec.address;
         claim.spec.domain == block.spec.domain

@@ -112,7 +112,7 @@ pub(super) async fn look<B: Backend>(
     claims: &[Claim],
 ) -> Result<Vec<Finding>, DrainError> {
     let mut found = Vec::new();
-    twins(claims, &mut found);
+    report_duplicates(claims, &mut found);
     let nodes: BTreeMap<String, LedgerNode> =
         backend.nodes().await?.into_iter().map(|node| (node.node.clone(), node)).collect();
     for claim in claims {
@@ -133,7 +133,7 @@ fn finding(claim: &Claim, kind: Kind, what: String, remedy: &str) -> Finding {
 }
 
 /// Reports claims that are valid alone, but contradict each other.
-fn twins(claims: &[Claim], found: &mut Vec<Finding>) {
+fn report_duplicates(claims: &[Claim], found: &mut Vec<Finding>) {
     let mut owners = BTreeMap::<String, &Claim>::new();
     let mut addresses = BTreeMap::<IpAddr, &Claim>::new();
     // A marked claim is not used by its owner, which has another one.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     /// Writes the record of an agent at its start.
-    async fn speak(server: &Memory, name: &str, machine: &str) {
+    async fn write_record(server: &Memory, name: &str, machine: &str) {
         let write = |node: &mut LedgerNode| {
             name.clone_into(&mut node.node);
             machine.clone_into(&mut node.machine);
@@ -331,7 +331,7 @@ mod tests {
         let server = Memory::default();
         let machine = Machine::new("node", "m1", &server);
         machine.add(&WEB).await.unwrap();
-        speak(&server, "node", "m1").await;
+        write_record(&server, "node", "m1").await;
         let Machine { store, identity, .. } = machine;
         let local = Local { store, identity, ledger: "{}".to_owned() };
         assert_eq!(found(&server, &local).await, []);
@@ -371,11 +371,11 @@ mod tests {
         let server = Memory::default();
         let machine = Machine::new("node", "m1", &server);
         machine.add(&WEB).await.unwrap();
-        speak(&server, "node", "m1").await;
+        write_record(&server, "node", "m1").await;
         server.0.borrow_mut().claims.clear();
         let rival = Machine::new("rival", "m2", &server);
         rival.add(&OTHER).await.unwrap();
-        speak(&server, "rival", "m2").await;
+        write_record(&server, "rival", "m2").await;
         let Machine { store, identity, .. } = machine;
         let local = Local { store, identity, ledger: "{}".to_owned() };
         assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Others]);
@@ -389,7 +389,7 @@ mod tests {
         second.spec.address = "10.0.0.77".parse().unwrap();
         let claims = [twins[0].clone(), lab, second];
         let mut seen = Vec::new();
-        super::twins(&claims, &mut seen);
+        super::report_duplicates(&claims, &mut seen);
         assert_eq!(seen.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::TwoDomains, Kind::TwoClaims]);
     }
 }

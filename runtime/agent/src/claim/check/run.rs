@@ -16,7 +16,7 @@ use crate::claim::block::{Block, CELL};
 use crate::claim::machine_id;
 use crate::claim::object::{Claim, Identity, LedgerNode};
 use crate::claim::operate::{Reach, backend_of, ledger_text};
-use crate::claim::unreadable::parts;
+use crate::claim::unreadable::split_claim_name;
 
 /// What to check, and whether to repair it.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
         let ledger = ledger_text(reach)?;
         let backend = backend_of(&ledger, reach.kubeconfig.as_deref()).await?;
         let local = local(&backend, ledger, options).await?;
-        let (looked_at, found) = once(&backend, local.as_ref()).await?;
+        let (looked_at, found) = check_once(&backend, local.as_ref()).await?;
         let count = |(claims, blocks): &LookedAt| (claims.len(), blocks.len());
         let (claims, cells) = count(&looked_at);
         let node = local.as_ref().map(|local| local.identity.node.clone());
@@ -63,7 +63,7 @@ pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
         if let Some(local) = &local {
             repair_cells(&backend, local, &looked_at.1).await?;
         }
-        let (looked_at, left) = once(&backend, local.as_ref()).await?;
+        let (looked_at, left) = check_once(&backend, local.as_ref()).await?;
         let (claims, cells) = count(&looked_at);
         let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
         Ok(Checked { claims, cells, node, repaired, left })
@@ -74,7 +74,7 @@ pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
 type LookedAt = (Vec<Claim>, Vec<Block>);
 
 /// Lists claims first, then what they are compared with, so that new claims are not reported.
-async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(LookedAt, Vec<Finding>)> {
+async fn check_once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(LookedAt, Vec<Finding>)> {
     let blocks = backend.blocks(Listing::All).await?;
     let claims = backend.list(Listing::All).await?;
     let pods = match backend {
@@ -89,7 +89,7 @@ async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(Lo
 }
 
 fn unreadable(name: &str, why: &str) -> Finding {
-    let (domain, address) = parts(name.strip_suffix(CELL).unwrap_or(name));
+    let (domain, address) = split_claim_name(name.strip_suffix(CELL).unwrap_or(name));
     let what = format!("{name} cannot be read: {why}");
     let remedy = "correct it, or delete it if no pod has the address";
     Finding { kind: Kind::Unreadable, address, domain, what, remedy: remedy.to_owned() }

@@ -102,7 +102,7 @@ pub(super) fn map(range: &Range, taken: &Runs, width: u64) -> String {
 /// Returns the unusable addresses of a range: taken ones and the gateway.
 fn blocked(range: &Range, taken: &Runs) -> Runs {
     let mut blocked = Runs::default();
-    taken.within(range.first, range.last).for_each(|(first, last)| blocked.insert_run(first, last));
+    taken.runs_within(range.first, range.last).for_each(|(first, last)| blocked.insert_run(first, last));
     range.gateway.filter(|gateway| range.contains(*gateway)).into_iter().for_each(|gateway| blocked.insert(gateway));
     blocked
 }

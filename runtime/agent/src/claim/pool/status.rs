@@ -80,7 +80,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
             let mut taken = backend.taken(domain, &EVERYTHING).await?;
             // Only a machine knows the free addresses in its cells: for others, none of them is free.
             for cell in cells.iter().filter(|cell| cell.spec.domain == domain && !cell.spec.shared) {
-                taken.insert_run(cell.spec.first, cell.spec.last());
+                taken.insert_run(cell.spec.first, cell.spec.last_address());
             }
             domains.insert(domain, taken);
         }
@@ -109,10 +109,10 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
 
 /// Returns the message of the condition `Exhausted`, if it has just become true.
 fn newly_exhausted<'a>(before: &PoolStatus, after: &'a PoolStatus) -> Option<&'a str> {
-    fn full(status: &PoolStatus) -> Option<&Condition> {
+    fn exhausted_condition(status: &PoolStatus) -> Option<&Condition> {
         status.conditions.iter().find(|condition| condition.type_ == "Exhausted" && condition.status == "True")
     }
-    full(after).filter(|_full| full(before).is_none()).map(|full| full.message.as_str())
+    exhausted_condition(after).filter(|_full| exhausted_condition(before).is_none()).map(|full| full.message.as_str())
 }
 
 /// Returns the status of a pool.
@@ -200,7 +200,7 @@ mod tests {
         Pool { name: name.to_owned(), generation: 3, spec, ..Pool::default() }
     }
 
-    fn said(status: &PoolStatus, kind: &str) -> (String, String) {
+    fn condition_of(status: &PoolStatus, kind: &str) -> (String, String) {
         let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
         (found.status.clone(), found.reason.clone())
     }
@@ -213,12 +213,12 @@ mod tests {
         let now = Timestamp::now();
         let of_full = status(&full, &all, &taken, now);
         assert_eq!((of_full.used, of_full.free, of_full.used_percent, of_full.ranges[0].used), (5, 0, 100, 5));
-        assert_eq!(said(&of_full, "Exhausted"), ("True".to_owned(), "NoFreeAddress".to_owned()));
-        assert_eq!(said(&of_full, "Overlapping").0, "True");
+        assert_eq!(condition_of(&of_full, "Exhausted"), ("True".to_owned(), "NoFreeAddress".to_owned()));
+        assert_eq!(condition_of(&of_full, "Overlapping").0, "True");
         let of_wrong = status(&wrong, &all, &taken, now);
-        assert_eq!(said(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
-        assert_eq!((said(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
-        assert_eq!(said(&status(&twin, std::slice::from_ref(&twin), &taken, now), "Overlapping").0, "False");
+        assert_eq!(condition_of(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
+        assert_eq!((condition_of(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
+        assert_eq!(condition_of(&status(&twin, std::slice::from_ref(&twin), &taken, now), "Overlapping").0, "False");
     }
 
     #[test]

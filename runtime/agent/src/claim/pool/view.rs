@@ -192,7 +192,7 @@ fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView
     let mut taken: Runs = claims.iter().map(|claim| claim.spec.address).collect();
     let mut cells = None::<CellsView>;
     let overlaps = |block: &&Block| {
-        let (first, last) = (block.spec.first, block.spec.last());
+        let (first, last) = (block.spec.first, block.spec.last_address());
         ranges().any(|range| range.first.is_ipv4() == first.is_ipv4() && range.first <= last && range.last >= first)
     };
     for block in blocks.iter().filter(overlaps) {
@@ -201,7 +201,7 @@ fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView
         match &block.spec.holder {
             Some(holder) => {
                 *cells.nodes.entry(holder.node.clone()).or_default() += 1;
-                taken.insert_run(block.spec.first, block.spec.last());
+                taken.insert_run(block.spec.first, block.spec.last_address());
             }
             None => cells.shared += 1,
         }

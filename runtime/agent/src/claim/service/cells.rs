@@ -14,7 +14,7 @@ use weft_core::ledger::remote::RemoteRow;
 use super::{Claims, LONGEST, Ledger, Refused, refuse};
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::WriteError;
-use crate::claim::cells::{CellError, CellWork, Sharing, learn};
+use crate::claim::cells::{CellError, CellWork, Sharing, read_or_create_domain};
 use crate::claim::grant::{Grant, GrantError, Granted};
 use crate::claim::record::look_again;
 use crate::claim::{DrainError, now};
@@ -96,7 +96,7 @@ impl Claims {
         deadline: Deadline,
     ) -> Result<ClaimReply, Refusal> {
         let ledger = self.ledger(&want.ledger)?;
-        let deadline = Instant::now() + deadline.left(LONGEST);
+        let deadline = Instant::now() + deadline.remaining(LONGEST);
         self.begin(&want.ledger, &ledger, deadline).await?;
         let got = self.cell_of(want, &ledger, (known, deadline)).await.map_err(|error| refuse(&error.into()))?;
         // A connection that broke meanwhile may lead to another history.
@@ -124,7 +124,7 @@ impl Claims {
         }
         let work = self.cells(&want.ledger, ledger);
         if want.shared {
-            return Ok(match work.shared(want, known).await? {
+            return Ok(match work.shared_cells(want, known).await? {
                 Some(shared) => ClaimReply::Shared { cells: shared.cells, taken: shared.taken.iter().collect() },
                 None => ClaimReply::NoCell,
             });
@@ -143,7 +143,7 @@ impl Claims {
         if let Some(size) = ledger.known.sizes.borrow().get(domain) {
             return Ok(*size);
         }
-        let size = learn(&ledger.backend, &self.store, (text, domain), wanted).await?;
+        let size = read_or_create_domain(&ledger.backend, &self.store, (text, domain), wanted).await?;
         ledger.known.sizes.borrow_mut().insert(domain.to_owned(), size);
         Ok(size)
     }

@@ -9,7 +9,7 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::Claims;
 use crate::claim::now;
-use crate::gauges::{large, number};
+use crate::gauges::{number, to_sample};
 use crate::probes::{Kind, Metrics};
 
 /// How many pools are counted separately.
@@ -41,11 +41,11 @@ impl Counts {
     pub(super) fn metrics(&self, metrics: &mut Metrics) {
         for (pool, count) in self.lost.borrow().iter() {
             let help = "Claims that somebody else was faster with.";
-            metrics.add("weft_claim_conflicts_total", Kind::Counter, help, &[("pool", pool)], large(*count));
+            metrics.add("weft_claim_conflicts_total", Kind::Counter, help, &[("pool", pool)], to_sample(*count));
         }
         let (count, sum) = self.requests.get();
         let help = "Requests of ADDs for addresses of a cluster ledger.";
-        metrics.add("weft_claim_duration_seconds_count", Kind::Counter, help, &[], large(count));
+        metrics.add("weft_claim_duration_seconds_count", Kind::Counter, help, &[], to_sample(count));
         let help = "Time spent in these requests.";
         metrics.add("weft_claim_duration_seconds_sum", Kind::Counter, help, &[], sum.as_secs_f64());
     }
@@ -58,7 +58,7 @@ impl Claims {
         let help = "Addresses that a cluster ledger has to be told of: their attachments are gone. Those in a cooldown count too.";
         metrics.add("weft_tombstones", Kind::Gauge, help, &[], number(waiting));
         let help = "How long the oldest of these has waited after its cooldown.";
-        metrics.add("weft_tombstone_age_seconds", Kind::Gauge, help, &[], large(oldest));
+        metrics.add("weft_tombstone_age_seconds", Kind::Gauge, help, &[], to_sample(oldest));
         let ledgers = self.ledgers.borrow();
         let sum = |count: fn(&super::Progress) -> usize| ledgers.values().map(|of| count(&of.progress.borrow())).sum();
         let help = "Addresses of this node's attachments that somebody else holds in the cluster.";

@@ -163,8 +163,8 @@ impl Claims {
         let mut store = NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?;
         let identity =
             Identity { node: node.to_owned(), machine: machine.to_owned(), store_id: store.store_id()?, boot_id };
-        // Before serving requests: what an earlier boot had is to be given back. If a namespace of it is there, the
-        // boot id changed, but not the kernel.
+        // Before serving requests: give back what an earlier boot had. If one of its namespaces still exists, only the
+        // boot id has changed, and the kernel is the same.
         let released = store.release_older_boots(&|entry| netns_state(entry) == NetnsState::There, now())?;
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
@@ -211,7 +211,7 @@ impl Claims {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
-        let deadline = Instant::now() + deadline.left(LONGEST);
+        let deadline = Instant::now() + deadline.remaining(LONGEST);
         self.begin(&row.ledger, &ledger, deadline).await?;
         ledger.progress.borrow().may_grant().map_err(|error| refuse(&error))?;
         match self.run(&row, &ledger, (cell_size, deadline), pool).await {
@@ -265,7 +265,7 @@ impl Claims {
         let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let mut runs = Runs::clone(&claims);
         for block in cells.into_iter().filter(|block| !block.spec.shared) {
-            runs.insert_run(block.spec.first, block.spec.last());
+            runs.insert_run(block.spec.first, block.spec.last_address());
         }
         Ok(ClaimReply::Taken(runs.iter().collect()))
     }

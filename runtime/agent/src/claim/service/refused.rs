@@ -1,13 +1,14 @@
 //! Objects that a ledger refuses to write, a fence of this machine while it runs, and a node that was cut off.
 //!
-//! Invariant: a refusal keeps no other object. It is logged once, and tried again from time to time.
+//! Invariant: a refusal of one object does not affect the others. It is logged once, and the write is repeated from time
+//! to time.
 
 use tokio::time::Instant;
 
 use super::{CUT_OFF, Claims, Ledger, Progress, Refused};
 use crate::claim::backend::{Backend as _, WriteError};
 use crate::claim::clock::Clocks;
-use crate::claim::record::Spoken;
+use crate::claim::record::WrittenRecord;
 use crate::claim::{DrainError, GrantError, drain, now};
 
 /// With more refusals than this, old ones are logged again.
@@ -74,7 +75,7 @@ impl Claims {
 
     /// Notes what this node's record says. A machine that was fenced while it runs grants nothing until it boots, and
     /// compares what it has with the ledger.
-    pub(super) fn note_spoken(&self, text: &str, ledger: &Ledger, spoken: Spoken) {
+    pub(super) fn note_spoken(&self, text: &str, ledger: &Ledger, spoken: WrittenRecord) {
         let mut progress = ledger.progress.borrow_mut();
         if spoken.is_fenced && !progress.is_fenced {
             self.log.warn(&format!(

@@ -10,9 +10,11 @@ use weft_core::ledger::remote::{RemoteRow, Seen};
 use super::{Claims, Ledger, refuse};
 use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
-use crate::claim::record::speak;
+use crate::claim::record::write_record;
 use crate::claim::sweep::entries;
-use crate::claim::{Conflict, DrainError, GrantError, Reasserted, drop_intents, now, reassert, remark, settle};
+use crate::claim::{
+    Conflict, DrainError, GrantError, Reasserted, drop_intents, now, reassert, resolve_doubt, rewrite_claims,
+};
 
 /// After this many seconds the position is stored again even if nothing changed.
 const NOTED: u64 = 1800;
@@ -43,7 +45,7 @@ impl Claims {
         }
         let mut done = self.reassert(&names, ledger, state.epoch).await?;
         if !started || clears {
-            done.written += self.remark(text, ledger, state.epoch).await?;
+            done.written += self.rewrite_claims(text, ledger, state.epoch).await?;
         }
         if done.written > 0 {
             self.log
@@ -51,11 +53,11 @@ impl Claims {
         }
         let strict = self.is_strict((text, ledger), &done, state)?;
         for conflict in self.warn_of(ledger, state, done.conflicts) {
-            self.tell(ledger, &conflict).await;
+            self.report_conflict(ledger, &conflict).await;
         }
         Self::reassert_again(ledger, !strict);
         self.warn_of_refused(text, ledger, done.refused);
-        let spoken = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
+        let spoken = write_record(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
         self.note_spoken(text, ledger, spoken);
         let mut progress = ledger.progress.borrow_mut();
         progress.lost_cells = false;
@@ -102,8 +104,8 @@ impl Claims {
     }
 
     /// R41: claims again what IPAMClaims keep. Returns how many claims were missing.
-    async fn remark(&self, text: &str, ledger: &Ledger, epoch: u64) -> Result<usize, DrainError> {
-        let done = remark(&ledger.backend, epoch).await?;
+    async fn rewrite_claims(&self, text: &str, ledger: &Ledger, epoch: u64) -> Result<usize, DrainError> {
+        let done = rewrite_claims(&ledger.backend, epoch).await?;
         if done.forbidden {
             self.log.info(
                 "this agent has no right to list IPAMClaims: if the ledger loses an address that one keeps, it is not claimed again",
@@ -120,7 +122,7 @@ impl Claims {
     /// `doubt`: reads the state, and freezes a ledger whose history differs from what was seen.
     async fn read_state(&self, text: &str, ledger: &Ledger) -> Result<LedgerState, DrainError> {
         let history = ledger.backend.history();
-        history.mend();
+        history.mark_checked();
         let known = history.epoch().max(ledger.progress.borrow().state.epoch);
         let mut state = ledger.backend.state().await?;
         if state.epoch < known {
@@ -133,7 +135,7 @@ impl Claims {
                 ));
                 ledger.progress.borrow_mut().doubt = Some(why);
             }
-            state = settle(&ledger.backend, &self.store, known, now()).await?;
+            state = resolve_doubt(&ledger.backend, &self.store, known, now()).await?;
             self.log.warn(&format!(
                 "cluster ledger {text} is frozen in epoch {}: every node writes its claims again; run \"weftctl ledger thaw\" then",
                 state.epoch
@@ -141,7 +143,7 @@ impl Claims {
             ledger.progress.borrow_mut().doubt = None;
         }
         let mut progress = ledger.progress.borrow_mut();
-        let seen = history.seen(state.epoch);
+        let seen = history.observe_epoch(state.epoch);
         let is_news = |noted: &Seen| {
             (noted.revision, noted.epoch) != (seen.revision, seen.epoch) || seen.at.abs_diff(noted.at) > NOTED
         };

@@ -14,7 +14,7 @@ const REASON: &str = "AddressConflict";
 
 impl Claims {
     /// Tells both pods of a conflict. The log has it already.
-    pub(super) async fn tell(&self, ledger: &Ledger, conflict: &Conflict) {
+    pub(super) async fn report_conflict(&self, ledger: &Ledger, conflict: &Conflict) {
         let Some(events) = &self.reports.events else { return };
         let row = self.row_of(conflict);
         let own = row.as_ref().and_then(own_pod);
@@ -63,8 +63,8 @@ fn pod_name(pod: &Subject) -> String {
 fn own_pod(row: &RemoteRow) -> Option<Subject> {
     let owner = &row.owner;
     match owner.kind.as_str() {
-        "Pod" => subject((&owner.namespace, &owner.name), &owner.uid),
-        _ => subject(owner.user.split_once('/')?, ""),
+        "Pod" => event_subject((&owner.namespace, &owner.name), &owner.uid),
+        _ => event_subject(owner.user.split_once('/')?, ""),
     }
 }
 
@@ -72,11 +72,11 @@ fn own_pod(row: &RemoteRow) -> Option<Subject> {
 fn pods(claim: &Claim) -> Vec<Subject> {
     let ClaimOwner { owner, .. } = &claim.spec.owner;
     let uid = if owner.kind == "Pod" { owner.uid.as_str() } else { "" };
-    let pod = |holder: &Holder| subject(holder.pod.split_once('/')?, uid);
+    let pod = |holder: &Holder| event_subject(holder.pod.split_once('/')?, uid);
     claim.spec.holders.iter().filter_map(pod).collect()
 }
 
-fn subject((namespace, name): (&str, &str), uid: &str) -> Option<Subject> {
+fn event_subject((namespace, name): (&str, &str), uid: &str) -> Option<Subject> {
     let is_named = !namespace.is_empty() && !name.is_empty();
     let (namespace, name, uid) = (namespace.to_owned(), name.to_owned(), uid.to_owned());
     is_named.then_some(Subject { kind: "Pod", namespace, name, uid })

@@ -22,7 +22,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 use super::{CUT_OFF, Claims, Ledger, Reports, Round};
 use crate::Log;
 use crate::claim::backend::ReadError;
-use crate::claim::record::Spoken;
+use crate::claim::record::WrittenRecord;
 use crate::claim::{DrainError, GrantError, LedgerState};
 
 const TWO: &str = r#"{"endpoints":["http://192.0.2.1:2379","http://192.0.2.2:2379"],"type":"etcd"}"#;
@@ -74,7 +74,7 @@ async fn a_node_that_was_cut_off_compares_everything_again() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     let fails = || Err(DrainError::Read(ReadError("cut".into())));
-    // A short trouble is none.
+    // A short failure is not reported.
     claims.report(TWO, &ledger, fails());
     claims.report(TWO, &ledger, Ok(Round::Answered));
     assert!(ledger.progress.borrow().started);
@@ -90,7 +90,7 @@ async fn a_machine_that_is_fenced_while_it_runs_grants_nothing() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     assert!(ledger.progress.borrow().may_grant().is_ok());
-    let spoken = |is_fenced| Spoken { outlives_taint: false, is_fenced };
+    let spoken = |is_fenced| WrittenRecord { outlives_taint: false, is_fenced };
     claims.note_spoken(TWO, &ledger, spoken(true));
     assert!(matches!(ledger.progress.borrow().may_grant(), Err(GrantError::Fenced)));
     assert!(!ledger.progress.borrow().started, "what it has is compared with the ledger");
@@ -136,7 +136,7 @@ async fn a_ledger_that_this_node_does_not_use_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_keeps_a_node_from_confirming_is_looked_at_from_time_to_time() {
+async fn obstacles_to_a_confirmation_are_checked_from_time_to_time() {
     let (_dir, claims) = claims();
     let ledger = ledger(&claims, TWO);
     let is_settled = |frozen: bool| {

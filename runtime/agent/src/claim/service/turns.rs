@@ -49,7 +49,7 @@ impl Claims {
                 }
                 let (claims, working) = (Rc::clone(&self), Working(ledger));
                 rounds.spawn_local(async move {
-                    let outcome = claims.turn(&text, &working.0).await;
+                    let outcome = claims.run_round(&text, &working.0).await;
                     claims.report(&text, &working.0, outcome);
                 });
             }
@@ -101,7 +101,7 @@ impl Claims {
     }
 
     /// Runs one round for a ledger.
-    async fn turn(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
+    async fn run_round(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
         let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
         let (state_due, sweep_due, compare_due) = {
             let progress = ledger.progress.borrow();

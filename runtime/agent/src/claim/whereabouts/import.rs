@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Builder;
 use weft_core::ledger::remote::Owner;
 
-use super::objects::{self, Given, Said};
+use super::objects::{self, AllocatedAddress, ReadObjects};
 use super::source::Source;
 use super::{Item, MACHINE, Moved};
 use crate::claim::backend::kubernetes::Kubernetes;
@@ -57,7 +57,7 @@ pub fn import(options: &ImportOptions) -> anyhow::Result<Moved> {
 async fn carry_out<B: Backend>(
     backend: &B,
     claims: &[Claim],
-    said: Said,
+    said: ReadObjects,
     pods: &Pods,
     options: &ImportOptions,
 ) -> anyhow::Result<Moved> {
@@ -65,12 +65,12 @@ async fn carry_out<B: Backend>(
     let mut moved = Moved { unreadable: said.unreadable, ..Moved::default() };
     let wanted = wanted(said.given, pods, options, &mut moved);
     remove(backend, claims, &wanted, &source, options.dry_run, &mut moved).await?;
-    bring(backend, claims, wanted, &source, options.dry_run, &mut moved).await?;
+    import_claims(backend, claims, wanted, &source, options.dry_run, &mut moved).await?;
     Ok(moved)
 }
 
 /// Returns the wanted claims. An address that whereabouts has allocated twice in a domain is a conflict.
-fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &mut Moved) -> Wanted {
+fn wanted(mut given: Vec<AllocatedAddress>, pods: &Pods, options: &ImportOptions, moved: &mut Moved) -> Wanted {
     let mut wanted = Wanted::new();
     // Of two pods with one address, the existing one gets it.
     given.sort_by_key(|given| !pods.contains_key(&given.allocation.podref));
@@ -88,7 +88,7 @@ fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &m
         let spec = claim(&given, &options.namespace, &domain, pod);
         match wanted.get(&(domain.clone(), address)) {
             Some(other) => {
-                let who = format!("{} by {}, and {}", given.allocation.podref, given.object, text(other));
+                let who = format!("{} by {}, and {}", given.allocation.podref, given.object, describe_holder(other));
                 moved.conflicts.push(item(who));
             }
             None => drop(wanted.insert((domain, address), spec)),
@@ -97,14 +97,14 @@ fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &m
     wanted
 }
 
-fn text(spec: &ClaimSpec) -> String {
+fn describe_holder(spec: &ClaimSpec) -> String {
     match spec.holders.first() {
         Some(holder) => holder.describe(),
         None => format!("{} {}/{}", spec.owner.owner.kind, spec.owner.owner.namespace, spec.owner.owner.name),
     }
 }
 
-fn claim(given: &Given, source: &str, domain: &str, pod: Option<&(String, String)>) -> ClaimSpec {
+fn claim(given: &AllocatedAddress, source: &str, domain: &str, pod: Option<&(String, String)>) -> ClaimSpec {
     let allocation = &given.allocation;
     let (namespace, name) = allocation.podref.split_once('/').unwrap_or_default();
     let owner = match pod {
@@ -170,16 +170,16 @@ async fn remove<B: Backend>(
 ) -> anyhow::Result<()> {
     let is_wanted = |spec: &ClaimSpec| wanted.contains_key(&(spec.domain.clone(), spec.address));
     for Claim { spec, versions, .. } in claims {
-        if !is_imported(spec) || !source.has(spec) || is_wanted(spec) {
+        if !is_imported(spec) || !source.is_source_of(spec) || is_wanted(spec) {
             continue;
         }
-        if let Some(reason) = source.keeps(spec) {
-            moved.kept.push(item(spec, format!("{}: {reason}", text(spec))));
+        if let Some(reason) = source.reason_to_keep(spec) {
+            moved.kept.push(item(spec, format!("{}: {reason}", describe_holder(spec))));
             continue;
         }
-        moved.removed.push(item(spec, text(spec)));
+        moved.removed.push(item(spec, describe_holder(spec)));
         if !dry_run {
-            settled(backend.delete(&spec.name(), versions).await.map(drop))?;
+            ignore_conflict(backend.delete(&spec.name(), versions).await.map(drop))?;
         }
     }
     Ok(())
@@ -190,7 +190,7 @@ fn is_same(claim: &ClaimSpec, other: &ClaimSpec) -> bool {
     other.holders.iter().any(|holder| claim.is_held_by(&holder.nonce))
 }
 
-async fn bring<B: Backend>(
+async fn import_claims<B: Backend>(
     backend: &B,
     claims: &[Claim],
     wanted: Wanted,
@@ -204,26 +204,33 @@ async fn bring<B: Backend>(
         match known.get(&key) {
             Some(claim) if claim.spec.holders == spec.holders => moved.unchanged += 1,
             // The same allocation may have moved to another namespace, together with all of whereabouts.
-            Some(claim) if is_imported(&claim.spec) && (source.has(&claim.spec) || is_same(&claim.spec, &spec)) => {
+            Some(claim)
+                if is_imported(&claim.spec) && (source.is_source_of(&claim.spec) || is_same(&claim.spec, &spec)) =>
+            {
                 // The owner of a claim never changes, because the address would be free in between. Only the holders
                 // count.
                 let next = ClaimSpec { holders: spec.holders.clone(), ..claim.spec.clone() };
                 if !dry_run {
-                    settled(backend.replace(&next, &claim.versions, None).await.map(drop))?;
+                    ignore_conflict(backend.replace(&next, &claim.versions, None).await.map(drop))?;
                 }
-                moved.written.push(item(&spec, text(&spec)));
+                moved.written.push(item(&spec, describe_holder(&spec)));
             }
-            Some(claim) => moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec)))),
-            None if dry_run => moved.written.push(item(&spec, text(&spec))),
+            Some(claim) => moved
+                .conflicts
+                .push(item(&spec, format!("{}, and {}", describe_holder(&spec), describe_holder(&claim.spec)))),
+            None if dry_run => moved.written.push(item(&spec, describe_holder(&spec))),
             None => match backend.create(&spec, None).await {
-                Ok(_versions) => moved.written.push(item(&spec, text(&spec))),
+                Ok(_versions) => moved.written.push(item(&spec, describe_holder(&spec))),
                 // Somebody was faster, or the answer to an earlier try was lost.
                 Err(WriteError::Conflict | WriteError::NoAnswer(_)) => match backend.get(&spec.name()).await? {
                     Some(claim) if claim.spec.holders == spec.holders => {
-                        moved.written.push(item(&spec, text(&spec)));
+                        moved.written.push(item(&spec, describe_holder(&spec)));
                     }
                     Some(claim) => {
-                        moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec))));
+                        moved.conflicts.push(item(
+                            &spec,
+                            format!("{}, and {}", describe_holder(&spec), describe_holder(&claim.spec)),
+                        ));
                     }
                     None => anyhow::bail!("the claim on {} was not written; try again", spec.address),
                 },
@@ -235,7 +242,7 @@ async fn bring<B: Backend>(
 }
 
 /// Concurrent changes are left to the next import.
-fn settled(outcome: Result<(), WriteError>) -> anyhow::Result<()> {
+fn ignore_conflict(outcome: Result<(), WriteError>) -> anyhow::Result<()> {
     match outcome {
         Ok(()) | Err(WriteError::Conflict) => Ok(()),
         Err(error) => Err(error.into()),
@@ -247,7 +254,7 @@ mod tests {
     use super::super::objects::Allocation;
     use super::*;
     use crate::claim::backend::memory::Memory;
-    use crate::claim::tests::{Machine, WEB, one};
+    use crate::claim::tests::{Machine, WEB, one_want};
     use crate::claim::{Granted, claim_name};
     use weft_host_abi::types::ReleaseRule;
 
@@ -256,9 +263,9 @@ mod tests {
         ImportOptions { kubeconfig: None, namespace, domain, skip_stale: false, dry_run: false }
     }
 
-    fn given(network: &str, address: &str, pod: &str, id: &str) -> Given {
+    fn given(network: &str, address: &str, pod: &str, id: &str) -> AllocatedAddress {
         let allocation = Allocation { id: id.to_owned(), podref: format!("ns/{pod}"), ifname: "net1".to_owned() };
-        Given {
+        AllocatedAddress {
             network: network.to_owned(),
             address: address.parse().unwrap(),
             allocation,
@@ -267,16 +274,16 @@ mod tests {
     }
 
     /// Everything readable: the pool `p` of each network, and reservations.
-    async fn run(server: &Memory, given: Vec<Given>, options: &ImportOptions) -> Moved {
+    async fn run(server: &Memory, given: Vec<AllocatedAddress>, options: &ImportOptions) -> Moved {
         run_on(server, said(given), options).await
     }
 
-    fn said(given: Vec<Given>) -> Said {
+    fn said(given: Vec<AllocatedAddress>) -> ReadObjects {
         let pools = [("IPPool p".to_owned(), String::new()), ("IPPool lab-p".to_owned(), "lab".to_owned())];
-        Said { given, pools: pools.into(), reservations: true, unreadable: Vec::new() }
+        ReadObjects { given, pools: pools.into(), reservations: true, unreadable: Vec::new() }
     }
 
-    async fn run_on(server: &Memory, said: Said, options: &ImportOptions) -> Moved {
+    async fn run_on(server: &Memory, said: ReadObjects, options: &ImportOptions) -> Moved {
         let pods = ["a", "b"].map(|name| (format!("ns/{name}"), (format!("uid-{name}"), "node-1".to_owned())));
         let claims = server.list(Listing::All).await.unwrap();
         carry_out(server, &claims, said, &pods.into(), options).await.unwrap()
@@ -304,8 +311,10 @@ mod tests {
     #[tokio::test]
     async fn what_an_import_did_not_read_stays() {
         let server = Memory::default();
-        let reserved =
-            Given { object: "OverlappingRangeIPReservation 10.0.0.8".to_owned(), ..given("", "10.0.0.8/32", "b", "") };
+        let reserved = AllocatedAddress {
+            object: "OverlappingRangeIPReservation 10.0.0.8".to_owned(),
+            ..given("", "10.0.0.8/32", "b", "")
+        };
         let all =
             || vec![given("", "10.0.0.7/24", "a", "s1"), given("lab", "10.0.0.7/24", "b", "s2"), reserved.clone()];
         assert_eq!(run(&server, all(), &options()).await.written.len(), 3);
@@ -316,10 +325,10 @@ mod tests {
         without_lab.pools.remove("IPPool lab-p");
         for (case, said, options, kept, removed) in [
             ("another namespace", said(Vec::new()), &elsewhere, 0, 0),
-            ("no such objects", Said::default(), &options(), 3, 0),
-            ("no IPPool", Said { reservations: true, ..Said::default() }, &options(), 3, 0),
-            ("an unreadable object", Said { unreadable: bad(), ..said(Vec::new()) }, &options(), 3, 0),
-            ("no reservations", Said { reservations: false, ..said(Vec::new()) }, &options(), 1, 2),
+            ("no such objects", ReadObjects::default(), &options(), 3, 0),
+            ("no IPPool", ReadObjects { reservations: true, ..ReadObjects::default() }, &options(), 3, 0),
+            ("an unreadable object", ReadObjects { unreadable: bad(), ..said(Vec::new()) }, &options(), 3, 0),
+            ("no reservations", ReadObjects { reservations: false, ..said(Vec::new()) }, &options(), 1, 2),
             ("another domain", said(Vec::new()), &domain, 2, 1),
             ("a pool is missing", without_lab, &options(), 1, 2),
         ] {
@@ -344,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_leaves_what_is_whereabouts() {
+    async fn a_sweep_leaves_the_claims_of_whereabouts() {
         let server = Memory::default();
         let machine = Machine::new("node-1", "m1", &server);
         run(&server, vec![given("", "10.0.0.7/24", "a", "s1")], &options()).await;
@@ -356,7 +365,7 @@ mod tests {
     async fn an_address_allocated_twice_is_reported_and_not_imported() {
         let server = Memory::default();
         let machine = Machine::new("node", "m1", &server);
-        let nonce = machine.intend(&WEB, &one(), &ReleaseRule::Free);
+        let nonce = machine.intend(&WEB, &one_want(), &ReleaseRule::Free);
         assert_eq!(machine.grant(&nonce).await.unwrap(), Granted::All);
         let twice = vec![
             given("", "10.0.0.1/24", "a", "s1"),

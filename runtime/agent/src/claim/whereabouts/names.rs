@@ -15,8 +15,8 @@ pub(super) fn of_address(network: &str, address: IpAddr) -> String {
 
 /// Returns the network of an IPPool with that name and range. The name of a node slice's pool also contains its node.
 pub(super) fn network_of_pool(name: &str, range: &str, nodes: &[String]) -> Option<String> {
-    let before = before(name, &normalized(range))?;
-    let of_node = nodes.iter().filter_map(|node| self::before(before, node));
+    let before = strip_ending(name, &normalized(range))?;
+    let of_node = nodes.iter().filter_map(|node| self::strip_ending(before, node));
     // Use the longest node name: "a" and "x-a" may both be nodes.
     Some(of_node.min_by_key(|network| network.len()).unwrap_or(before).to_owned())
 }
@@ -46,7 +46,7 @@ fn normalized(text: &str) -> String {
 }
 
 /// Returns what precedes an ending and its dash; empty if the ending is everything.
-fn before<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
+fn strip_ending<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
     let rest = name.strip_suffix(ending)?;
     if rest.is_empty() { Some(rest) } else { rest.strip_suffix('-') }
 }

@@ -51,7 +51,7 @@ pub(super) type ReservationObject = Object<ReservationSpec, NotUsed>;
 
 /// An address that whereabouts has allocated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct AllocatedAddress {
     /// Empty for networks without `network_name`.
     pub(super) network: String,
     pub(super) address: IpNet,
@@ -65,8 +65,8 @@ pub(super) const RESERVATION: &str = "OverlappingRangeIPReservation";
 
 /// whereabouts' objects at one time.
 #[derive(Debug, Default)]
-pub(super) struct Said {
-    pub(super) given: Vec<Given>,
+pub(super) struct ReadObjects {
+    pub(super) given: Vec<AllocatedAddress>,
     /// Network of each readable pool, by `IPPool NAME`.
     pub(super) pools: BTreeMap<String, String>,
     /// Whether the API server knows reservations.
@@ -123,8 +123,8 @@ pub(super) async fn all_pools(client: &Client, namespace: &str) -> anyhow::Resul
 }
 
 /// Returns everything that whereabouts has allocated.
-pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Said> {
-    let mut said = Said::default();
+pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<ReadObjects> {
+    let mut said = ReadObjects::default();
     let mut networks = vec![String::new()];
     for (network, pool) in all_pools(client, namespace).await? {
         let name = pool.metadata.name.unwrap_or_default();
@@ -137,8 +137,10 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
         said.pools.insert(format!("IPPool {name}"), network.clone());
         for (offset, allocation) in pool.spec.allocations {
             let object = format!("IPPool {name}");
-            match offset.parse().ok().and_then(|offset| at(range, offset)) {
-                Some(address) => said.given.push(Given { network: network.clone(), address, allocation, object }),
+            match offset.parse().ok().and_then(|offset| address_at(range, offset)) {
+                Some(address) => {
+                    said.given.push(AllocatedAddress { network: network.clone(), address, allocation, object })
+                }
                 None => said.unreadable.push(format!("{object}: {offset:?} is not a place in {}", pool.spec.range)),
             }
         }
@@ -166,13 +168,13 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
         }
         let ReservationSpec { podref, ifname } = reservation.spec;
         let allocation = Allocation { id: String::new(), podref, ifname };
-        said.given.push(Given { network, address: address.into(), allocation, object });
+        said.given.push(AllocatedAddress { network, address: address.into(), allocation, object });
     }
     Ok(said)
 }
 
 /// Returns the address at an offset from the first one, if it is in the subnet.
-fn at(range: IpNet, offset: u64) -> Option<IpNet> {
+fn address_at(range: IpNet, offset: u64) -> Option<IpNet> {
     let address = match range.addr() {
         IpAddr::V4(first) => IpAddr::from(u32::from(first).checked_add(u32::try_from(offset).ok()?)?.to_be_bytes()),
         IpAddr::V6(first) => IpAddr::from(u128::from(first).checked_add(offset.into())?.to_be_bytes()),
@@ -212,11 +214,11 @@ mod tests {
         for (net, distance, address) in
             [("10.0.0.0/24", 7, "10.0.0.7/24"), ("10.0.0.5/24", 2, "10.0.0.7/24"), ("fd00::/64", 16, "fd00::10/64")]
         {
-            let found = at(range(net), distance).unwrap();
+            let found = address_at(range(net), distance).unwrap();
             assert_eq!((found, offset(range(net), found.addr())), (range(address), Some(distance)));
         }
-        assert_eq!(at(range("10.0.0.0/24"), 300), None);
-        assert_eq!(at(range("10.0.0.0/24"), 18_446_463_705_355_360_228), None);
+        assert_eq!(address_at(range("10.0.0.0/24"), 300), None);
+        assert_eq!(address_at(range("10.0.0.0/24"), 18_446_463_705_355_360_228), None);
         assert_eq!(offset(range("10.0.0.5/24"), "10.0.0.1".parse().unwrap()), None);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::objects::{RESERVATION, Said};
+use super::objects::{RESERVATION, ReadObjects};
 use super::{ImportOptions, names};
 use crate::claim::object::ClaimSpec;
 
@@ -25,7 +25,7 @@ pub(super) struct Source {
 // === impl Source ===
 
 impl Source {
-    pub(super) fn new(said: &Said, options: &ImportOptions) -> Self {
+    pub(super) fn new(said: &ReadObjects, options: &ImportOptions) -> Self {
         Self {
             namespace: options.namespace.clone(),
             domain: options.domain.clone(),
@@ -36,13 +36,13 @@ impl Source {
     }
 
     /// Returns whether an imported claim came from this namespace.
-    pub(super) fn has(&self, spec: &ClaimSpec) -> bool {
+    pub(super) fn is_source_of(&self, spec: &ClaimSpec) -> bool {
         spec.holders.iter().any(|holder| holder.store_id == self.namespace)
     }
 
     /// Returns why an imported claim of this namespace must stay although no allocation was found; `None` if it may
     /// go.
-    pub(super) fn keeps(&self, spec: &ClaimSpec) -> Option<String> {
+    pub(super) fn reason_to_keep(&self, spec: &ClaimSpec) -> Option<String> {
         let object = &spec.owner.network;
         let network = match object.strip_prefix(RESERVATION) {
             Some(_name) if !self.reservations || self.pools.is_empty() => {

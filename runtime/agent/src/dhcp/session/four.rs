@@ -7,7 +7,7 @@ use weft_dhcp::v4::{Client, Listen, Message, Output, Purpose, Settings};
 use super::{Command, Event, Failure, Opener, Session, Start};
 use crate::dhcp::client_id;
 use crate::dhcp::clock;
-use crate::dhcp::place::{Link, Place, PlaceError};
+use crate::dhcp::lease_link::{LeaseLink, Link, PlaceError};
 use crate::dhcp::socket::{Opened, Sender, open_packet};
 use crate::dhcp::store::AnyLease;
 
@@ -96,7 +96,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>)
             }
             Output::Lost(why) => {
                 session.close();
-                session.lost(true, &why).await;
+                session.end_lost_lease(true, &why).await;
                 return false;
             }
         };
@@ -141,7 +141,7 @@ async fn frame(
 async fn datagram(session: &mut Session, from: Ipv4Addr, to: Ipv4Addr, bytes: &[u8]) -> Result<(), PlaceError> {
     listen(session).await?;
     if session.sender.is_none() {
-        let opener = move |place: &Place, _link: &Link| -> Opener<Sender> {
+        let opener = move |place: &LeaseLink, _link: &Link| -> Opener<Sender> {
             let ifname = place.ifname.clone();
             Box::new(move || Sender::open(from, &ifname))
         };
@@ -154,7 +154,7 @@ async fn datagram(session: &mut Session, from: Ipv4Addr, to: Ipv4Addr, bytes: &[
 /// Opens the packet socket if it is not open.
 async fn listen(session: &mut Session) -> Result<(), PlaceError> {
     if session.socket.is_none() {
-        let opener = |_place: &Place, link: &Link| -> Opener<Opened> {
+        let opener = |_place: &LeaseLink, link: &Link| -> Opener<Opened> {
             let index = link.index;
             Box::new(move || open_packet(index))
         };

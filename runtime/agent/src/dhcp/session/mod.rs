@@ -19,7 +19,7 @@ use weft_dhcp::{Lost, Millis};
 use weft_host_abi::types::Attachment;
 
 use super::Shared;
-use super::place::{Link, Place, PlaceError};
+use super::lease_link::{LeaseLink, Link, PlaceError};
 use super::socket::{Incoming, Opened, Sender, Socket};
 use crate::dhcp::clock;
 use crate::dhcp::store::{AnyLease, Row};
@@ -66,7 +66,7 @@ pub(super) enum Command {
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) attachment: Attachment,
-    pub(super) place: Place,
+    pub(super) place: LeaseLink,
     pub(super) wish: Wish,
 }
 
@@ -101,7 +101,7 @@ impl Handle {
     }
 
     /// Sends the task a command. A task that has ended, or has already got a command, ignores it.
-    pub(super) fn tell(&self, command: Command) {
+    pub(super) fn send_command(&self, command: Command) {
         self.commands.try_send(command).ok();
     }
 
@@ -202,7 +202,7 @@ impl Session {
     /// Checks the link and opens a socket in its namespace.
     async fn open<T: Send + 'static>(
         &self,
-        opener: impl FnOnce(&Place, &Link) -> Opener<T> + Send + 'static,
+        opener: impl FnOnce(&LeaseLink, &Link) -> Opener<T> + Send + 'static,
     ) -> Result<(Link, T), PlaceError> {
         // If another process took the link down during use, it had a reason.
         let (place, bring_up) = (self.subject.place.clone(), self.is_new());
@@ -248,7 +248,7 @@ impl Session {
             wish: wish.clone(),
             lease: lease.clone(),
         };
-        if let Err(error) = self.shared.store.put(&row) {
+        if let Err(error) = self.shared.store.write_lease(&row) {
             // It is used anyway: with a full disk, an address that is not renewed after a restart is the lesser evil.
             self.shared
                 .log
@@ -269,7 +269,7 @@ impl Session {
 
     /// Ends the lease. The container must not continue to use the address: as with the stock daemon, its link is taken
     /// down.
-    async fn lost(&self, is_v4: bool, why: &Lost) {
+    async fn end_lost_lease(&self, is_v4: bool, why: &Lost) {
         let place = self.subject.place.clone();
         let down = self.shared.visits.run(move || place.take_down()).await;
         let link = match down {
@@ -313,7 +313,7 @@ impl Session {
         }
     }
 
-    /// Sets the final state of a task that was told to end.
+    /// Sets the final state of a task that got a command to end.
     fn ended(&self, is_v4: bool, command: Command) {
         if command == Command::Release {
             self.forget(is_v4);

@@ -7,7 +7,7 @@ use weft_dhcp::v6::{Client, Message, Output, Settings};
 use super::{Command, Event, Failure, Opener, Session, Start};
 use crate::dhcp::clock;
 use crate::dhcp::duid;
-use crate::dhcp::place::{Link, Place, PlaceError};
+use crate::dhcp::lease_link::{LeaseLink, Link, PlaceError};
 use crate::dhcp::socket::{Opened, open_udp6};
 use crate::dhcp::store::AnyLease;
 
@@ -64,7 +64,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
         match output {
             Output::Send(bytes) => {
                 if let Err(error) = send(session, &bytes).await
-                    && !leaving(session, ending)
+                    && !is_release_over(session, ending)
                     && !session.displaced(false, &error)
                 {
                     return false;
@@ -82,7 +82,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
             }
             Output::Lost(why) => {
                 session.close();
-                session.lost(false, &why).await;
+                session.end_lost_lease(false, &why).await;
                 return false;
             }
             Output::Released => {
@@ -96,7 +96,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
 }
 
 /// A lease that is being given back cannot fail any more: the client ends by itself.
-fn leaving(session: &Session, ending: Option<Command>) -> bool {
+fn is_release_over(session: &Session, ending: Option<Command>) -> bool {
     if ending.is_some() {
         session.shared.log.info(&format!("{} could not give its IPv6 lease back", session.subject.name()));
     }
@@ -105,7 +105,7 @@ fn leaving(session: &Session, ending: Option<Command>) -> bool {
 
 async fn send(session: &mut Session, bytes: &[u8]) -> Result<(), PlaceError> {
     if session.socket.is_none() {
-        let opener = |place: &Place, link: &Link| -> Opener<Opened> {
+        let opener = |place: &LeaseLink, link: &Link| -> Opener<Opened> {
             let (index, ifname) = (link.index, place.ifname.clone());
             Box::new(move || open_udp6(index, &ifname))
         };

@@ -24,7 +24,7 @@ pub(in crate::registry) struct Servers {
 /// A server that a registry leads to and that is not asked, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(in crate::registry) struct Astray(pub(in crate::registry) String);
+pub(in crate::registry) struct ForeignServer(pub(in crate::registry) String);
 
 // === impl Servers ===
 
@@ -40,13 +40,13 @@ impl Servers {
     }
 
     /// Checks that a server that the registry leads to may be asked.
-    pub(super) fn check(&self, url: &Url) -> Result<(), Astray> {
+    pub(super) fn check(&self, url: &Url) -> Result<(), ForeignServer> {
         if self.is_registry(url) {
             return Ok(());
         }
         let (server, has_tls) = (server(url), self.registry.scheme() == "https");
         // The rest of the address is the registry's text, and may be long.
-        let astray = |why: &str| Err(Astray(format!("it leads to {}://{server}, {why}", url.scheme())));
+        let astray = |why: &str| Err(ForeignServer(format!("it leads to {}://{server}, {why}", url.scheme())));
         match url.scheme() {
             "https" if is_near(url) => astray("which is on this machine or its link"),
             "https" => Ok(()),
@@ -65,7 +65,7 @@ impl Servers {
 
     fn follow(&self, attempt: Attempt<'_>) -> Action {
         if attempt.previous().len() > REDIRECTS {
-            return attempt.error(Astray(format!("it sends its clients on more than {REDIRECTS} times")));
+            return attempt.error(ForeignServer(format!("it sends its clients on more than {REDIRECTS} times")));
         }
         match self.check(attempt.url()) {
             Ok(()) => attempt.follow(),
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    fn check(registry: &str, to: &str) -> Result<(), Astray> {
+    fn check(registry: &str, to: &str) -> Result<(), ForeignServer> {
         let plain = ["auth.lan:5001".to_owned(), "127.0.0.1:5001".to_owned()];
         Servers::new(Url::parse(registry).unwrap(), &plain).check(&Url::parse(to).unwrap())
     }

@@ -1,6 +1,6 @@
-//! Registries that send too much, everywhere they can, that lead elsewhere, and that say what they should not. A body
-//! here never ends, so a client that keeps all of it fails by the memory of the machine; and one that logs in as
-//! registries want it.
+//! Registries that send too much in every part of an answer, that redirect to other servers, and whose errors repeat
+//! secrets. A body here never ends, so a client that keeps all of it runs out of memory. And a registry that asks for a
+//! login as real ones do.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -24,7 +24,7 @@ fn endless(status: &'static str) -> Says {
     Says { status, headers: CHUNKED.to_owned(), body: None }
 }
 
-fn says(status: &'static str, headers: &str, body: &str) -> Says {
+fn response(status: &'static str, headers: &str, body: &str) -> Says {
     let headers = format!("{headers}content-length: {}\r\n", body.len());
     Says { status, headers, body: Some(body.to_owned()) }
 }
@@ -57,7 +57,7 @@ fn other_server(answer: &'static str) -> (String, Receiver<(String, Option<Strin
     let (tell, told) = channel();
     let host = registry(move |path, authorization| {
         tell.send((path.to_owned(), authorization.map(str::to_owned))).ok();
-        says("200 OK", "", answer)
+        response("200 OK", "", answer)
     });
     (host, told)
 }
@@ -122,9 +122,9 @@ fn challenge(realm: &str) -> String {
 fn a_body_without_end_is_too_large() {
     let host = registry(|path, _authorization| match path {
         "/v2/a/b/manifests/endless" => endless("200 OK"),
-        "/v2/a/b/manifests/fits" => says("200 OK", "", &" ".repeat(1 << 20)),
-        "/v2/a/b/manifests/one-more" => says("200 OK", "", &" ".repeat((1 << 20) + 1)),
-        _ => says("200 OK", "", ""),
+        "/v2/a/b/manifests/fits" => response("200 OK", "", &" ".repeat(1 << 20)),
+        "/v2/a/b/manifests/one-more" => response("200 OK", "", &" ".repeat((1 << 20) + 1)),
+        _ => response("200 OK", "", ""),
     });
     let reader = reader(&host, RegistryAuth::Anonymous);
     assert!(matches!(get(&reader, "manifests/endless"), Err(HttpError::TooLarge)));
@@ -136,9 +136,11 @@ fn a_body_without_end_is_too_large() {
 fn an_error_without_end_is_an_error() {
     let host = registry(|path, _authorization| match path {
         "/v2/a/b/manifests/1" => endless("500 Internal Server Error"),
-        "/v2/a/b/manifests/2" => {
-            says("404 Not Found", "", r#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no", "detail": null}]}"#)
-        }
+        "/v2/a/b/manifests/2" => response(
+            "404 Not Found",
+            "",
+            r#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no", "detail": null}]}"#,
+        ),
         // What this one says is never read.
         _ => endless("200 OK"),
     });
@@ -157,11 +159,11 @@ fn an_error_without_end_is_an_error() {
 fn an_error_that_is_no_registrys_is_not_repeated() {
     let host = registry(|path, _authorization| match path {
         "/v2/a/b/manifests/envelope" => {
-            says("400 Bad Request", "", r#"{"errors": [{"code": "MANIFEST_INVALID", "message": "no layer"}]}"#)
+            response("400 Bad Request", "", r#"{"errors": [{"code": "MANIFEST_INVALID", "message": "no layer"}]}"#)
         }
-        "/v2/a/b/manifests/list" => says("400 Bad Request", "", r#"{"errors": ["the secret"]}"#),
-        "/v2/a/b/manifests/text" => says("418 I'm a teapot", "", "the secret"),
-        _ => says("200 OK", "", ""),
+        "/v2/a/b/manifests/list" => response("400 Bad Request", "", r#"{"errors": ["the secret"]}"#),
+        "/v2/a/b/manifests/text" => response("418 I'm a teapot", "", "the secret"),
+        _ => response("200 OK", "", ""),
     });
     let reader = reader(&host, RegistryAuth::Anonymous);
     let image = crate::artifact::Image::parse("127.0.0.1:5000/a/b:1").unwrap();
@@ -179,10 +181,10 @@ fn a_redirect_to_another_server_of_the_node_is_not_followed() {
     let (other, asked) = other_server("the secret");
     let to = format!("location: http://{other}/secret\r\n");
     let host = registry(move |path, _authorization| match path {
-        "/v2/a/b/manifests/1" => says("307 Temporary Redirect", &to, ""),
-        "/v2/a/b/manifests/2" => says("302 Found", "location: /v2/a/b/manifests/here\r\n", ""),
-        "/v2/a/b/manifests/3" => says("302 Found", "location: /v2/a/b/manifests/3\r\n", ""),
-        _ => says("200 OK", "", "it"),
+        "/v2/a/b/manifests/1" => response("307 Temporary Redirect", &to, ""),
+        "/v2/a/b/manifests/2" => response("302 Found", "location: /v2/a/b/manifests/here\r\n", ""),
+        "/v2/a/b/manifests/3" => response("302 Found", "location: /v2/a/b/manifests/3\r\n", ""),
+        _ => response("200 OK", "", "it"),
     });
     let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
     let HttpError::Astray(astray) = failed else { panic!("{failed:?}") };
@@ -203,8 +205,8 @@ fn a_token_server_that_is_another_server_of_the_node_is_not_asked() {
     let (other, asked) = other_server(r#"{"token": "the secret"}"#);
     let realm = challenge(&format!("http://{other}/token"));
     let host = registry(move |path, authorization| match path {
-        "/v2/" => says("401 Unauthorized", &realm, ""),
-        _ => says("200 OK", "", authorization.unwrap_or_default()),
+        "/v2/" => response("401 Unauthorized", &realm, ""),
+        _ => response("200 OK", "", authorization.unwrap_or_default()),
     });
     for auth in [RegistryAuth::Anonymous, user()] {
         let failed = get(&reader(&host, auth.clone()), "manifests/1").unwrap_err();
@@ -223,7 +225,7 @@ fn a_token_server_that_is_another_server_of_the_node_is_not_asked() {
 fn a_token_without_end_is_too_large() {
     for status in ["200 OK", "403 Forbidden"] {
         let host = registry_at(move |own, path, _authorization| match path.split('?').next() {
-            Some("/v2/") => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+            Some("/v2/") => response("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
             _ => endless(status),
         });
         let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
@@ -233,10 +235,10 @@ fn a_token_without_end_is_too_large() {
 }
 
 #[test]
-fn what_is_no_token_is_not_repeated() {
+fn a_text_that_is_not_a_token_is_not_repeated() {
     let host = registry_at(|own, path, _authorization| match path.split('?').next() {
-        Some("/v2/") => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
-        _ => says("200 OK", "", "\"the secret\""),
+        Some("/v2/") => response("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        _ => response("200 OK", "", "\"the secret\""),
     });
     let failed = get(&reader(&host, RegistryAuth::Anonymous), "manifests/1").unwrap_err();
     assert!(!format!("{failed:?}").contains("secret"), "{failed:?}");
@@ -246,13 +248,13 @@ fn what_is_no_token_is_not_repeated() {
 fn credentials_are_exchanged_for_a_token() {
     let answered = std::cell::Cell::new(0);
     let host = registry_at(move |own, path, authorization| match (path, authorization) {
-        ("/v2/", _) => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        ("/v2/", _) => response("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
         ("/token?scope=repository%3Aa%2Fb%3Apull&service=s", Some(BASIC)) => {
             answered.set(answered.get() + 1);
-            says("200 OK", "", &format!(r#"{{"access_token": "abc{}"}}"#, answered.get()))
+            response("200 OK", "", &format!(r#"{{"access_token": "abc{}"}}"#, answered.get()))
         }
-        ("/v2/a/b/tags/list", Some("Bearer abc1")) => says("200 OK", "", "it"),
-        _ => says("401 Unauthorized", "", ""),
+        ("/v2/a/b/tags/list", Some("Bearer abc1")) => response("200 OK", "", "it"),
+        _ => response("401 Unauthorized", "", ""),
     });
     let reader = reader(&host, user());
     assert_eq!(get(&reader, "tags/list").unwrap(), b"it");
@@ -266,15 +268,15 @@ fn a_push_uploads_what_is_missing() {
     let (storage, stored) = other_server("");
     let place = format!("location: http://{storage}/x?state=1\r\n");
     let host = registry_at(move |own, request, authorization| match (request, authorization) {
-        ("/v2/", _) => says("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
+        ("/v2/", _) => response("401 Unauthorized", &challenge(&format!("http://{own}/token")), ""),
         ("/token?scope=repository%3Aa%2Fb%3Apull%2Cpush&service=s", Some(BASIC)) => {
-            says("200 OK", "", r#"{"token": "t"}"#)
+            response("200 OK", "", r#"{"token": "t"}"#)
         }
-        (_, given) if given != Some("Bearer t") => says("401 Unauthorized", "", ""),
-        (request, _) if request.starts_with("HEAD /v2/a/b/blobs/sha256:e3b0") => says("200 OK", "", ""),
-        ("POST /v2/a/b/blobs/uploads/", _) => says("202 Accepted", &place, ""),
-        ("PUT /v2/a/b/manifests/1", _) => says("201 Created", "", ""),
-        _ => says("404 Not Found", "", ""),
+        (_, given) if given != Some("Bearer t") => response("401 Unauthorized", "", ""),
+        (request, _) if request.starts_with("HEAD /v2/a/b/blobs/sha256:e3b0") => response("200 OK", "", ""),
+        ("POST /v2/a/b/blobs/uploads/", _) => response("202 Accepted", &place, ""),
+        ("PUT /v2/a/b/manifests/1", _) => response("201 Created", "", ""),
+        _ => response("404 Not Found", "", ""),
     });
     let http = http(&host, user(), std::slice::from_ref(&storage));
     wait(http.put_blob("a/b", b"")).unwrap();

@@ -6,7 +6,7 @@ use oci_client::errors::OciDistributionError;
 use reqwest::{Response, StatusCode, Url};
 use weft_core::policy::Digest;
 
-use super::{Http, HttpError, Rights, beginning, patience, refusal, with};
+use super::{Http, HttpError, Rights, beginning, patience, refusal, with_authorization};
 
 // === impl Http ===
 
@@ -22,18 +22,18 @@ impl Http {
         let (base, digest) = (&self.base, Digest::new(blob).to_string());
         let authorization = self.authorization(repository, Rights::Push).await?;
         let asked = self.client.head(format!("{base}/{repository}/blobs/{digest}"));
-        if with(asked, authorization.clone()).send().await?.status() == StatusCode::OK {
+        if with_authorization(asked, authorization.clone()).send().await?.status() == StatusCode::OK {
             return Ok(());
         }
         let begun = self.client.post(format!("{base}/{repository}/blobs/uploads/")).header(CONTENT_LENGTH, 0);
-        let begun = accepted(with(begun, authorization.clone()).send().await?).await?;
-        let mut place = place(begun.url(), begun.headers())?;
+        let begun = accepted(with_authorization(begun, authorization.clone()).send().await?).await?;
+        let mut place = upload_url(begun.url(), begun.headers())?;
         self.servers.check(&place)?;
         place.query_pairs_mut().append_pair("digest", &digest);
         // Another server gets what the registry wrote into its address, and nothing else.
         let authorization = authorization.filter(|_header| self.servers.is_registry(&place));
         let sent = self.uploads.put(place).header(CONTENT_TYPE, "application/octet-stream").body(blob.to_vec());
-        accepted(with(sent, authorization).send().await?).await.map(drop)
+        accepted(with_authorization(sent, authorization).send().await?).await.map(drop)
     }
 
     /// Uploads a manifest under a tag, after its blobs.
@@ -47,12 +47,12 @@ impl Http {
         let authorization = self.authorization(repository, Rights::Push).await?;
         let sent = self.client.put(format!("{}/{repository}/manifests/{tag}", self.base));
         let sent = sent.header(CONTENT_TYPE, kind).body(manifest.to_vec());
-        accepted(with(sent, authorization).send().await?).await.map(drop)
+        accepted(with_authorization(sent, authorization).send().await?).await.map(drop)
     }
 }
 
 /// Returns the address that an upload continues at.
-fn place(from: &Url, headers: &HeaderMap) -> Result<Url, HttpError> {
+fn upload_url(from: &Url, headers: &HeaderMap) -> Result<Url, HttpError> {
     let named = headers.get(LOCATION).and_then(|place| from.join(place.to_str().ok()?).ok());
     named.ok_or(HttpError::Registry(OciDistributionError::RegistryNoLocationError))
 }

@@ -124,5 +124,5 @@ fn need_net(object: &Object, key: &str) -> Result<IpNet, Mistyped> {
 }
 
 fn wrong(object: &Object, key: &str, text: &str, want: &'static str) -> Mistyped {
-    mistyped(&object.place(key), &Value::String(text.to_owned()), want)
+    mistyped(&object.path_text(key), &Value::String(text.to_owned()), want)
 }

@@ -228,7 +228,7 @@ fn dns_is_set_as_soon_as_a_list_is_there() {
 
 /// `ips[].interface` is an `int` in Go, and every stock plugin decodes -1.
 #[test]
-fn a_negative_interface_is_none() {
+fn a_negative_interface_counts_as_absent() {
     let value = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.0.0.2/24", "interface": -1 }] });
     let read = CniResult::from_json(&value, Version::CURRENT).unwrap();
     assert_eq!(read.ips[0].interface, None);

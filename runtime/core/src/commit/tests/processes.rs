@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::size::every;
+use super::size::every_nth_address;
 use super::*;
 use crate::ledger::ClaimFilter;
 use crate::store::{FILE, LOG_LIMIT, StoreError, log_path};
@@ -106,7 +106,7 @@ fn pool() -> Range {
     range("10.0.0.1", "10.0.7.255")
 }
 
-fn go(dir: &Path) {
+fn allow_start(dir: &Path) {
     fs::write(dir.join("go"), "").unwrap();
 }
 
@@ -130,14 +130,14 @@ fn sixty_four_processes_claim_from_one_pool_at_once() {
     let dir = tempfile::tempdir().unwrap();
     // The store does not exist yet, so they also create it concurrently.
     let children: Vec<Child> = (0..64).map(|n| spawn(dir.path(), &format!("p{n}"), 8, "claim")).collect();
-    go(dir.path());
+    allow_start(dir.path());
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
     let mut claimed: Vec<IpAddr> = notes(dir.path()).into_iter().map(|note| note.2).collect();
     claimed.sort();
-    assert_eq!(claimed, every(&pool(), 64 * 8, 1), "no address twice, none left out");
+    assert_eq!(claimed, every_nth_address(&pool(), 64 * 8, 1), "no address twice, none left out");
     let state = dir.path().join("state");
     assert_sound(&state);
     let store = NodeStore::open(&state, "boot-1").unwrap();
@@ -153,7 +153,7 @@ fn processes_make_the_store_at_once() {
     for round in 0..15 {
         let dir = scratch();
         let children: Vec<Child> = (0..16).map(|n| spawn(dir.path(), &format!("p{n}"), 1, "claim")).collect();
-        go(dir.path());
+        allow_start(dir.path());
         for child in children {
             let output = child.wait_with_output().unwrap();
             assert!(output.status.success(), "round {round}: {output:?}");
@@ -168,8 +168,8 @@ fn processes_fill_a_pool_to_the_last_address() {
     let children: Vec<Child> = (0..8).map(|n| spawn(dir.path(), &format!("p{n}"), 150, "race")).collect();
     let mut store = NodeStore::open(&dir.path().join("state"), "boot-1").unwrap();
     // All but a few addresses are taken: most claims are races.
-    super::size::fill(&mut store, "s", &every(&pool(), 2047 - 6, 1));
-    go(dir.path());
+    super::size::fill(&mut store, "s", &every_nth_address(&pool(), 2047 - 6, 1));
+    allow_start(dir.path());
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -195,7 +195,7 @@ fn ask_all(store: &mut NodeStore, count: usize) -> Vec<bool> {
 #[test]
 fn killed_writers_lose_nothing_and_leave_nothing_half() {
     let dir = tempfile::tempdir().unwrap();
-    go(dir.path());
+    allow_start(dir.path());
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = move |below: u64| {
         random ^= random << 13;

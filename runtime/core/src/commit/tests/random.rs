@@ -20,7 +20,7 @@ fn pools() -> Vec<Range> {
 }
 
 /// Returns the address at an offset into a pool, if it exists.
-fn nth(pool: &Range, offset: u8) -> IpAddr {
+fn nth_address(pool: &Range, offset: u8) -> IpAddr {
     let mut address = pool.first;
     for _ in 0..offset {
         address = crate::store::next(address).filter(|next| pool.contains(*next)).unwrap_or(pool.first);
@@ -88,17 +88,18 @@ impl Pair {
     fn new() -> Self {
         let mut pair = Self { model: Model::new(), disk: OnDisk::new(), now: 1000, boots: 1 };
         for scope in ["s", "t"] {
-            let wants: Vec<Want> = pools().iter().map(|pool| want(&[nth(pool, 0), nth(pool, 3)], pool)).collect();
+            let wants: Vec<Want> =
+                pools().iter().map(|pool| want(&[nth_address(pool, 0), nth_address(pool, 3)], pool)).collect();
             let key = key("first");
             let free = ReleaseRule::Free;
             let ask = ClaimAsk { scope, ..ask(&key, &wants, &free) };
-            pair.both(|subject| subject.claim(&ask, Record::default())).unwrap();
-            pair.both(|subject| subject.release(&key, 1000));
+            pair.run_on_both(|subject| subject.claim(&ask, Record::default())).unwrap();
+            pair.run_on_both(|subject| subject.release(&key, 1000));
         }
         pair
     }
 
-    fn both<T: PartialEq + std::fmt::Debug>(&mut self, run: impl Fn(&mut dyn Subject) -> T) -> T {
+    fn run_on_both<T: PartialEq + std::fmt::Debug>(&mut self, run: impl Fn(&mut dyn Subject) -> T) -> T {
         let expected = run(&mut self.model);
         assert_eq!(run(&mut self.disk), expected);
         expected
@@ -113,7 +114,7 @@ impl Pair {
                     .iter()
                     .map(|(pool, offsets)| {
                         let pool = &pools[usize::from(*pool)];
-                        let addresses: Vec<_> = offsets.iter().map(|offset| nth(pool, *offset)).collect();
+                        let addresses: Vec<_> = offsets.iter().map(|offset| nth_address(pool, *offset)).collect();
                         want(&addresses, pool)
                     })
                     .collect();
@@ -123,25 +124,25 @@ impl Pair {
             Step::ClaimNext { scope, owner, pool, rule: code } => {
                 let pool = &pools()[usize::from(*pool)];
                 let scope = scope_name(*scope);
-                let free = self.both(|subject| subject.view(scope, now).next_free(pool, pool.first).unwrap());
+                let free = self.run_on_both(|subject| subject.view(scope, now).next_free(pool, pool.first).unwrap());
                 let Some(free) = free else { return };
                 self.claim(scope, &attachment(*owner, false), (&[want(&[free], pool)], &[]), &rule(*code));
             }
             Step::Release { owner, ipam } => {
-                self.both(|subject| subject.release(&attachment(*owner, *ipam), now));
+                self.run_on_both(|subject| subject.release(&attachment(*owner, *ipam), now));
             }
             Step::ReleaseAddress { scope, pool, offset, force } => {
-                let address = nth(&pools()[usize::from(*pool)], *offset);
-                self.both(|subject| subject.release_address(scope_name(*scope), address, *force));
+                let address = nth_address(&pools()[usize::from(*pool)], *offset);
+                self.run_on_both(|subject| subject.release_address(scope_name(*scope), address, *force));
             }
             Step::Purge => {
-                self.both(|subject| subject.purge_expired(now));
+                self.run_on_both(|subject| subject.purge_expired(now));
             }
             Step::Wait(seconds) => self.now += u64::from(*seconds),
             Step::Reboot => {
                 self.boots += 1;
                 let boot = format!("boot-{}", self.boots);
-                self.both(|subject| subject.reboot(&boot, now));
+                self.run_on_both(|subject| subject.reboot(&boot, now));
             }
         }
     }
@@ -152,7 +153,7 @@ impl Pair {
         let shared = vec![format!("shared {}", key.attachment.container_id), "shared".to_owned()];
         let record = Record { externals: externals.into(), shared, ..Record::default() };
         // A refusal is as good as a claim: only agreement matters.
-        drop(self.both(|subject| subject.claim(&ask, record.clone())));
+        drop(self.run_on_both(|subject| subject.claim(&ask, record.clone())));
     }
 
     fn compare(&self) {
@@ -163,7 +164,7 @@ impl Pair {
                 let address = |view: &dyn LedgerView| view.last_claimed(&pool).unwrap().map(|last| last.address);
                 assert_eq!(address(&*found), address(&*expected), "last claim in {pool:?}");
                 for offset in 0..16 {
-                    let at = nth(&pool, offset);
+                    let at = nth_address(&pool, offset);
                     assert_eq!(found.claimed_by(at), expected.claimed_by(at), "{at}");
                     assert_eq!(found.next_free(&pool, at), expected.next_free(&pool, at), "from {at}");
                 }

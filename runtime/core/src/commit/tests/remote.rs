@@ -64,7 +64,7 @@ fn an_operators_release_gives_an_address_back_to_the_cluster() {
 }
 
 #[test]
-fn a_release_on_the_nodes_ledger_is_none_in_the_cluster() {
+fn a_release_in_the_nodes_ledger_releases_nothing_in_the_cluster() {
     let mut disk = OnDisk::new();
     assert!(claim_next(&mut disk, &key("a"), &range("10.0.0.2", "10.0.0.4")).is_some());
     assert!(!disk.store.release_address("s", ip("10.0.0.2"), (true, NOW)).unwrap());
@@ -88,16 +88,16 @@ fn an_address_without_a_journal_entry_is_reported_and_given_back() {
     disk.store.repair(NOW + 7).unwrap();
     assert_eq!((disk.store.integrity().unwrap(), states(&disk, &nonce)), (Vec::new(), vec![AddressState::Tombstone]));
     // By the caller's clock, as every other time. A row without addresses is nobody's.
-    assert_eq!((since(&disk, &nonce), disk.store.remote_row(&empty).unwrap()), (NOW + 7, None));
+    assert_eq!((claimed_since(&disk, &nonce), disk.store.remote_row(&empty).unwrap()), (NOW + 7, None));
     granted(&mut disk, &key("b"), &["10.0.0.4"]);
     assert_sound(disk.dir.path());
 }
 
-fn at(now: u64, uptime: u64) -> Clock {
+fn clock(now: u64, uptime: u64) -> Clock {
     Clock { now, uptime: Duration::from_secs(uptime) }
 }
 
-fn since(disk: &OnDisk, nonce: &str) -> u64 {
+fn claimed_since(disk: &OnDisk, nonce: &str) -> u64 {
     disk.store.remote_row(nonce).unwrap().unwrap().addresses[0].since
 }
 
@@ -109,29 +109,29 @@ fn created(disk: &OnDisk, nonce: &str) -> u64 {
 fn ages_follow_a_clock_that_is_set() {
     let mut disk = OnDisk::new();
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
-    assert_eq!(disk.store.follow_clock(None, at(NOW, 500)).unwrap(), 0);
+    assert_eq!(disk.store.follow_clock(None, clock(NOW, 500)).unwrap(), 0);
     // An hour ahead: 5 seconds have passed.
-    let last = Some(at(NOW, 500));
-    assert_eq!(disk.store.follow_clock(last, at(NOW + 3605, 505)).unwrap(), 3600);
-    assert_eq!((since(&disk, &nonce), created(&disk, &nonce)), (NOW + 3600, NOW + 3600));
+    let last = Some(clock(NOW, 500));
+    assert_eq!(disk.store.follow_clock(last, clock(NOW + 3605, 505)).unwrap(), 3600);
+    assert_eq!((claimed_since(&disk, &nonce), created(&disk, &nonce)), (NOW + 3600, NOW + 3600));
     // Two hours back, which another process finds out.
-    assert_eq!(disk.store.follow_clock(None, at(NOW + 3610 - 7200, 510)).unwrap(), -7200);
-    assert_eq!(since(&disk, &nonce), NOW - 3600);
+    assert_eq!(disk.store.follow_clock(None, clock(NOW + 3610 - 7200, 510)).unwrap(), -7200);
+    assert_eq!(claimed_since(&disk, &nonce), NOW - 3600);
     // Only the clock's own pace.
-    let last = Some(at(NOW - 3590, 510));
-    assert_eq!(disk.store.follow_clock(last, at(NOW - 3489, 610)).unwrap(), 0);
-    assert_eq!(since(&disk, &nonce), NOW - 3600);
+    let last = Some(clock(NOW - 3590, 510));
+    assert_eq!(disk.store.follow_clock(last, clock(NOW - 3489, 610)).unwrap(), 0);
+    assert_eq!(claimed_since(&disk, &nonce), NOW - 3600);
     assert_sound(disk.dir.path());
 }
 
 #[test]
 fn no_age_becomes_larger_than_the_time_that_has_passed() {
     let mut disk = OnDisk::new();
-    disk.store.follow_clock(None, at(NOW + 3600, 500)).unwrap();
+    disk.store.follow_clock(None, clock(NOW + 3600, 500)).unwrap();
     // The clock is set back an hour, the row is written by the new clock, and only then somebody looks.
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
-    assert_eq!(disk.store.follow_clock(Some(at(NOW + 3600, 500)), at(NOW + 1, 501)).unwrap(), -3600);
-    assert_eq!(since(&disk, &nonce), NOW);
+    assert_eq!(disk.store.follow_clock(Some(clock(NOW + 3600, 500)), clock(NOW + 1, 501)).unwrap(), -3600);
+    assert_eq!(claimed_since(&disk, &nonce), NOW);
 }
 
 #[test]
@@ -140,8 +140,8 @@ fn a_time_to_come_is_now() {
     let nonce = granted(&mut disk, &key("a"), &["10.0.0.2"]);
     disk.store.note_seen("{}", &crate::ledger::remote::Seen { at: NOW, ..Default::default() }).unwrap();
     // The node boots with an earlier clock: nothing tells by how much it was wrong before.
-    assert_eq!(disk.store.follow_clock(None, at(1000, 7)).unwrap(), 0);
-    assert_eq!((since(&disk, &nonce), created(&disk, &nonce)), (1000, 1000));
+    assert_eq!(disk.store.follow_clock(None, clock(1000, 7)).unwrap(), 0);
+    assert_eq!((claimed_since(&disk, &nonce), created(&disk, &nonce)), (1000, 1000));
     assert_eq!(disk.store.seen("{}").unwrap().unwrap().at, 1000);
     assert_eq!(disk.store.expire_intents(1121, 1121).unwrap(), 0, "it is an entry");
 }

@@ -19,7 +19,7 @@ pub(super) fn fill(store: &mut NodeStore, scope: &str, addresses: &[IpAddr]) {
                     let key = key(&format!("{:064}", batch * 1000 + index));
                     let record = Record { plan: "x".repeat(1500), trace: "y".repeat(500), ..Record::default() };
                     let id = journal::insert(conn, &key, &record, &ReleaseRule::Free, ("boot-1", 1000))?;
-                    ledger::put(conn, scope, *address, (id, 0, 1000))?;
+                    ledger::write_claim(conn, scope, *address, (id, 0, 1000))?;
                     books.taken(scope, *address)?;
                 }
                 books.close().map_err(Stop::from)
@@ -30,7 +30,7 @@ pub(super) fn fill(store: &mut NodeStore, scope: &str, addresses: &[IpAddr]) {
 }
 
 /// Returns so many addresses from the start of a range, every `step`th.
-pub(super) fn every(range: &Range, count: usize, step: u128) -> Vec<IpAddr> {
+pub(super) fn every_nth_address(range: &Range, count: usize, step: u128) -> Vec<IpAddr> {
     let nth = |index: usize| match range.first {
         IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + u32::try_from(index as u128 * step).unwrap()).into()),
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + index as u128 * step).into()),
@@ -93,7 +93,7 @@ fn add_and_del(dir: &Path, pool: &Range, id: &str) -> (Cost, Cost) {
 /// Measures ADD and DEL with so many claims: returns the median time of `rounds`, and the largest number of steps.
 fn measure(pool: &Range, count: usize, step: u128, rounds: usize) -> (Cost, Cost) {
     let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(pool, count, step));
+    fill(&mut disk.store, "s", &every_nth_address(pool, count, step));
     // An open store in this process would keep SQLite's index file alive.
     let OnDisk { dir, store } = disk;
     drop(store);
@@ -126,7 +126,7 @@ fn an_add_costs_the_same_with_sixty_thousand_claims() {
 fn a_scan_takes_a_turn_for_each_claim() {
     let pool = range("10.0.0.0", "10.3.255.255");
     let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(&pool, 2000, 1));
+    fill(&mut disk.store, "s", &every_nth_address(&pool, 2000, 1));
     let turns = count_turns(&disk.store);
     let scan = "SELECT max(slot + since) FROM claims";
     let found = disk.store.read("scan", |conn| Ok(conn.query_row(scan, [], |row| row.get::<_, i64>(0))?));

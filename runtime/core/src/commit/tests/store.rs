@@ -1,15 +1,16 @@
-//! The file: modes, versions, files that are not a store, the size of the log, and all kinds of damage.
+//! The file: modes, versions, files that are not a store, and the size of the log. `damage` breaks files.
+
+mod damage;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
-use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::size::{every, fill};
+use super::size::{every_nth_address, fill};
 use super::*;
-use crate::ledger::{self, ClaimFilter};
+use crate::ledger;
+use crate::ledger::ClaimFilter;
 use crate::store::{APPLICATION_ID, FILE, LOG_LIMIT, StoreError, VERSION, log_path};
 
 fn mode(path: &Path) -> u32 {
@@ -27,7 +28,7 @@ fn directory_and_files_are_root_only() {
     assert!(NodeStore::open_read_only(&dir).unwrap().is_none(), "nothing is made by reading");
     assert!(!dir.exists());
     let mut store = NodeStore::open(&dir, "boot-1").unwrap();
-    fill(&mut store, "s", &every(&pool(), 3, 1));
+    fill(&mut store, "s", &every_nth_address(&pool(), 3, 1));
     assert_eq!(mode(&dir), 0o700);
     for name in fs::read_dir(&dir).unwrap() {
         let path = name.unwrap().path();
@@ -37,7 +38,7 @@ fn directory_and_files_are_root_only() {
 }
 
 #[test]
-fn an_unfinished_store_is_none_to_a_reader_and_is_finished_by_a_writer() {
+fn a_reader_ignores_an_unfinished_store_and_a_writer_finishes_it() {
     let dir = scratch();
     fs::write(dir.path().join(FILE), b"").unwrap();
     assert!(NodeStore::open_read_only(dir.path()).unwrap().is_none());
@@ -95,7 +96,7 @@ fn a_foreign_file_is_reported_and_not_changed() {
 }
 
 #[test]
-fn a_state_directory_that_is_none_is_an_error() {
+fn a_state_directory_that_is_not_a_directory_is_an_error() {
     let dir = scratch();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
@@ -195,7 +196,7 @@ fn claims_can_be_listed_by_anything() {
 fn a_scope_forgets_the_range_that_was_not_declared_for_longest() {
     let mut disk = OnDisk::new();
     let nth = |n: usize| {
-        let first = every(&range("10.0.0.0", "10.255.255.255"), n + 1, 16)[n];
+        let first = every_nth_address(&range("10.0.0.0", "10.255.255.255"), n + 1, 16)[n];
         Range { subnet: host(first), first, last: first, gateway: None }
     };
     let count = ledger::MOST + 10;
@@ -244,7 +245,7 @@ fn the_log_stays_small_over_many_short_processes() {
     let mut largest = 0;
     for round in 0..300 {
         let mut store = NodeStore::open(dir.path(), "boot-1").unwrap();
-        let wants = [want(&every(&pool(), 300, 1)[round..], &pool())];
+        let wants = [want(&every_nth_address(&pool(), 300, 1)[round..], &pool())];
         let record = Record { plan: "x".repeat(3000), ..Record::default() };
         store.claim(&ask(&key(&round.to_string()), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record)).unwrap();
         drop(store);
@@ -264,7 +265,7 @@ fn a_reader_that_stays_delays_the_log_but_not_the_writers() {
     let view = reader.view("s", 1000).unwrap();
     assert_eq!(view.usage(&pool()).unwrap().taken, 1);
     for round in 0..100 {
-        let wants = [want(&every(&pool(), 200, 1)[round..], &pool())];
+        let wants = [want(&every_nth_address(&pool(), 200, 1)[round..], &pool())];
         let record = Record { plan: "x".repeat(3000), ..Record::default() };
         store.claim(&ask(&key(&round.to_string()), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record)).unwrap();
     }
@@ -288,7 +289,7 @@ fn the_documentation_has_the_version_of_the_format() {
 #[ignore = "needs the sqlite3 command"]
 fn the_sqlite3_command_reads_it() {
     let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(&pool(), 100, 2));
+    fill(&mut disk.store, "s", &every_nth_address(&pool(), 100, 2));
     let sqlite3 = |query: &str| {
         let path = disk.store.path();
         let output = std::process::Command::new("sqlite3").arg("-readonly").arg(path).arg(query).output().unwrap();
@@ -355,120 +356,6 @@ fn a_caller_may_wait_for_less_than_an_add_does() {
     });
     assert_eq!(claim_next(&mut disk, &key("b"), &pool()), Some(ip("10.0.0.2")), "then it waits as before");
     letting_go.join().unwrap();
-}
-
-// === damage ===
-
-/// The file contents of a store with some rows of every kind.
-fn sample() -> (Vec<u8>, Vec<u8>) {
-    let mut disk = OnDisk::new();
-    fill(&mut disk.store, "s", &every(&pool(), 200, 2));
-    let keep = ReleaseRule::Keep("pod:ns/x".into());
-    for (owner, rule) in [("kept", &keep), ("resting", &ReleaseRule::Cooldown(9)), ("active", &ReleaseRule::Free)] {
-        let free = disk.store.view("s", 1).unwrap().next_free(&pool(), pool().first).unwrap().unwrap();
-        let record = Record { shared: vec!["x".into()], ..Record::default() };
-        disk.claim(&ask(&key(owner), &[want(&[free], &pool())], rule), record).unwrap();
-    }
-    disk.release(&key("kept"), 1000);
-    disk.release(&key("resting"), 1000);
-    let path = disk.store.path().to_owned();
-    drop(disk.store);
-    (fs::read(&path).unwrap(), fs::read(log_path(&path)).unwrap())
-}
-
-/// Uses every part of a store that may be broken. Nothing may panic or hang; errors are allowed.
-fn use_it(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
-    if let Some(reader) = NodeStore::open_read_only(&dir)? {
-        drop(reader.integrity());
-    }
-    let mut store = NodeStore::open(&dir, "boot-2")?;
-    drop(store.integrity());
-    drop(store.reap_previous_boots(&|entry| entry.key.attachment.container_id == "active", 1000));
-    drop(store.purge_expired(5000));
-    drop(store.held("s", &["pod:ns/x".to_owned()], "active"));
-    drop(store.claims(&ClaimFilter::default()));
-    drop(store.entries(None));
-    if let Ok(view) = store.view("s", 1000) {
-        let free = view.next_free(&pool(), pool().first);
-        drop((view.usage(&pool()), view.last_claimed(&pool()), view.claimed_by(pool().first), view.held_by("active")));
-        drop(view);
-        if let Ok(Some(free)) = free {
-            let wants = [want(&[free], &pool())];
-            drop(store.claim(&ask(&key("new"), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(Record::default())));
-        }
-    }
-    drop(store.update_record(&key("active"), &Record::default()));
-    drop(store.release(&key("active"), 1000));
-    drop(store.release_address("s", ip("10.0.0.1"), (true, 1000)));
-    drop(store.repair(1000));
-    store.maintain()?;
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_damaged_file_is_an_error_and_never_a_panic(
-        flips in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..8), 0..12),
-        header in prop::collection::vec((0_usize..100, any::<u8>()), 0..3),
-        cut in prop::option::of(any::<prop::sample::Index>()),
-        in_log in any::<bool>(),
-        without_log in any::<bool>(),
-    ) {
-        static SAMPLE: std::sync::LazyLock<(Vec<u8>, Vec<u8>)> = std::sync::LazyLock::new(sample);
-        let (mut file, mut log) = SAMPLE.clone();
-        let victim = if in_log { &mut log } else { &mut file };
-        for (index, bit) in &flips {
-            let at = index.index(victim.len());
-            victim[at] ^= 1 << bit;
-        }
-        for (at, byte) in &header {
-            victim[*at] = *byte;
-        }
-        if let Some(cut) = cut {
-            victim.truncate(cut.index(victim.len()));
-        }
-        let dir = scratch();
-        let path = dir.path().join(FILE);
-        fs::write(&path, &file).unwrap();
-        if !without_log {
-            fs::write(log_path(&path), &log).unwrap();
-        }
-        if let Err(error) = use_it(dir.path().to_owned()) {
-            prop_assert!(!error.to_string().is_empty());
-        }
-    }
-
-    #[test]
-    fn rows_that_make_no_sense_are_errors(
-        column in 0_usize..12,
-        value in prop_oneof![
-            Just("NULL".to_owned()), Just("-1".to_owned()), Just("9223372036854775807".to_owned()), Just("1.5".to_owned()),
-            Just("'text'".to_owned()), Just("x''".to_owned()), Just("x'0102'".to_owned()), Just("x'ff00ff'".to_owned()),
-        ],
-    ) {
-        let targets = [
-            "claims SET address", "claims SET state", "claims SET entry", "claims SET until", "claims SET owner",
-            "journal SET release", "journal SET shared", "journal SET role", "journal SET created", "runs SET last",
-            "ranges SET taken", "slots SET address",
-        ];
-        let (file, log) = sample();
-        let dir = scratch();
-        let path = dir.path().join(FILE);
-        fs::write(&path, &file).unwrap();
-        fs::write(log_path(&path), &log).unwrap();
-        let raw = Connection::open(&path).unwrap();
-        // Constraints refuse some of these; a manual edit can produce the others.
-        let table = targets[column].split(' ').next().unwrap();
-        let rows = if table == "journal" { " WHERE id = 3" } else { "" };
-        let changed = raw.execute_batch(&format!("UPDATE OR IGNORE {} = {value}{rows}", targets[column]));
-        drop(changed);
-        drop(raw);
-        if let Err(error) = use_it(dir.path().to_owned()) {
-            prop_assert!(!error.to_string().is_empty());
-        }
-    }
 }
 
 #[test]

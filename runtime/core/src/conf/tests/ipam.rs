@@ -13,7 +13,7 @@ fn ipam_error(ipam: Value) -> String {
 }
 
 /// `first-last gateway` of each range of each set.
-fn shown(ipam: &IpamConf) -> Vec<Vec<String>> {
+fn describe_ranges(ipam: &IpamConf) -> Vec<Vec<String>> {
     let range = |range: &weft_host_abi::types::Range| {
         format!("{}-{} {}", range.first, range.last, range.gateway.map(|gw| gw.to_string()).unwrap_or_default())
     };
@@ -29,7 +29,7 @@ fn defaults_are_filled_in() {
           "gateway": "10.0.2.254"}],
     ])));
     assert_eq!(
-        shown(&read),
+        describe_ranges(&read),
         [
             vec!["10.0.0.1-10.0.0.254 10.0.0.1"],
             vec!["fd00::1-fd00::ffff:ffff:ffff:ffff fd00::1"],
@@ -47,7 +47,7 @@ fn the_runtimes_ranges_come_first_then_the_single_one() {
     }));
     let read = parse(Persona::Weft, conf).unwrap().ipam.unwrap();
     assert_eq!(
-        shown(&read),
+        describe_ranges(&read),
         [["10.0.0.1-10.0.0.254 10.0.0.1"], ["10.1.0.7-10.1.0.254 10.1.0.3"], ["10.2.0.1-10.2.0.254 10.2.0.1"]]
     );
     // The policy's configuration is what the operator wrote.
@@ -193,7 +193,7 @@ fn requested_addresses_keep_their_order_and_source() {
 }
 
 #[test]
-fn single_addresses_are_declared_or_asked_for() {
+fn single_addresses_are_declared_or_requested() {
     let read = ipam(json!({"type": "static", "addresses": [{"address": "10.0.0.9/24", "gateway": "10.0.0.1"}],
         "ranges": "ignored by the stock plugin"}));
     assert_eq!(read.declared, ["10.0.0.9/24".parse().unwrap()]);

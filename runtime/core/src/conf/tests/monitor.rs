@@ -14,7 +14,7 @@ fn own_ipam(network: &Network) -> &IpamConf {
 }
 
 #[test]
-fn the_monitored_policy_has_what_it_would_have_in_charge() {
+fn the_monitored_policy_gets_the_inputs_of_a_deciding_one() {
     let network = monitored(json!({"policy": OWN, "ipam": {"subnet": "10.9.0.0/24", "restSeconds": 5}})).unwrap();
     let own = own_ipam(&network);
     let text = json!({"subnet": "10.9.0.0/24", "restSeconds": 5, "type": "wasm", "policy": OWN}).to_string();
@@ -85,7 +85,7 @@ fn selected(select: Value) -> Result<Network, ConfError> {
 }
 
 #[test]
-fn a_delegate_policy_is_monitored_with_what_it_would_have_in_charge() {
+fn a_monitored_delegate_policy_gets_the_inputs_of_a_deciding_one() {
     let own = json!({"rules": [5], "files": {"f": "/etc/f"}});
     let select = |more: Value| {
         let mut monitor = json!({"policy": OWN, "select": own});
@@ -96,20 +96,20 @@ fn a_delegate_policy_is_monitored_with_what_it_would_have_in_charge() {
     };
     let network = select(json!({})).unwrap();
     let active = network.select().unwrap();
-    assert_eq!((active.policy.as_str(), active.files.len(), active.place()), ("file:///old.wasm", 0, "select"));
+    assert_eq!((active.policy.as_str(), active.files.len(), active.path()), ("file:///old.wasm", 0, "select"));
     assert_eq!(active.text, json!({"policy": "file:///old.wasm", "default": "a"}).to_string());
     let watched = active.monitored().unwrap();
     assert_eq!(watched.text, json!({"rules": [5], "files": {"f": "/etc/f"}, "policy": OWN}).to_string());
     assert_eq!((watched.policy.as_str(), watched.files[0].name.as_str()), (OWN, "f"));
-    assert_eq!(watched.place(), "select.monitor.select");
+    assert_eq!(watched.path(), "select.monitor.select");
 
     // Promoted, each keeps its configuration.
     let network = select(json!({"promoted": true})).unwrap();
     let active = network.select().unwrap();
     assert_eq!((active.policy.as_str(), &active.text, &active.files), (OWN, &watched.text, &watched.files));
-    assert_eq!(active.place(), "select.monitor.select");
+    assert_eq!(active.path(), "select.monitor.select");
     let watched = active.monitored().unwrap();
-    assert_eq!((watched.policy.as_str(), watched.files.len(), watched.place()), ("file:///old.wasm", 0, "select"));
+    assert_eq!((watched.policy.as_str(), watched.files.len(), watched.path()), ("file:///old.wasm", 0, "select"));
 
     // Without one of its own, both have the same.
     let network =

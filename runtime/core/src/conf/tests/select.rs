@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn two() -> Value {
+fn two_delegates() -> Value {
     json!([
         {"name": "nat", "type": "bridge", "isGateway": true, "settable": ["mtu", "ipam.routes"]},
         {"name": "lan", "type": "macvlan", "master": "eth1", "ipam": {}},
@@ -12,7 +12,7 @@ fn two() -> Value {
 
 fn conf(more: Value) -> Value {
     let mut conf = json!({
-        "cniVersion": "1.1.0", "name": "net", "type": "weft", "delegates": two(), "select": {"policy": "by-label", "default": "nat"},
+        "cniVersion": "1.1.0", "name": "net", "type": "weft", "delegates": two_delegates(), "select": {"policy": "by-label", "default": "nat"},
         "ipam": host_local(json!([[{"subnet": "10.0.0.0/24"}]])), "limits": {"fuel": 7},
     });
     for (key, value) in more.as_object().unwrap() {
@@ -179,7 +179,7 @@ fn rendered(more: Value, settings: &[(&str, Value)]) -> Value {
 }
 
 #[test]
-fn flannel_hands_over_what_the_plugin_does() {
+fn flannel_passes_on_what_the_plugin_does() {
     let set = [("ipMasq", json!(false)), ("mtu", json!(1472)), ("ipam.ranges", json!([[{"subnet": "10.1.17.0/24"}]]))];
     assert_eq!(
         rendered(json!({}), &set),

@@ -53,7 +53,7 @@ fn an_external_ipam_plugins_keys_are_its_own() {
 }
 
 #[test]
-fn cni_args_are_refused_by_what_reads_them() {
+fn cni_args_are_refused_by_their_reader() {
     let check = |persona, ipam: Value, args: &str| {
         parse_with(persona, json!({"name": "net", "ipam": ipam}), args).map(|_| ()).map_err(|e| e.to_string())
     };

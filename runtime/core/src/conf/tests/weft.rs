@@ -3,7 +3,7 @@
 use super::*;
 use crate::agent::claim::Blocks;
 
-fn ok(more: Value) -> Network {
+fn read_network(more: Value) -> Network {
     parse(Persona::Weft, weft_conf(more)).unwrap()
 }
 
@@ -13,7 +13,7 @@ fn err(more: Value) -> ConfError {
 
 #[test]
 fn the_delegate_sees_what_its_stock_plugin_would() {
-    let network = ok(json!({
+    let network = read_network(json!({
         "delegate": {"type": "macvlan", "master": "eth1"},
         "ipam": host_local(json!([[{"subnet": "10.0.0.0/24"}]])),
         "runtimeConfig": {"mac": "02:00:00:00:00:01"},
@@ -66,7 +66,7 @@ fn unknown_keys_are_named_with_what_to_do() {
         let error = err(more);
         assert_eq!(error.code(), 7);
         // Its consequences, and other mistakes, follow after it.
-        error.each()[0].to_string()
+        error.into_errors()[0].to_string()
     };
     assert!(text(json!({"foo": 1})).starts_with("unknown key \"foo\": known are cniVersion, "));
     assert_eq!(text(json!({"isGateway": true})), "unknown key \"isGateway\": move it into \"delegate\"");
@@ -84,7 +84,7 @@ fn unknown_keys_are_named_with_what_to_do() {
 
 #[test]
 fn keys_of_the_specification_and_of_runtimes_are_known() {
-    ok(json!({
+    read_network(json!({
         "cniVersions": ["1.0.0"], "capabilities": {}, "runtimeConfig": {}, "args": {}, "prevResult": {}, "dns": {},
         "disableCheck": true, "disableGC": "false", "loadOnlyInlinedPlugins": true,
         "cni.dev/valid-attachments": [], "cni.dev/whatever": 1, "CNIVERSION": "1.1.0",
@@ -93,7 +93,7 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn a_ledger_is_the_nodes_or_the_clusters() {
-    let cluster = |ledger| match ok(json!({"ledger": ledger})).terms.ledger {
+    let cluster = |ledger| match read_network(json!({"ledger": ledger})).terms.ledger {
         LedgerKind::Cluster(conf) => conf,
         LedgerKind::Node => panic!("a cluster ledger is expected"),
     };
@@ -116,7 +116,7 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
         assert_eq!(err(json!({"ledger": wrong})).code(), 7, "{wrong}");
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
-    assert_eq!(ok(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
+    assert_eq!(read_network(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
     // There, it would be part of the policy's configuration, and the addresses would only be
     // stored on the node.
     let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "ledger": {"type": "kubernetes"}});
@@ -128,10 +128,10 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
 fn duplicates_are_looked_for_where_neighbours_are() {
     let ipam = json!({"type": "host-local", "subnet": "10.0.0.0/24"});
     let of = |duplicates: Value| {
-        let network = ok(json!({"duplicates": duplicates, "ipam": ipam}));
+        let network = read_network(json!({"duplicates": duplicates, "ipam": ipam}));
         network.terms.duplicates.map(|own| own.wait_ms)
     };
-    assert_eq!(ok(json!({})).terms.duplicates, None);
+    assert_eq!(read_network(json!({})).terms.duplicates, None);
     assert_eq!(of(json!({})), None);
     assert_eq!(of(json!({"detect": false, "waitMs": 100})), None);
     assert_eq!(of(json!({"detect": true})), Some(300));
@@ -152,7 +152,7 @@ fn duplicates_are_looked_for_where_neighbours_are() {
 #[test]
 fn a_pool_has_the_ranges_and_the_domain() {
     let conf = |ipam: Value| json!({"ledger": {"type": "kubernetes", "pool": "blue"}, "ipam": ipam});
-    let network = ok(conf(json!({"type": "host-local"})));
+    let network = read_network(conf(json!({"type": "host-local"})));
     let LedgerKind::Cluster(cluster) = &network.terms.ledger else { panic!("a cluster ledger is expected") };
     assert_eq!(cluster.pool.as_deref(), Some("blue"));
     let sets = pool_sets(&[json!({"subnet": "10.0.0.0/24"})], &[]).unwrap();
@@ -177,7 +177,7 @@ fn a_ledger_without_pools_declares_blocks_itself() {
         let ledger = json!({"type": "etcd", "endpoints": ["http://192.0.2.1:2379"], "blocks": blocks});
         json!({"ledger": ledger, "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}})
     };
-    let LedgerKind::Cluster(cluster) = ok(conf(json!({"size": 64}))).terms.ledger else {
+    let LedgerKind::Cluster(cluster) = read_network(conf(json!({"size": 64}))).terms.ledger else {
         panic!("a cluster ledger is expected")
     };
     assert_eq!(cluster.blocks, Some(Blocks { size: 64, strict: false }));
@@ -192,7 +192,7 @@ fn a_ledger_without_pools_declares_blocks_itself() {
 
 #[test]
 fn steps_are_objects_with_a_type_that_exists() {
-    assert_eq!(ok(json!({"steps": []})).steps, []);
+    assert_eq!(read_network(json!({"steps": []})).steps, []);
     assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
     assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
     let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
@@ -212,7 +212,7 @@ fn a_delegate_is_required_and_named() {
 
 #[test]
 fn an_external_delegate_calls_weft_back_for_its_addresses() {
-    let network = ok(json!({
+    let network = read_network(json!({
         "delegate": {"type": "ovs", "bridge": "br1", "anything": [1]},
         "ipam": {"type": "wasm", "policy": "file:///p.wasm", "subnet": "10.0.0.0/24"},
         "limits": {"fuel": 5},
@@ -234,20 +234,20 @@ fn an_external_delegate_calls_weft_back_for_its_addresses() {
     assert_eq!(called.ipam.unwrap().kind, IpamKind::Wasm { policy: "file:///p.wasm".to_owned() });
     assert_eq!(called.terms.limits.fuel, Some(5));
 
-    let shipped = ok(json!({
+    let shipped = read_network(json!({
         "delegate": {"type": "ovs"},
         "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"},
     }));
     let ipam = shipped.delegate().unwrap().conf.get("ipam").unwrap().clone();
     assert_eq!((&ipam["type"], &ipam["policy"]), (&json!("weft-ipam"), &json!("host-local")));
-    let foreign = ok(json!({"delegate": {"type": "ovs"}, "ipam": {"type": "whereabouts", "range": "x"}}));
+    let foreign = read_network(json!({"delegate": {"type": "ovs"}, "ipam": {"type": "whereabouts", "range": "x"}}));
     assert_eq!(foreign.external_ipam(), Some("whereabouts"));
     assert_eq!(foreign.delegate().unwrap().conf.get("ipam"), Some(&json!({"type": "whereabouts", "range": "x"})));
 }
 
 #[test]
 fn limits_and_grants() {
-    let network = ok(json!({
+    let network = read_network(json!({
         "limits": {"fuel": 1_000_000, "memoryMiB": 8, "deadlineMs": 50},
         "grants": {"wasi": true, "data": "/etc/weft/racks"},
     }));
@@ -285,7 +285,7 @@ fn weft_ipam_takes_its_terms_from_ipam() {
 
 #[test]
 fn the_kind_of_ipam_follows_its_type() {
-    let kind = |ipam: Value| ok(json!({"ipam": ipam})).ipam.map(|ipam| ipam.kind);
+    let kind = |ipam: Value| read_network(json!({"ipam": ipam})).ipam.map(|ipam| ipam.kind);
     assert_eq!(kind(json!({})), None);
     assert_eq!(kind(json!({"type": ""})), None);
     assert_eq!(kind(json!({"type": "by-label"})), Some(IpamKind::Shipped("by-label".to_owned())));
@@ -346,14 +346,15 @@ fn gc_needs_a_well_formed_list_and_nothing_else() {
 fn the_pod_is_what_runtime_and_configuration_tell() {
     let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u";
     let pairs = parse_pairs(args).unwrap();
-    let list = ok(json!({"args": {"cni": {"labels": [{"key": "b", "value": "2"}, {"key": "a", "value": "1"}]}}}));
+    let list =
+        read_network(json!({"args": {"cni": {"labels": [{"key": "b", "value": "2"}, {"key": "a", "value": "1"}]}}}));
     let pod = list.pod(&pairs).unwrap();
     assert_eq!((pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()), ("ns", "p", "u"));
     let sorted = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())];
     assert_eq!(pod.labels, sorted);
-    let map = ok(json!({"args": {"cni": {"labels": {"b": "2", "a": "1"}}}}));
+    let map = read_network(json!({"args": {"cni": {"labels": {"b": "2", "a": "1"}}}}));
     assert_eq!(map.pod(&[]).unwrap().labels, sorted);
-    assert_eq!(ok(json!({})).pod(&[]), None);
+    assert_eq!(read_network(json!({})).pod(&[]), None);
     assert!(err(json!({"args": {"cni": {"labels": {"a": 1}}}})).to_string().starts_with("args.cni.labels.a is \"1\""));
     let lenient = json!({"name": "net", "args": {"cni": {"labels": 5}}});
     assert!(parse(Persona::Delegate("bridge"), lenient).is_ok());
@@ -361,7 +362,7 @@ fn the_pod_is_what_runtime_and_configuration_tell() {
 
 #[test]
 fn the_mac_in_a_policys_request() {
-    let mac = |more: Value, args: &str| ok(more).requested_mac(&parse_pairs(args).unwrap());
+    let mac = |more: Value, args: &str| read_network(more).requested_mac(&parse_pairs(args).unwrap());
     assert_eq!(mac(json!({}), ""), None);
     assert_eq!(mac(json!({"delegate": {"type": "macvlan", "mac": "d"}}), "").as_deref(), Some("d"));
     assert_eq!(mac(json!({"delegate": {"type": "macvlan", "mac": "d"}}), "MAC=c").as_deref(), Some("c"));

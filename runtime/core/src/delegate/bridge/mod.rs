@@ -68,7 +68,7 @@ impl Delegate for Bridge {
         Ok(vec![Need::Link(LinkRef::host(settings.bridge))])
     }
 
-    fn bare(&self, ifname: &str) -> Op {
+    fn link_op(&self, ifname: &str) -> Op {
         Op::CreateVeth { container: ifname.to_owned(), host: String::new(), mtu: None, mac: None }
     }
 

@@ -8,7 +8,7 @@ use super::*;
 const HOST: &str = "veth01020304";
 
 fn v4() -> Call {
-    Call::new("bridge", json!({})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("bridge", json!({})).with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 fn v4_with(conf: Value) -> Call {
@@ -70,7 +70,7 @@ fn layer_2() {
 #[test]
 fn both_families_with_a_vlan_gateway() {
     let call = Call::new("bridge", json!({"isGateway": true, "vlan": 100}))
-        .with(&[("fd00::2/64", None), ("10.0.0.2/24", None), ("10.0.0.3/24", None)], &[]);
+        .with_addresses(&[("fd00::2/64", None), ("10.0.0.2/24", None), ("10.0.0.3/24", None)], &[]);
     let lines = call.lines();
     assert_eq!(
         lines[lines.iter().position(|line| line.starts_with("ensure gateway")).unwrap()..],
@@ -92,24 +92,24 @@ fn both_families_with_a_vlan_gateway() {
     assert_eq!(result.interfaces[3], LinkRef::host("cni0.100"));
     let gateways: Vec<_> = result.ips.iter().map(|ip| ip.gateway.unwrap().to_string()).collect();
     assert_eq!(gateways, ["fd00::1", "10.0.0.1", "10.0.0.1"]);
-    let op = &call.only("ensure-vlan-gateway")[0];
+    let op = &call.ops_of_kind("ensure-vlan-gateway")[0];
     let peer = op["peer"].as_str().unwrap();
     assert!(peer.len() == 12 && peer.starts_with("veth"), "{peer}");
-    assert_eq!(op, &call.only("ensure-vlan-gateway")[0], "the same each time");
+    assert_eq!(op, &call.ops_of_kind("ensure-vlan-gateway")[0], "the same each time");
 }
 
 #[test]
 fn without_the_gateway_role_nothing_is_computed() {
-    let call = Call::new("bridge", json!({})).with(&[("10.0.0.2/24", None)], &[]);
+    let call = Call::new("bridge", json!({})).with_addresses(&[("10.0.0.2/24", None)], &[]);
     assert_eq!(call.plan().unwrap().result.ips[0].gateway, None);
-    assert!(call.only("ensure-address").is_empty() && call.only("forwarding").is_empty());
+    assert!(call.ops_of_kind("ensure-address").is_empty() && call.ops_of_kind("forwarding").is_empty());
 }
 
 #[test]
 fn a_default_route_is_added_per_family_unless_there_is_one() {
     let routes = |routes: &[(&str, Option<&str>)]| {
         let call = Call::new("bridge", json!({"isDefaultGateway": true}))
-            .with(&[("10.0.0.2/24", None), ("10.0.1.2/24", None), ("fd00::2/64", None)], routes);
+            .with_addresses(&[("10.0.0.2/24", None), ("10.0.1.2/24", None), ("fd00::2/64", None)], routes);
         let shown = |route: &Route| format!("{} {:?}", route.dst, route.gw.map(|gw| gw.to_string()));
         call.plan().unwrap().result.routes.iter().map(shown).collect::<Vec<_>>()
     };
@@ -125,14 +125,14 @@ fn a_default_route_is_added_per_family_unless_there_is_one() {
 #[test]
 fn force_address() {
     let forced = v4_with(json!({"isGateway": true, "forceAddress": true}));
-    assert_eq!(forced.only("ensure-address")[0]["force"], true);
+    assert_eq!(forced.ops_of_kind("ensure-address")[0]["force"], true);
 }
 
 #[test]
 fn mtu_is_the_bridges_and_the_pairs() {
     let call = layer2(json!({"mtu": 1400}));
     assert_eq!(
-        (&call.only("ensure-bridge")[0]["mtu"], &call.only("create-veth")[0]["mtu"]),
+        (&call.ops_of_kind("ensure-bridge")[0]["mtu"], &call.ops_of_kind("create-veth")[0]["mtu"]),
         (&json!(1400), &json!(1400))
     );
     assert_eq!(layer2(json!({"mtu": 0})).ops(), layer2(json!({})).ops());
@@ -141,9 +141,9 @@ fn mtu_is_the_bridges_and_the_pairs() {
 
 #[test]
 fn hairpin_promiscuous_and_isolation() {
-    assert_eq!(layer2(json!({"hairpinMode": true})).only("bridge-port")[0]["hairpin"], true);
-    assert_eq!(layer2(json!({"portIsolation": true})).only("bridge-port")[0]["isolated"], true);
-    assert_eq!(layer2(json!({"promiscMode": true})).only("ensure-bridge")[0]["promisc"], true);
+    assert_eq!(layer2(json!({"hairpinMode": true})).ops_of_kind("bridge-port")[0]["hairpin"], true);
+    assert_eq!(layer2(json!({"portIsolation": true})).ops_of_kind("bridge-port")[0]["isolated"], true);
+    assert_eq!(layer2(json!({"promiscMode": true})).ops_of_kind("ensure-bridge")[0]["promisc"], true);
     assert_eq!(
         layer2(json!({"promiscMode": true, "hairpinMode": true})).error(),
         "cannot set hairpin mode and promiscuous mode at the same time"
@@ -153,14 +153,14 @@ fn hairpin_promiscuous_and_isolation() {
 #[test]
 fn access_vlan() {
     let call = layer2(json!({"vlan": 100}));
-    assert_eq!(call.only("ensure-bridge")[0]["vlan_filtering"], true);
+    assert_eq!(call.ops_of_kind("ensure-bridge")[0]["vlan_filtering"], true);
     assert_eq!(
-        call.only("bridge-vlans"),
+        call.ops_of_kind("bridge-vlans"),
         [json!({"op": "bridge-vlans", "link": HOST, "drop_existing": true, "pvid": 100, "tagged": []})]
     );
     let kept = layer2(json!({"vlan": 100, "preserveDefaultVlan": true}));
-    assert_eq!(kept.only("bridge-vlans")[0]["drop_existing"], false);
-    assert!(layer2(json!({"vlan": 0})).only("bridge-vlans").is_empty());
+    assert_eq!(kept.ops_of_kind("bridge-vlans")[0]["drop_existing"], false);
+    assert!(layer2(json!({"vlan": 0})).ops_of_kind("bridge-vlans").is_empty());
     for bad in [-1, 4095] {
         let text = format!("invalid VLAN ID {bad} (must be between 0 and 4094)");
         assert_eq!(layer2(json!({"vlan": bad})).error(), text);
@@ -170,15 +170,15 @@ fn access_vlan() {
 #[test]
 fn trunk_vlans() {
     let call = layer2(json!({"vlanTrunk": [{"id": 101}, {"minID": 200, "maxID": 203}, {"id": 201}]}));
-    let op = &call.only("bridge-vlans")[0];
+    let op = &call.ops_of_kind("bridge-vlans")[0];
     assert_eq!((&op["pvid"], &op["tagged"]), (&json!(1), &json!([101, 200, 201, 202, 203])));
     let both = layer2(json!({"vlan": 7, "vlanTrunk": [{"minID": 6, "maxID": 8}]}));
-    let op = &both.only("bridge-vlans")[0];
+    let op = &both.ops_of_kind("bridge-vlans")[0];
     assert_eq!((&op["pvid"], &op["tagged"]), (&json!(7), &json!([6, 8])));
     let empty = layer2(json!({"vlanTrunk": []}));
-    assert_eq!(empty.only("ensure-bridge")[0]["vlan_filtering"], true);
-    assert!(empty.only("bridge-vlans").is_empty());
-    assert_eq!(layer2(json!({"vlanTrunk": null})).only("ensure-bridge")[0]["vlan_filtering"], false);
+    assert_eq!(empty.ops_of_kind("ensure-bridge")[0]["vlan_filtering"], true);
+    assert!(empty.ops_of_kind("bridge-vlans").is_empty());
+    assert_eq!(layer2(json!({"vlanTrunk": null})).ops_of_kind("ensure-bridge")[0]["vlan_filtering"], false);
 }
 
 #[test]
@@ -200,20 +200,20 @@ fn trunk_mistakes() {
 #[test]
 fn spoof_check_knows_the_mac_before_the_link_is_made() {
     let fresh = layer2(json!({"macspoofchk": true}));
-    assert_eq!(fresh.only("create-veth")[0]["mac"], "02:00:00:00:00:09");
+    assert_eq!(fresh.ops_of_kind("create-veth")[0]["mac"], "02:00:00:00:00:09");
     assert_eq!(
-        fresh.only("mac-spoof-check"),
+        fresh.ops_of_kind("mac-spoof-check"),
         [json!({"op": "mac-spoof-check", "link": HOST, "mac": "02:00:00:00:00:09"})]
     );
     let asked = layer2(json!({"macspoofchk": true, "runtimeConfig": {"mac": "02:00:00:00:00:01"}}));
-    assert_eq!(asked.only("mac-spoof-check")[0]["mac"], "02:00:00:00:00:01");
+    assert_eq!(asked.ops_of_kind("mac-spoof-check")[0]["mac"], "02:00:00:00:00:01");
 }
 
 #[test]
 fn the_mac_comes_from_the_runtime_then_args_then_cni_args() {
-    let mac = |call: Call| call.only("create-veth")[0]["mac"].clone();
+    let mac = |call: Call| call.ops_of_kind("create-veth")[0]["mac"].clone();
     let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-    let runtime = and(args.clone(), "runtimeConfig", json!({"mac": "02:00:00:00:00:03"}));
+    let runtime = with_key(args.clone(), "runtimeConfig", json!({"mac": "02:00:00:00:00:03"}));
     assert_eq!(mac(layer2(json!({})).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:01");
     assert_eq!(mac(layer2(args).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:02");
     assert_eq!(mac(layer2(runtime).arg("MAC", "02:00:00:00:00:01")), "02:00:00:00:00:03");
@@ -223,8 +223,8 @@ fn the_mac_comes_from_the_runtime_then_args_then_cni_args() {
 
 #[test]
 fn enabled_detection_is_waited_for() {
-    let call = Call::new("bridge", json!({"enabledad": true})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    let keys: Vec<_> = call.only("sysctl").iter().map(|op| format!("{} {}", op["key"], op["value"])).collect();
+    let call = Call::new("bridge", json!({"enabledad": true})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    let keys: Vec<_> = call.ops_of_kind("sysctl").iter().map(|op| format!("{} {}", op["key"], op["value"])).collect();
     assert_eq!(
         keys,
         [
@@ -233,15 +233,15 @@ fn enabled_detection_is_waited_for() {
             r#""ipv4/conf/eth0/arp_notify" "1""#
         ]
     );
-    assert_eq!(call.only("wait-addresses").len(), 1);
-    let off = Call::new("bridge", json!({})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    assert!(off.only("wait-addresses").is_empty());
+    assert_eq!(call.ops_of_kind("wait-addresses").len(), 1);
+    let off = Call::new("bridge", json!({})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    assert!(off.ops_of_kind("wait-addresses").is_empty());
 }
 
 #[test]
 fn a_container_link_may_stay_down() {
     let call = layer2(json!({"disableContainerInterface": true}));
-    assert!(call.only("link-up").is_empty() && call.only("wait-port").is_empty());
+    assert!(call.ops_of_kind("link-up").is_empty() && call.ops_of_kind("wait-port").is_empty());
     assert_eq!(
         layer2(json!({"disableContainerInterface": true, "ipam": {"type": "x"}})).error(),
         "cannot use IPAM when DisableContainerInterface flag is set"
@@ -250,8 +250,9 @@ fn a_container_link_may_stay_down() {
 
 #[test]
 fn masquerade_per_address() {
-    let call = Call::new("bridge", json!({"ipMasq": true})).with(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
-    assert_eq!(call.only("masquerade").len(), 2);
+    let call = Call::new("bridge", json!({"ipMasq": true}))
+        .with_addresses(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
+    assert_eq!(call.ops_of_kind("masquerade").len(), 2);
     assert_eq!(v4_with(json!({"ipMasqBackend": "pf"})).error(), "unknown ipmasq backend \"pf\"");
 }
 
@@ -267,8 +268,8 @@ fn dns_of_the_configuration_wins_only_where_it_is_set() {
 fn what_is_there_under_the_bridges_name_must_be_a_bridge() {
     let needs = find("bridge").unwrap().needs(&Object::default(), None).unwrap();
     assert_eq!(needs, [Need::Link(LinkRef::host("cni0"))]);
-    assert!(layer2(json!({})).sees(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
-    let other = layer2(json!({})).sees(LinkRef::host("cni0"), "veth", 1500);
+    assert!(layer2(json!({})).with_link(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
+    let other = layer2(json!({})).with_link(LinkRef::host("cni0"), "veth", 1500);
     assert_eq!(other.error(), "failed to create bridge \"cni0\": \"cni0\" already exists but is not a bridge");
 }
 

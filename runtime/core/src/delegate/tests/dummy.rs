@@ -7,8 +7,8 @@ use super::*;
 #[test]
 fn plan() {
     let call = Call::new("dummy", json!({"dns": {"search": ["a"]}}))
-        .with(&[("10.0.0.2/24", Some("10.0.0.1")), ("fd00::2/64", None)], &[("10.9.0.0/16", None)]);
-    assert_eq!(call.only("create-dummy"), [json!({"op": "create-dummy", "name": "eth0"})]);
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1")), ("fd00::2/64", None)], &[("10.9.0.0/16", None)]);
+    assert_eq!(call.ops_of_kind("create-dummy"), [json!({"op": "create-dummy", "name": "eth0"})]);
     assert_eq!(
         call.lines(),
         [

@@ -65,7 +65,7 @@ proptest! {
         }
         let dns_ok = read_dns(&object).is_ok();
         prop_assume!(dns_ok);
-        let call = Call { addressing, ..Call::new(kind, conf) }.sees(LinkRef::host("eth1"), "", 1500);
+        let call = Call { addressing, ..Call::new(kind, conf) }.with_link(LinkRef::host("eth1"), "", 1500);
         match call.plan() {
             Ok(plan) => {
                 prop_assert!(valid.is_ok());

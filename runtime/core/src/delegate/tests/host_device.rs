@@ -46,7 +46,7 @@ fn layer_2() {
 #[test]
 fn layer_3() {
     let call = call(json!({"device": "enp0s4", "dns": {"search": ["a"]}, "ipam": {"type": "x"}}))
-        .with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.lines(),
         [
@@ -64,7 +64,7 @@ fn layer_3() {
 
 #[test]
 fn a_device_of_user_space_only_gets_addresses() {
-    let mut call = call(json!({"pciBusID": "0000:00:06.0"})).with(&[("10.0.0.2/24", None)], &[]);
+    let mut call = call(json!({"pciBusID": "0000:00:06.0"})).with_addresses(&[("10.0.0.2/24", None)], &[]);
     call.observed.device = Some(FoundDevice::UserSpace);
     let plan = call.plan().unwrap();
     assert!(plan.ops.is_empty() && plan.result.unmanaged);

@@ -6,7 +6,9 @@ use super::*;
 use crate::cni::{Interface, Ip};
 
 fn call(conf: Value) -> Call {
-    Call::new("ipvlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("ipvlan", conf)
+        .with_link(LinkRef::host("eth1"), "", 1500)
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 /// The result of a previous plugin: one link, one address.
@@ -20,7 +22,7 @@ fn previous() -> CniResult {
 }
 
 fn chained(conf: Value, previous: CniResult) -> Call {
-    let mut call = Call::new("ipvlan", conf).sees(LinkRef::host("up0"), "", 1500);
+    let mut call = Call::new("ipvlan", conf).with_link(LinkRef::host("up0"), "", 1500);
     call.previous = Some(previous);
     call
 }
@@ -28,9 +30,9 @@ fn chained(conf: Value, previous: CniResult) -> Call {
 #[test]
 fn layer_3() {
     let call = call(json!({"master": "eth1", "mode": "l3", "mtu": 1400, "ipam": {"type": "x"}}))
-        .with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
-        call.only("create-ipvlan"),
+        call.ops_of_kind("create-ipvlan"),
         [
             json!({"op": "create-ipvlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "mode": "l3", "mtu": 1400})
         ]
@@ -55,14 +57,14 @@ fn layer_3() {
 #[test]
 fn modes() {
     for (mode, want) in [("", "l2"), ("l2", "l2"), ("l3", "l3"), ("l3s", "l3s")] {
-        assert_eq!(call(json!({"master": "eth1", "mode": mode})).only("create-ipvlan")[0]["mode"], want);
+        assert_eq!(call(json!({"master": "eth1", "mode": mode})).ops_of_kind("create-ipvlan")[0]["mode"], want);
     }
     assert_eq!(call(json!({"master": "eth1", "mode": "bridge"})).error(), "unknown ipvlan mode: \"bridge\"");
 }
 
 #[test]
 fn the_mtu_is_not_bound_by_the_parent() {
-    assert_eq!(call(json!({"master": "eth1", "mtu": 9000})).only("create-ipvlan")[0]["mtu"], 9000);
+    assert_eq!(call(json!({"master": "eth1", "mtu": 9000})).ops_of_kind("create-ipvlan")[0]["mtu"], 9000);
     assert_eq!(call(json!({"master": "eth1", "mtu": -1})).error(), "invalid MTU -1, must be 0 or more");
 }
 
@@ -74,7 +76,7 @@ fn the_parent_is_named_or_the_default_routes_link_or_the_previous_plugins() {
     let ipam = json!({"ipam": {"type": "x"}});
     assert_eq!(needs(ipam.clone(), None).unwrap(), [Need::DefaultRouteLink(Side::Host)]);
     assert_eq!(
-        needs(and(ipam.clone(), "linkInContainer", json!(true)), None).unwrap(),
+        needs(with_key(ipam.clone(), "linkInContainer", json!(true)), None).unwrap(),
         [Need::DefaultRouteLink(Side::Container)]
     );
     assert_eq!(needs(json!({"master": "m"}), None).unwrap(), [Need::Parent(LinkRef::host("m"))]);
@@ -88,7 +90,7 @@ fn the_parent_is_named_or_the_default_routes_link_or_the_previous_plugins() {
     let mut auto = call(json!({}));
     assert_eq!(auto.error(), "no default route interface found");
     auto.observed.default_route_links.insert(Side::Host, "eth1".to_owned());
-    assert_eq!(auto.only("create-ipvlan")[0]["parent"]["name"], "eth1");
+    assert_eq!(auto.ops_of_kind("create-ipvlan")[0]["parent"]["name"], "eth1");
     let gone = call(json!({"master": "nope"})).error();
     assert_eq!(gone, "failed to lookup master \"nope\": Link not found");
 }
@@ -102,15 +104,15 @@ fn a_chain_must_leave_one_named_interface() {
         let text = "chained master failure. PrevResult lacks a single named interface";
         assert_eq!(chained(json!({}), previous.clone()).error(), text);
         let named = chained(json!({"master": "up0"}), previous);
-        assert_eq!(named.only("create-ipvlan")[0]["parent"]["name"], "up0", "a name is enough");
+        assert_eq!(named.ops_of_kind("create-ipvlan")[0]["parent"]["name"], "up0", "a name is enough");
     }
 }
 
 #[test]
 fn without_ipam_the_previous_addresses_are_taken_over() {
     let call = chained(json!({"dns": {"search": ["a"]}}), previous());
-    assert_eq!(call.only("add-address")[0]["address"], "10.9.0.2/24");
-    assert_eq!(call.only("add-route")[0]["route"]["gw"], "10.9.0.1");
+    assert_eq!(call.ops_of_kind("add-address")[0]["address"], "10.9.0.2/24");
+    assert_eq!(call.ops_of_kind("add-route")[0]["route"]["gw"], "10.9.0.1");
     let result = call.plan().unwrap().result;
     assert_eq!((result.interfaces.len(), result.ips[0].interface), (1, Some(0)));
     assert_eq!(result.dns.search, ["a"], "the configuration's");
@@ -119,10 +121,10 @@ fn without_ipam_the_previous_addresses_are_taken_over() {
 
 #[test]
 fn ipam_goes_before_the_previous_addresses() {
-    let call = chained(json!({"ipam": {"type": "x"}}), previous()).with(&[("10.0.0.2/24", None)], &[]);
-    assert_eq!(call.only("add-address").len(), 1);
-    assert_eq!(call.only("add-address")[0]["address"], "10.0.0.2/24");
-    assert!(call.only("add-route").is_empty());
+    let call = chained(json!({"ipam": {"type": "x"}}), previous()).with_addresses(&[("10.0.0.2/24", None)], &[]);
+    assert_eq!(call.ops_of_kind("add-address").len(), 1);
+    assert_eq!(call.ops_of_kind("add-address")[0]["address"], "10.0.0.2/24");
+    assert!(call.ops_of_kind("add-route").is_empty());
 }
 
 #[test]
@@ -138,5 +140,5 @@ fn addresses_taken_over_may_clash() {
     let mut previous = previous();
     previous.ips[0].address = "fd09::2/64".parse().unwrap();
     previous.ips[0].gateway = Some("fd09::1".parse().unwrap());
-    assert_eq!(chained(json!({}), previous).only("wait-addresses").len(), 1);
+    assert_eq!(chained(json!({}), previous).ops_of_kind("wait-addresses").len(), 1);
 }

@@ -16,7 +16,7 @@ fn brings_lo_up_whatever_the_interface_name_is() {
 
 #[test]
 fn an_address_of_another_net_is_an_error() {
-    let mut call = Call::new("loopback", json!({})).sees(LinkRef::container("lo"), "", 65536);
+    let mut call = Call::new("loopback", json!({})).with_link(LinkRef::container("lo"), "", 65536);
     call.observed.links.get_mut(&LinkRef::container("lo")).unwrap().addresses =
         vec!["127.0.0.1/8".parse().unwrap(), "::1/128".parse().unwrap()];
     assert!(call.plan().is_ok());

@@ -5,13 +5,15 @@ use serde_json::json;
 use super::*;
 
 fn call(conf: Value) -> Call {
-    Call::new("macvlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("macvlan", conf)
+        .with_link(LinkRef::host("eth1"), "", 1500)
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 #[test]
 fn layer_3() {
     let call = call(json!({"master": "eth1", "ipam": {"type": "x"}}))
-        .with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     let eth0 = json!({"side": "container", "name": "eth0"});
     let route = |gw| json!({"dst": "0.0.0.0/0", "gw": gw, "mtu": null, "advmss": null, "priority": null, "table": null, "scope": null});
     assert_eq!(
@@ -69,9 +71,10 @@ fn the_parent_may_be_the_default_routes_link_on_either_side() {
     let mut auto = call(json!({}));
     assert_eq!(auto.error(), "no default route interface found");
     auto.observed.default_route_links.insert(Side::Host, "eth1".to_owned());
-    assert_eq!(auto.only("create-macvlan")[0]["parent"]["name"], "eth1");
-    let inside = call(json!({"linkInContainer": true, "master": "net0"})).sees(LinkRef::container("net0"), "", 1500);
-    assert_eq!(inside.only("create-macvlan")[0]["parent"], json!({"side": "container", "name": "net0"}));
+    assert_eq!(auto.ops_of_kind("create-macvlan")[0]["parent"]["name"], "eth1");
+    let inside =
+        call(json!({"linkInContainer": true, "master": "net0"})).with_link(LinkRef::container("net0"), "", 1500);
+    assert_eq!(inside.ops_of_kind("create-macvlan")[0]["parent"], json!({"side": "container", "name": "net0"}));
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn modes() {
     for (mode, want) in
         [("", "bridge"), ("bridge", "bridge"), ("private", "private"), ("vepa", "vepa"), ("passthru", "passthru")]
     {
-        assert_eq!(call(json!({"master": "eth1", "mode": mode})).only("create-macvlan")[0]["mode"], want);
+        assert_eq!(call(json!({"master": "eth1", "mode": mode})).ops_of_kind("create-macvlan")[0]["mode"], want);
     }
     assert_eq!(call(json!({"master": "eth1", "mode": "l2"})).error(), "unknown macvlan mode: \"l2\"");
 }
@@ -92,19 +95,19 @@ fn modes() {
 #[test]
 fn the_parents_mtu_bounds_the_mtu() {
     let mtu = |mtu: i64| call(json!({"master": "eth1", "mtu": mtu}));
-    assert_eq!(mtu(1400).only("create-macvlan")[0]["mtu"], 1400);
-    assert_eq!(mtu(0).only("create-macvlan")[0]["mtu"], Value::Null);
+    assert_eq!(mtu(1400).ops_of_kind("create-macvlan")[0]["mtu"], 1400);
+    assert_eq!(mtu(0).ops_of_kind("create-macvlan")[0]["mtu"], Value::Null);
     assert_eq!(mtu(1501).error(), "invalid MTU 1501, must be [0, master MTU(1500)]");
     assert_eq!(mtu(-1).error(), "invalid MTU -1, must be [0, master MTU(1500)]");
 }
 
 #[test]
 fn the_mac_comes_from_the_runtime_then_cni_args_then_the_configuration() {
-    let mac = |call: Call| call.only("create-macvlan")[0]["mac"].clone();
+    let mac = |call: Call| call.ops_of_kind("create-macvlan")[0]["mac"].clone();
     let conf = json!({"master": "eth1", "mac": "02:00:00:00:00:01"});
     assert_eq!(mac(call(conf.clone())), "02:00:00:00:00:01");
     assert_eq!(mac(call(conf.clone()).arg("MAC", "02:00:00:00:00:02")), "02:00:00:00:00:02");
-    let runtime = and(conf, "RuntimeConfig", json!({"mac": "02:00:00:00:00:03"}));
+    let runtime = with_key(conf, "RuntimeConfig", json!({"mac": "02:00:00:00:00:03"}));
     assert_eq!(mac(call(runtime).arg("MAC", "02:00:00:00:00:02")), "02:00:00:00:00:03");
     // `args` is not among the stock plugin's sources.
     assert_eq!(mac(call(json!({"master": "eth1", "args": {"cni": {"mac": "02:00:00:00:00:04"}}}))), Value::Null);
@@ -114,16 +117,19 @@ fn the_mac_comes_from_the_runtime_then_cni_args_then_the_configuration() {
 
 #[test]
 fn the_broadcast_queue_can_be_set() {
-    assert_eq!(call(json!({"master": "eth1", "bcqueuelen": 200})).only("create-macvlan")[0]["bc_queue_len"], 200);
+    assert_eq!(
+        call(json!({"master": "eth1", "bcqueuelen": 200})).ops_of_kind("create-macvlan")[0]["bc_queue_len"],
+        200
+    );
     assert!(call(json!({"master": "eth1", "bcqueuelen": -1})).error().contains("bcqueuelen"));
 }
 
 #[test]
 fn detection_is_waited_for_only_where_addresses_may_clash() {
-    let mut call = call(json!({"master": "eth1"})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    assert!(call.only("wait-addresses").is_empty());
-    assert_eq!(call.only("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
+    let mut call = call(json!({"master": "eth1"})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    assert!(call.ops_of_kind("wait-addresses").is_empty());
+    assert_eq!(call.ops_of_kind("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
     call.addressing.as_mut().unwrap().unique = false;
-    assert_eq!(call.only("wait-addresses").len(), 1);
-    assert_eq!(call.only("sysctl")[0]["key"], "ipv4/conf/eth0/arp_notify");
+    assert_eq!(call.ops_of_kind("wait-addresses").len(), 1);
+    assert_eq!(call.ops_of_kind("sysctl")[0]["key"], "ipv4/conf/eth0/arp_notify");
 }

@@ -45,7 +45,7 @@ impl Call {
         }
     }
 
-    fn with(mut self, ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> Self {
+    fn with_addresses(mut self, ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> Self {
         let addr = |text: &str| text.parse().unwrap();
         self.addressing = Some(Addressing {
             ips: ips
@@ -65,7 +65,7 @@ impl Call {
         self
     }
 
-    fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
+    fn with_link(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
         let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
         if link.side == Side::Host {
             let name = link.name.clone();
@@ -101,7 +101,7 @@ impl Call {
     }
 
     /// The ops of one kind.
-    fn only(&self, op: &str) -> Vec<Value> {
+    fn ops_of_kind(&self, op: &str) -> Vec<Value> {
         self.ops().as_array().unwrap().iter().filter(|entry| entry["op"] == op).cloned().collect()
     }
 
@@ -116,7 +116,7 @@ impl Call {
 }
 
 /// A configuration with another key.
-fn and(mut conf: Value, key: &str, value: Value) -> Value {
+fn with_key(mut conf: Value, key: &str, value: Value) -> Value {
     conf[key] = value;
     conf
 }
@@ -136,23 +136,23 @@ fn every_delegate_is_found_by_its_name() {
 fn the_bare_op_tears_the_same_link_down() {
     for kind in kinds() {
         let delegate = find(kind).unwrap();
-        let call =
-            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
-        let plan = call.sees(LinkRef::host("p"), "", 1500).plan().unwrap();
+        let call = Call::new(kind, json!({"master": "p", "device": "p"}))
+            .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
+        let plan = call.with_link(LinkRef::host("p"), "", 1500).plan().unwrap();
         let links = |op: &Op| match op {
             Op::TakeDevice(taken) => Some((taken.link(), "")),
             Op::LinkUp { link } if link.name == "lo" => Some((link.clone(), "")),
             op => op.made_link().map(|(name, kind)| (LinkRef::container(name), kind)),
         };
         let ours: Vec<_> = plan.ops.iter().filter_map(links).collect();
-        assert_eq!(ours, [links(&delegate.bare("eth0")).unwrap()], "{kind}");
+        assert_eq!(ours, [links(&delegate.link_op("eth0")).unwrap()], "{kind}");
     }
 }
 
 #[test]
 fn a_plan_survives_the_journal() {
     let call = Call::new("bridge", json!({"isDefaultGateway": true, "ipMasq": true, "vlan": 5, "macspoofchk": true}))
-        .with(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
+        .with_addresses(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
     let plan = call.plan().unwrap();
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
@@ -161,8 +161,11 @@ fn a_plan_survives_the_journal() {
 #[test]
 fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
     for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.ipam() != IpamUse::Never)) {
-        let call =
-            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
+        let call = Call::new(kind, json!({"master": "p", "device": "p"})).with_addresses(&[], &[]).with_link(
+            LinkRef::host("p"),
+            "",
+            1500,
+        );
         assert_eq!(call.error(), "IPAM plugin returned missing IP config", "{kind}");
     }
 }

@@ -29,7 +29,7 @@ fn every_key() {
         "selinuxcontext": "system_u:system_r:container_t:s0", "bridge": "br0",
     });
     assert_eq!(
-        call(conf).only("create-tap"),
+        call(conf).ops_of_kind("create-tap"),
         [json!({
             "op": "create-tap", "name": "eth0", "multi_queue": true, "owner": 0, "group": 1000, "mtu": 1400,
             "mac": "02:00:00:00:00:01", "selinux_context": "system_u:system_r:container_t:s0", "bridge": "br0",
@@ -42,7 +42,8 @@ fn every_key() {
 
 #[test]
 fn layer_3() {
-    let call = call(json!({"ipam": {"type": "x"}})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+    let call = call(json!({"ipam": {"type": "x"}}))
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.lines(),
         [
@@ -59,10 +60,10 @@ fn layer_3() {
 
 #[test]
 fn the_mac_comes_from_the_runtime_then_cni_args_then_the_configuration() {
-    let mac = |call: Call| call.only("create-tap")[0]["mac"].clone();
+    let mac = |call: Call| call.ops_of_kind("create-tap")[0]["mac"].clone();
     let conf = json!({"mac": "02:00:00:00:00:01"});
     assert_eq!(mac(call(conf.clone()).arg("MAC", "02:00:00:00:00:02")), "02:00:00:00:00:02");
-    let runtime = and(conf, "RuntimeConfig", json!({"mac": "02:00:00:00:00:03"}));
+    let runtime = with_key(conf, "RuntimeConfig", json!({"mac": "02:00:00:00:00:03"}));
     assert_eq!(mac(call(runtime).arg("MAC", "02:00:00:00:00:02")), "02:00:00:00:00:03");
     let bad = call(json!({"mac": "xx"})).error();
     assert_eq!(bad, "invalid args xx for MAC addr: address xx: invalid MAC address");

@@ -5,15 +5,17 @@ use serde_json::json;
 use super::*;
 
 fn call(conf: Value) -> Call {
-    Call::new("vlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
+    Call::new("vlan", conf)
+        .with_link(LinkRef::host("eth1"), "", 1500)
+        .with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
 #[test]
 fn plan() {
     let conf = json!({"master": "eth1", "vlanId": 33, "mtu": 1400, "ipam": {"type": "x"}, "dns": {"search": ["a"]}});
-    let call = call(conf).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
+    let call = call(conf).with_addresses(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
-        call.only("create-vlan"),
+        call.ops_of_kind("create-vlan"),
         [
             json!({"op": "create-vlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "id": 33, "mtu": 1400})
         ]
@@ -44,16 +46,16 @@ fn the_parent_must_be_named() {
     assert_eq!(needs(json!({"master": "m"})), [Need::Parent(LinkRef::host("m"))]);
     let inside = json!({"master": "m", "linkInContainer": true});
     assert_eq!(needs(inside.clone()), [Need::Parent(LinkRef::container("m"))]);
-    let inside = call(inside).sees(LinkRef::container("m"), "", 1500);
-    assert_eq!(inside.only("create-vlan")[0]["parent"], json!({"side": "container", "name": "m"}));
+    let inside = call(inside).with_link(LinkRef::container("m"), "", 1500);
+    assert_eq!(inside.ops_of_kind("create-vlan")[0]["parent"], json!({"side": "container", "name": "m"}));
 }
 
 #[test]
 fn vlan_ids_are_bounded() {
     for id in [0, 1, 4094] {
-        assert_eq!(call(json!({"master": "eth1", "vlanId": id})).only("create-vlan")[0]["id"], id);
+        assert_eq!(call(json!({"master": "eth1", "vlanId": id})).ops_of_kind("create-vlan")[0]["id"], id);
     }
-    assert_eq!(call(json!({"master": "eth1"})).only("create-vlan")[0]["id"], 0);
+    assert_eq!(call(json!({"master": "eth1"})).ops_of_kind("create-vlan")[0]["id"], 0);
     for id in [-1, 4095, 65_537] {
         let text = format!("invalid VLAN ID {id} (must be between 0 and 4095 inclusive)");
         assert_eq!(call(json!({"master": "eth1", "vlanId": id})).error(), text);
@@ -63,8 +65,8 @@ fn vlan_ids_are_bounded() {
 #[test]
 fn the_parents_mtu_bounds_the_mtu() {
     let mtu = |mtu: i64| call(json!({"master": "eth1", "mtu": mtu}));
-    assert_eq!(mtu(1500).only("create-vlan")[0]["mtu"], 1500);
-    assert_eq!(mtu(0).only("create-vlan")[0]["mtu"], Value::Null);
+    assert_eq!(mtu(1500).ops_of_kind("create-vlan")[0]["mtu"], 1500);
+    assert_eq!(mtu(0).ops_of_kind("create-vlan")[0]["mtu"], Value::Null);
     assert_eq!(mtu(1501).error(), "invalid MTU 1501, must be [0, master MTU(1500)]");
     assert_eq!(mtu(-1).error(), "invalid MTU -1, must be [0, master MTU(1500)]");
 }
@@ -78,9 +80,9 @@ fn it_cannot_do_without_ipam() {
 
 #[test]
 fn detection_is_waited_for_only_where_addresses_may_clash() {
-    let mut call = call(json!({"master": "eth1"})).with(&[("fd00::2/64", Some("fd00::1"))], &[]);
-    assert!(call.only("wait-addresses").is_empty());
-    assert_eq!(call.only("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
+    let mut call = call(json!({"master": "eth1"})).with_addresses(&[("fd00::2/64", Some("fd00::1"))], &[]);
+    assert!(call.ops_of_kind("wait-addresses").is_empty());
+    assert_eq!(call.ops_of_kind("sysctl")[0]["key"], "ipv6/conf/eth0/accept_dad");
     call.addressing.as_mut().unwrap().unique = false;
-    assert_eq!(call.only("wait-addresses").len(), 1);
+    assert_eq!(call.ops_of_kind("wait-addresses").len(), 1);
 }

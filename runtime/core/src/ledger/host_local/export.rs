@@ -164,7 +164,7 @@ impl NodeStore {
                 continue;
             }
             let container_id = contents.trim().split(LINE_BREAK).next().unwrap_or_default();
-            let known = real(&path);
+            let known = canonical_path(&path);
             if self.read("look up an imported file", |conn| was_imported(conn, &known, &contents))?
                 || (ask.is_gone)(&report.network, container_id)
             {
@@ -176,7 +176,7 @@ impl NodeStore {
 }
 
 /// Returns a path without links, in the form in which it is stored.
-pub(crate) fn real(path: &Path) -> String {
+pub(crate) fn canonical_path(path: &Path) -> String {
     fs::canonicalize(path).unwrap_or_else(|_missing| path.to_owned()).to_string_lossy().into_owned()
 }
 

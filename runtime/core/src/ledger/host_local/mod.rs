@@ -10,7 +10,7 @@ mod export;
 mod import;
 
 pub use export::{ExportReport, HostLocalExport, LeftOut, NetworkExport};
-pub(crate) use export::{note_imported, real};
+pub(crate) use export::{canonical_path, note_imported};
 pub(crate) use import::{Found, look, networks_in};
 pub use import::{ImportReport, NetworkImport, SkipReason, Skipped};
 

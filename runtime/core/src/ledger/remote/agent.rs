@@ -42,7 +42,7 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_sending(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
-        self.note("note a request to a cluster ledger", "answer = 1", (nonce, address, "state = 0"))
+        self.update_row("note a request to a cluster ledger", "answer = 1", (nonce, address, "state = 0"))
     }
 
     /// Notes the outcome of a request, whatever has become of the row meanwhile.
@@ -77,7 +77,8 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_unanswered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
-        self.note("note an unanswered request to a cluster ledger", "late = 1", (nonce, address, "late = 0")).map(drop)
+        self.update_row("note an unanswered request to a cluster ledger", "late = 1", (nonce, address, "late = 0"))
+            .map(drop)
     }
 
     /// `send_row`, for a claim that is written again: notes that a request is about to be sent, if the address is an
@@ -86,7 +87,7 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_sending_again(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
-        self.note("note a request to a cluster ledger", "late = 1", (nonce, address, "state = 1"))
+        self.update_row("note a request to a cluster ledger", "late = 1", (nonce, address, "state = 1"))
     }
 
     /// Notes that every request for an address was answered.
@@ -94,11 +95,11 @@ impl NodeStore {
     /// # Errors
     /// The store cannot be written.
     pub fn note_answered(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
-        self.note("note an answer of a cluster ledger", "late = 0", (nonce, address, "late = 1")).map(drop)
+        self.update_row("note an answer of a cluster ledger", "late = 0", (nonce, address, "late = 1")).map(drop)
     }
 
     /// Changes the row of one address, if it fulfils a condition at this instant. Returns whether it does.
-    fn note(
+    fn update_row(
         &mut self,
         what: &'static str,
         change: &str,

@@ -13,7 +13,7 @@ use super::cells::Span;
 pub struct Looks(Arc<Mutex<Vec<(Span, bool)>>>);
 
 impl Looks {
-    fn note(&self, range: &Range, found: bool) {
+    fn record_search(&self, range: &Range, found: bool) {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let span = (range.first, range.last);
         looks.retain(|(known, _found)| *known != span);
@@ -27,7 +27,7 @@ impl Looks {
 
     /// Returns the sets in which the policy searched and found nothing; all sets if it did not search.
     #[must_use]
-    pub fn lacking<'a>(&self, sets: &'a [RangeSet]) -> Vec<&'a RangeSet> {
+    pub fn exhausted_sets<'a>(&self, sets: &'a [RangeSet]) -> Vec<&'a RangeSet> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let looked = |set: &RangeSet, wanted: bool| {
             set.ranges.iter().any(|range| {
@@ -81,7 +81,7 @@ impl<V: LedgerView> LedgerView for CellView<V> {
             return Ok(None);
         }
         let free = self.look(range, from)?;
-        self.looks.note(range, free.is_some());
+        self.looks.record_search(range, free.is_some());
         Ok(free)
     }
 
@@ -136,12 +136,12 @@ mod tests {
         }
     }
 
-    fn at(text: &str) -> IpAddr {
+    fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     fn range(first: &str, last: &str) -> Range {
-        Range { subnet: "10.0.0.0/24".parse().unwrap(), first: at(first), last: at(last), gateway: None }
+        Range { subnet: "10.0.0.0/24".parse().unwrap(), first: address(first), last: address(last), gateway: None }
     }
 
     fn set(first: &str, last: &str) -> RangeSet {
@@ -150,37 +150,40 @@ mod tests {
 
     #[test]
     fn only_what_lies_in_a_cell_is_free() {
-        let cells =
-            vec![(at("10.0.0.16"), at("10.0.0.31")), (at("10.0.0.64"), at("10.0.0.79")), (at("fd00::"), at("fd00::f"))];
+        let cells = vec![
+            (address("10.0.0.16"), address("10.0.0.31")),
+            (address("10.0.0.64"), address("10.0.0.79")),
+            (address("fd00::"), address("fd00::f")),
+        ];
         let mut taken = Runs::default();
-        taken.insert_run(at("10.0.0.20"), at("10.0.0.31"));
+        taken.insert_run(address("10.0.0.20"), address("10.0.0.31"));
         let looks = Looks::default();
         let view = CellView::new(RemoteView::new(Nothing, taken), cells, looks.clone());
         let all = range("10.0.0.1", "10.0.0.70");
-        let free = |from: &str| view.next_free(&all, at(from)).unwrap();
-        assert_eq!(free("10.0.0.1"), Some(at("10.0.0.16")));
-        assert_eq!(free("10.0.0.20"), Some(at("10.0.0.64")));
+        let free = |from: &str| view.next_free(&all, address(from)).unwrap();
+        assert_eq!(free("10.0.0.1"), Some(address("10.0.0.16")));
+        assert_eq!(free("10.0.0.20"), Some(address("10.0.0.64")));
         // The range ends inside the cell.
-        assert_eq!(free("10.0.0.70"), Some(at("10.0.0.70")));
+        assert_eq!(free("10.0.0.70"), Some(address("10.0.0.70")));
         assert_eq!(free("10.0.0.71"), None);
-        assert_eq!(view.next_free(&all, at("fd00::1")).unwrap(), None);
-        let is_free = |address: &str| view.claimed_by(at(address)).unwrap().is_none();
+        assert_eq!(view.next_free(&all, address("fd00::1")).unwrap(), None);
+        let is_free = |text: &str| view.claimed_by(address(text)).unwrap().is_none();
         assert!(is_free("10.0.0.16") && is_free("fd00::3"));
         assert!(!is_free("10.0.0.20") && !is_free("10.0.0.15") && !is_free("fd00::10"));
     }
 
     #[test]
-    fn the_sets_without_room_are_those_where_it_was_looked_for_in_vain() {
+    fn the_sets_without_room_are_those_in_which_a_search_found_nothing() {
         let looks = Looks::default();
         let sets = [set("10.0.0.0", "10.0.0.9"), set("10.0.0.10", "10.0.0.19"), set("10.0.0.20", "10.0.0.29")];
-        assert_eq!(looks.lacking(&sets).len(), 3);
-        let view = CellView::new(Nothing, vec![(at("10.0.0.0"), at("10.0.0.15"))], looks.clone());
+        assert_eq!(looks.exhausted_sets(&sets).len(), 3);
+        let view = CellView::new(Nothing, vec![(address("10.0.0.0"), address("10.0.0.15"))], looks.clone());
         for set in &sets {
             view.next_free(&set.ranges[0], set.ranges[0].first).unwrap();
         }
-        assert_eq!(looks.lacking(&sets), [&sets[2]]);
+        assert_eq!(looks.exhausted_sets(&sets), [&sets[2]]);
         // Nothing was free after that address, but the whole range has free addresses.
-        view.next_free(&sets[1].ranges[0], at("10.0.0.17")).unwrap();
-        assert_eq!(looks.lacking(&sets).len(), 2);
+        view.next_free(&sets[1].ranges[0], address("10.0.0.17")).unwrap();
+        assert_eq!(looks.exhausted_sets(&sets).len(), 2);
     }
 }

@@ -172,8 +172,8 @@ pub(crate) fn release_one(
              WHERE state = 1 AND address = ?2 AND remote = (SELECT id FROM remote WHERE entry = ?1)",
         )?
         .execute(params![entry, Blob::new(address), store::seconds(now)])?;
-    // With the last address that the attachment holds, nothing leads from the row to a journal entry, which may be
-    // deleted now. What is still to be given back of the row needs no rest any more: a person freed all of it.
+    // If that was the attachment's last address, the row no longer refers to the journal entry, which may be deleted now.
+    // The row's other addresses, which are being given back, need no cooldown any more: a person freed all of them.
     conn.prepare_cached(
         "UPDATE remote SET entry = NULL, release = '\"free\"' WHERE entry = ?1
          AND NOT EXISTS (SELECT 1 FROM remote_addresses a WHERE a.remote = remote.id AND a.state = 1)",

@@ -31,7 +31,7 @@ impl Runs {
         for start in inside {
             last = last.max(self.0.remove(&start).unwrap_or(last));
         }
-        if let Some((start, stop)) = self.before(first)
+        if let Some((start, stop)) = self.run_before(first)
             && (stop >= first || next(stop) == Some(first))
         {
             first = start;
@@ -41,7 +41,7 @@ impl Runs {
     }
 
     /// Returns the last run of the address's family that begins at or before it.
-    fn before(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
+    fn run_before(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
         let (first, last) = self.0.range(..=address).next_back()?;
         (first.is_ipv4() == address.is_ipv4()).then_some((*first, *last))
     }
@@ -49,7 +49,7 @@ impl Runs {
     /// Returns the end of the run that contains an address.
     #[must_use]
     pub fn end(&self, address: IpAddr) -> Option<IpAddr> {
-        self.before(address).map(|(_first, last)| last).filter(|last| *last >= address)
+        self.run_before(address).map(|(_first, last)| last).filter(|last| *last >= address)
     }
 
     /// Returns all runs in order.
@@ -58,7 +58,7 @@ impl Runs {
     }
 
     /// Returns the parts of the runs between two addresses of one family.
-    pub fn within(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    pub fn runs_within(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let same = self.iter().filter(move |(start, _end)| start.is_ipv4() == first.is_ipv4());
         same.filter(move |(start, end)| *start <= last && *end >= first)
             .map(move |(start, end)| (start.max(first), end.min(last)))
@@ -67,7 +67,7 @@ impl Runs {
     /// Returns how many addresses of a range are in the set.
     #[must_use]
     pub fn count_in(&self, range: &Range) -> u64 {
-        self.within(range.first, range.last).map(|(first, last)| count(first, last)).fold(0, u64::saturating_add)
+        self.runs_within(range.first, range.last).map(|(first, last)| count(first, last)).fold(0, u64::saturating_add)
     }
 }
 

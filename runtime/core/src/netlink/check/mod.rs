@@ -3,14 +3,14 @@
 
 mod children;
 mod difference;
+mod later_changes;
 mod link;
 mod plan;
-mod since;
 mod step_difference;
 
 pub use children::ChildDifference;
 pub use difference::Difference;
-pub use since::Since;
+pub use later_changes::LaterChanges;
 pub use step_difference::StepDifference;
 
 pub(super) use link::{Made, check_mtu};

@@ -1,6 +1,6 @@
 //! Compares a whole plan.
 
-use super::{Difference, Since};
+use super::{Difference, LaterChanges};
 use crate::netlink::Executor;
 use crate::netlink::error::NetlinkError;
 use crate::netlink::ops::operation;
@@ -15,15 +15,15 @@ impl Executor {
     /// # Errors
     /// The kernel refuses to show something.
     pub fn check(&mut self, plan: &Plan) -> Result<Vec<Difference>, NetlinkError> {
-        self.check_since(plan, &Since::default())
+        self.check_since(plan, &LaterChanges::default())
     }
 
     /// Like `check`, for a plan after which other plugins of the chain ran.
     ///
     /// # Errors
     /// As `check`.
-    pub fn check_since(&mut self, plan: &Plan, since: &Since) -> Result<Vec<Difference>, NetlinkError> {
-        let since = since.clone().and(&plan.ops).with_link_index(plan.link_index);
+    pub fn check_since(&mut self, plan: &Plan, since: &LaterChanges) -> Result<Vec<Difference>, NetlinkError> {
+        let since = since.clone().with_ops(&plan.ops).with_link_index(plan.link_index);
         let mut differences = Vec::new();
         let lost = self.lost_filters(std::slice::from_ref(plan))?.into_iter().next().unwrap_or_default();
         for (at, op) in plan.ops.iter().enumerate() {
@@ -48,7 +48,7 @@ impl Executor {
     ///
     /// # Errors
     /// As [`Executor::apply`].
-    pub fn foresee(&self, plan: &Plan) -> Result<(), NetlinkError> {
-        plan.ops.iter().try_for_each(|op| operation(op).foresee(self))
+    pub fn preflight(&self, plan: &Plan) -> Result<(), NetlinkError> {
+        plan.ops.iter().try_for_each(|op| operation(op).preflight(self))
     }
 }

@@ -77,7 +77,7 @@ impl Firewalld {
     }
 
     /// Returns whether a source exists.
-    pub(super) fn has(&self, source: &FirewalldSource) -> Result<bool, NetlinkError> {
+    pub(super) fn has_source(&self, source: &FirewalldSource) -> Result<bool, NetlinkError> {
         let answer = self.call("querySource", source).map_err(|error| {
             refused(format!("failed to find the address {} in {} zone", with_length(source), source.zone), error)
         })?;

@@ -23,7 +23,7 @@ pub(super) const ANSWERS: &str = " (answers)";
 /// Returns the two rules of an address.
 pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
     let family = Family::from_ip(accept.address);
-    let gate = Gate::around(accept);
+    let gate = Gate::for_accept(accept);
     let rule = |end, tag: String, matches: Rule, natively: Rule| {
         let subject = vec![address(family, end, Register::Reg1), equal(octets(accept.address))];
         let last = vec![counter(), verdict(expr::ACCEPT)];

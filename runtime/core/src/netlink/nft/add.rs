@@ -50,7 +50,7 @@ impl Nft {
         let mut unknown: Option<Added> = None;
         for _attempt in 0..ATTEMPTS {
             if let Some(added) = unknown.take()
-                && self.has(content)?
+                && self.has_content(content)?
             {
                 return Ok(added);
             }
@@ -89,7 +89,7 @@ impl Nft {
             match condition {
                 Condition::Missing => {
                     let table = part.table();
-                    if !new.tables.contains(&table) && !self.socket.has(&table.question()).doing(doing)? {
+                    if !new.tables.contains(&table) && !self.socket.exists(&table.question()).doing(doing)? {
                         new.tables.insert(table);
                     }
                     base.extend(part.items());

@@ -128,7 +128,7 @@ fn body(message: &[u8]) -> &[u8] {
 }
 
 /// Reads a text up to its terminating zero.
-fn text(bytes: &[u8]) -> String {
+fn text_until_zero(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
@@ -147,8 +147,8 @@ pub(super) fn chain(message: &[u8]) -> FoundChain {
     let mut found = FoundChain { table: String::new(), name: String::new(), uses: 0 };
     for (kind, value) in attributes(body(message)) {
         match kind {
-            CHAIN_TABLE => found.table = text(value),
-            CHAIN_NAME => found.name = text(value),
+            CHAIN_TABLE => found.table = text_until_zero(value),
+            CHAIN_NAME => found.name = text_until_zero(value),
             CHAIN_USE => found.uses = number(value).unwrap_or_default(),
             _ => {}
         }
@@ -161,7 +161,7 @@ pub(super) fn elements(message: &[u8], to: &mut HashSet<(String, Vec<u8>)>) {
     let mut set = String::new();
     for (kind, value) in attributes(body(message)) {
         match kind {
-            ELEMENTS_SET => set = text(value),
+            ELEMENTS_SET => set = text_until_zero(value),
             ELEMENTS => to.extend(keys(value).map(|key| (set.clone(), key))),
             _ => {}
         }
@@ -197,7 +197,7 @@ pub(super) fn rule(message: &[u8], chain: &str) -> Option<FoundRule> {
     let mut of_chain = false;
     for (kind, value) in attributes(body(message)) {
         match kind {
-            RULE_CHAIN => of_chain = text(value) == chain,
+            RULE_CHAIN => of_chain = text_until_zero(value) == chain,
             RULE_HANDLE => found.handle = value.try_into().ok().map(u64::from_be_bytes).unwrap_or_default(),
             RULE_USERDATA => found.tag = found.tag.or_else(|| comment(value)),
             RULE_EXPRESSIONS => expressions(value, &mut found),
@@ -224,7 +224,8 @@ fn expressions(list: &[u8], found: &mut FoundRule) {
             b"match" => xt_match(data, found),
             b"immediate" => {
                 let verdict = find(data, IMMEDIATE_DATA).and_then(|data| find(data, DATA_VERDICT));
-                found.jump = verdict.and_then(|verdict| find(verdict, VERDICT_CHAIN)).map(text).or(found.jump.take());
+                found.jump =
+                    verdict.and_then(|verdict| find(verdict, VERDICT_CHAIN)).map(text_until_zero).or(found.jump.take());
                 let value = find(data, IMMEDIATE_DATA).and_then(|data| find(data, DATA_VALUE));
                 found.values.extend(value.map(<[u8]>::to_vec));
             }
@@ -262,8 +263,8 @@ fn compare(data: &[u8], loaded: &Loaded, ports: &mut PortMatch) {
 
 fn xt_match(data: &[u8], found: &mut FoundRule) {
     let (Some(name), Some(info)) = (find(data, MATCH_NAME), find(data, MATCH_INFO)) else { return };
-    match text(name).as_str() {
-        "comment" => found.tag = Some(text(info)),
+    match text_until_zero(name).as_str() {
+        "comment" => found.tag = Some(text_until_zero(info)),
         "multiport" => found.ports.ports.extend(multiport(info)),
         // `struct xt_tcp` and `struct xt_udp`: source ports, destination ports, each first and last.
         "tcp" | "udp" => {
@@ -291,7 +292,7 @@ fn multiport(info: &[u8]) -> impl Iterator<Item = u16> {
 /// Reads a comment in `nft`'s form: type, length, text with a terminating zero.
 pub(super) fn comment(data: &[u8]) -> Option<String> {
     let [UDATA_COMMENT, length, rest @ ..] = data else { return None };
-    rest.get(..usize::from(*length)).map(text)
+    rest.get(..usize::from(*length)).map(text_until_zero)
 }
 
 #[cfg(test)]

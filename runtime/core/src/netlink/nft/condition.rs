@@ -42,8 +42,8 @@ fn alternatives(condition: &Condition, family: Family) -> Vec<Rule> {
     match &condition.subject {
         Subject::Source { nets } => nets.iter().map(|net| in_net(family, End::Source, *net, not)).collect(),
         Subject::Destination { nets } => nets.iter().map(|net| in_net(family, End::Destination, *net, not)).collect(),
-        Subject::Input { links } => links.iter().map(|link| through(MetaKey::Iifname, link, not)).collect(),
-        Subject::Output { links } => links.iter().map(|link| through(MetaKey::Oifname, link, not)).collect(),
+        Subject::Input { links } => links.iter().map(|link| match_link_name(MetaKey::Iifname, link, not)).collect(),
+        Subject::Output { links } => links.iter().map(|link| match_link_name(MetaKey::Oifname, link, not)).collect(),
         Subject::Mark { value, mask: bits } => {
             let masked = mask(bits.to_ne_bytes().to_vec());
             vec![vec![
@@ -80,7 +80,7 @@ fn in_net(family: Family, end: End, net: IpNet, not: bool) -> Rule {
 }
 
 /// Matches a link's name, or its prefix if it ends in `*`.
-fn through(key: MetaKey, link: &str, not: bool) -> Rule {
+fn match_link_name(key: MetaKey, link: &str, not: bool) -> Rule {
     let name = match link.strip_suffix('*') {
         Some(start) => start.as_bytes().to_vec(),
         None => {

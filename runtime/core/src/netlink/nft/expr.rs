@@ -179,7 +179,7 @@ fn to_verdict(verdict: Vec<VerdictAttribute>) -> Expressions {
 }
 
 pub(super) fn masquerade() -> Expressions {
-    other("masq", Vec::new())
+    other_expression("masq", Vec::new())
 }
 
 /// `fib daddr type local`: the packet is for an address of this host.
@@ -193,7 +193,7 @@ pub(super) fn address_type(end: End) -> Expressions {
         End::Source => FIB_SADDR,
         End::Destination => FIB_DADDR,
     };
-    other("fib", vec![number(1, Register::Reg1.into()), number(2, FIB_RESULT_ADDRTYPE), number(3, flags)])
+    other_expression("fib", vec![number(1, Register::Reg1.into()), number(2, FIB_RESULT_ADDRTYPE), number(3, flags)])
 }
 
 /// `ct status dnat`.
@@ -208,7 +208,7 @@ pub(super) fn is_answer() -> Rule {
 
 fn ct_has(key: u32, bits: u32) -> Rule {
     vec![
-        other("ct", vec![number(1, Register::Reg1.into()), number(2, key)]),
+        other_expression("ct", vec![number(1, Register::Reg1.into()), number(2, key)]),
         mask(bits.to_ne_bytes().to_vec()),
         compare(Operator::NotEqual, vec![0; 4]),
     ]
@@ -217,7 +217,7 @@ fn ct_has(key: u32, bits: u32) -> Rule {
 /// `ct original proto-dst`: the port that the connection was made to.
 pub(super) fn original_port(to: Register) -> Expressions {
     // NFTA_CT_DIRECTION: the original one.
-    other("ct", vec![number(1, to.into()), number(2, CT_PROTO_DST), DefaultNla::new(3, vec![0])])
+    other_expression("ct", vec![number(1, to.into()), number(2, CT_PROTO_DST), DefaultNla::new(3, vec![0])])
 }
 
 /// `dnat to ... map`: the key is in `reg 1` and following, the map has address and port.
@@ -249,18 +249,21 @@ fn dnat(family: Family, port: Register) -> Expressions {
         Family::V6 => 10,
     };
     // NFTA_NAT_TYPE (destination), _FAMILY, _REG_ADDR_MIN, _REG_PROTO_MIN.
-    other("nat", vec![number(1, 1), number(2, family), number(3, Register::Reg1.into()), number(5, port.into())])
+    other_expression(
+        "nat",
+        vec![number(1, 1), number(2, family), number(3, Register::Reg1.into()), number(5, port.into())],
+    )
 }
 
 /// A counter at zero, without which `iptables` displays no numbers.
 pub(super) fn counter() -> Expressions {
-    other("counter", vec![DefaultNla::new(1, vec![0; 8]), DefaultNla::new(2, vec![0; 8])])
+    other_expression("counter", vec![DefaultNla::new(1, vec![0; 8]), DefaultNla::new(2, vec![0; 8])])
 }
 
 /// An iptables match, for tables that `iptables` reads: it understands these and only few native expressions.
 pub(super) fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expressions {
     let name = [name.as_bytes(), &[0]].concat();
-    other("match", vec![DefaultNla::new(1, name), number(2, revision), DefaultNla::new(3, info)])
+    other_expression("match", vec![DefaultNla::new(1, name), number(2, revision), DefaultNla::new(3, info)])
 }
 
 /// Checks whether `reg 1` is (not) between two values.
@@ -270,13 +273,13 @@ pub(super) fn range(inverted: bool, first: Vec<u8>, last: Vec<u8>) -> Expression
         let inner = DefaultNla::new(1, value);
         DefaultNla::new(kind | NLA_F_NESTED, emitted(&inner))
     };
-    other(
+    other_expression(
         "range",
         vec![number(1, Register::Reg1.into()), number(2, u32::from(inverted)), data(3, first), data(4, last)],
     )
 }
 
-fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
+fn other_expression(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
     Expressions::Other { expression_type: name.to_owned(), attributes }
 }
 

@@ -101,7 +101,7 @@ fn jumps<'a>(rules: &'a [FoundRule], to: &'a str) -> impl Iterator<Item = &'a Fo
 
 impl Gate {
     /// Returns the gate that the rules of an accepted address need.
-    pub(super) fn around(accept: &Accept) -> Self {
+    pub(super) fn for_accept(accept: &Accept) -> Self {
         Self {
             table: Table::filter(Family::from_ip(accept.address)),
             admin: accept.admin_chain.clone(),
@@ -164,7 +164,7 @@ impl Gate {
         before: &[Built],
     ) -> Result<(Vec<Item>, Built), Fault> {
         let mut made = self.missing(listing)?;
-        made.retain(|piece| !before.iter().any(|built| built.has(self, *piece)));
+        made.retain(|piece| !before.iter().any(|built| built.has_piece(self, *piece)));
         let mut items = Vec::new();
         for piece in &made {
             match piece {
@@ -218,7 +218,7 @@ impl Built {
     }
 
     /// Returns whether the piece of a gate is among those made.
-    fn has(&self, gate: &Gate, piece: Piece) -> bool {
+    fn has_piece(&self, gate: &Gate, piece: Piece) -> bool {
         let same = self.gate.table == gate.table
             && match piece {
                 Piece::Admin | Piece::AdminJump => self.gate.admin == gate.admin,

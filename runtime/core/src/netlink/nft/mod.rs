@@ -149,17 +149,17 @@ impl Nft {
     }
 
     /// Returns whether all of it exists.
-    pub(super) fn has(&mut self, content: &Content) -> Result<bool, NetlinkError> {
+    pub(super) fn has_content(&mut self, content: &Content) -> Result<bool, NetlinkError> {
         let doing = || "failed to look up an nftables element";
-        Ok(self.lacks(std::slice::from_ref(content)).doing(doing)?.is_empty())
+        Ok(self.missing_contents(std::slice::from_ref(content)).doing(doing)?.is_empty())
     }
 
     /// Returns the indexes of those that are incomplete.
     pub(super) fn missing(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, NetlinkError> {
-        self.lacks(contents).doing(|| "failed to look up nftables elements and rules")
+        self.missing_contents(contents).doing(|| "failed to look up nftables elements and rules")
     }
 
-    fn lacks(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, Fault> {
+    fn missing_contents(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, Fault> {
         let mut lacking = BTreeSet::new();
         let parts: BTreeSet<Part> = contents.iter().flat_map(|content| content.parts.iter().copied()).collect();
         let broken = self.survey(&parts)?.into_keys().collect::<BTreeSet<Part>>();
@@ -228,7 +228,7 @@ fn find_rule<'a>(
     rule: &'a TaggedRule,
 ) -> Result<impl Iterator<Item = (&'a str, u64)> + use<'a>, Fault> {
     let mut found = Vec::new();
-    for chain in rule.places() {
+    for chain in rule.possible_chains() {
         let there = listing.rules(rule.table, chain)?.iter().filter(|there| there.tag.as_ref() == Some(&rule.tag));
         found.extend(there.map(|there| (chain, there.handle)));
         if !found.is_empty() {

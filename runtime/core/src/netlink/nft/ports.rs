@@ -101,7 +101,7 @@ pub(super) fn deletions(
         let there = listing.rules(Table::Inet, &chain.name())?;
         let only_ours = there.iter().all(|rule| rule.tag.as_deref().is_some_and(|tag| tags.contains(tag)));
         // Somebody may have deleted the rules and left the chain.
-        if only_ours && (!there.is_empty() || listing.socket().has(&chain.question())?) {
+        if only_ours && (!there.is_empty() || listing.socket().exists(&chain.question())?) {
             items.extend(chain.deletions());
         }
     }

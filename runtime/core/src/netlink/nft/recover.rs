@@ -100,8 +100,8 @@ impl Nft {
         sources.retain(|redirection, _nets| !ports.iter().any(|port| of(port) == *redirection));
         ports.extend(sources.into_iter().map(|((protocol, to, host_port), masquerade)| HostPort {
             masquerade,
-            conditions: never(1, to),
-            ..bare(protocol, host_port, to)
+            conditions: excluded_conditions(1, to),
+            ..unconditional_host_port(protocol, host_port, to)
         }));
         Ok(ports)
     }
@@ -119,7 +119,7 @@ impl Nft {
             }
         }
         let whole = |(tag, (port, rules)): (String, (HostPort, usize))| {
-            let conditions = never(rules, port.to);
+            let conditions = excluded_conditions(rules, port.to);
             HostPort { tag, conditions, ..port }
         };
         Ok(ports.into_iter().map(whole).collect())
@@ -146,13 +146,13 @@ impl Nft {
 
 /// Conditions with so many rules, none of which ever matches: no packet comes from port 0. The address tells the
 /// mappings of several containers apart.
-fn never(rules: usize, to: SocketAddr) -> Vec<Condition> {
+fn excluded_conditions(rules: usize, to: SocketAddr) -> Vec<Condition> {
     let source = Subject::Source { nets: vec![IpNet::from(to.ip())] };
     let port = Subject::SourcePort { ranges: vec![(0, 0); rules] };
     [source, port].map(|subject| Condition { subject, not: false }).into()
 }
 
-fn bare(protocol: Protocol, host_port: u16, to: SocketAddr) -> HostPort {
+fn unconditional_host_port(protocol: Protocol, host_port: u16, to: SocketAddr) -> HostPort {
     HostPort {
         protocol,
         host_ip: None,
@@ -173,7 +173,7 @@ fn conditional(rule: &FoundRule) -> Option<(String, HostPort)> {
     let [to, port] = rule.values.as_slice() else { return None };
     let to = SocketAddr::new(address(to)?, u16::from_be_bytes(port.as_slice().try_into().ok()?));
     let (protocol, host_port) = (rule.ports.protocol?, *rule.ports.ports.last()?);
-    Some((tag.to_owned(), bare(protocol, host_port, to)))
+    Some((tag.to_owned(), unconditional_host_port(protocol, host_port, to)))
 }
 
 fn masqueraded(element: &FoundElement, family: Family) -> Option<(FilterOf, Op)> {
@@ -198,7 +198,7 @@ fn mapping(element: &FoundElement, family: Family, has_address: bool) -> Option<
     let host_port = number(&element.key, outer + 4)?;
     let data = element.data.as_ref()?;
     let to = SocketAddr::new(address(data.get(..length(family))?)?, number(data, length(family))?);
-    Some(HostPort { host_ip, ..bare(protocol, host_port, to) })
+    Some(HostPort { host_ip, ..unconditional_host_port(protocol, host_port, to) })
 }
 
 /// Reads an element of the sources to masquerade: protocol, container's address and port, host's port, source.
@@ -278,7 +278,7 @@ mod tests {
             let port = HostPort {
                 host_ip: host_ip.map(|text| text.parse().unwrap()),
                 masquerade: vec![net.parse().unwrap()],
-                ..bare(Protocol::Sctp, 8080, to.parse().unwrap())
+                ..unconditional_host_port(Protocol::Sctp, 8080, to.parse().unwrap())
             };
             let elements = found(&Op::HostPort(port.clone()));
             let family = Family::from_ip(port.to.ip());

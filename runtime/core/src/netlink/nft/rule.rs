@@ -35,7 +35,7 @@ pub(super) fn port_chains(rules: &[TaggedRule]) -> BTreeSet<PortChain> {
 
 impl TaggedRule {
     /// Returns the chains in which it may be: its own, and the one that older versions used.
-    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn possible_chains(&self) -> impl Iterator<Item = &str> {
         let of_port = self.port.map(|_port| CONDITIONAL);
         let older = self.gate.as_ref().map(|_gate| gate::CHAIN).or(of_port);
         [self.chain.as_str()].into_iter().chain(older)

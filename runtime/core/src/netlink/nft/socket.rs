@@ -167,7 +167,7 @@ impl Socket {
     }
 
     /// Returns whether the object of a query exists.
-    pub(super) fn has(&mut self, question: &Item) -> Result<bool, Fault> {
+    pub(super) fn exists(&mut self, question: &Item) -> Result<bool, Fault> {
         Ok(self.ask_each(std::slice::from_ref(question), |_answer| ())?.iter().any(Option::is_some))
     }
 

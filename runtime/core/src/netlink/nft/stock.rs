@@ -54,7 +54,7 @@ impl Nft {
             let rules = listing.rules(table, chain)?.to_vec();
             for rule in rules {
                 let Some(port) = ports.iter().find(|port| rule.ports.is_about(port)) else { continue };
-                if table == own || leads(&mut listing, table, &rule, port)? {
+                if table == own || chain_has_port(&mut listing, table, &rule, port)? {
                     return Ok(Some((port, rule.tag.unwrap_or_else(|| format!("a rule of chain {chain}")))));
                 }
             }
@@ -64,7 +64,7 @@ impl Nft {
 }
 
 /// Returns whether the container's chain has the port too: the rule that jumps there names all ports, for any address.
-fn leads(listing: &mut Listing<'_>, table: Table, rule: &FoundRule, port: &HostPort) -> Result<bool, Fault> {
+fn chain_has_port(listing: &mut Listing<'_>, table: Table, rule: &FoundRule, port: &HostPort) -> Result<bool, Fault> {
     let Some(chain) = &rule.jump else { return Ok(true) };
     Ok(listing.rules(table, chain)?.iter().any(|rule| rule.jump.is_none() && rule.ports.is_about(port)))
 }

@@ -6,7 +6,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::{Inverse, Newcomers};
@@ -33,7 +33,12 @@ impl Operation for Add<'_> {
         session.add_address(self.link, self.address)
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_address(self.link, self.address, Some(since), found)
     }
 }
@@ -43,7 +48,7 @@ impl Operation for Ensure<'_> {
         session.ensure_address(self)
     }
 
-    fn foresee(&self, executor: &Executor) -> Result<(), NetlinkError> {
+    fn preflight(&self, executor: &Executor) -> Result<(), NetlinkError> {
         let Some(link) = executor.look(&LinkRef::host(self.link))? else { return Ok(()) };
         match self.find(executor, link.index)? {
             Found::InTheWay(_) if !self.force => Err(self.other_address()),
@@ -51,7 +56,12 @@ impl Operation for Ensure<'_> {
         }
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_address(&LinkRef::host(self.link), self.address, None, found)
     }
 }
@@ -197,7 +207,7 @@ impl Executor {
         &self,
         link: &LinkRef,
         address: IpNet,
-        routed: Option<&Since>,
+        routed: Option<&LaterChanges>,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
         // A missing link is reported by its own op; the address is missing in any case.

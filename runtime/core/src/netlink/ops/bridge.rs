@@ -7,7 +7,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::sysctls::restore_sysctls;
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -44,7 +44,12 @@ impl Operation for Ensure<'_> {
         session.ensure_bridge(self.name, self.mtu, self.vlan_filtering, self.promisc)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_bridge(self.name, self.promisc, found)
     }
 }
@@ -54,7 +59,12 @@ impl Operation for Port<'_> {
         session.bridge_port(self.link, self.bridge, self.hairpin, self.isolated)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_port(self.link, self.bridge, (self.hairpin, self.isolated), found)
     }
 }
@@ -145,7 +155,7 @@ impl Session<'_> {
         let index = found.index;
         let (raise, promisc) = (!found.up, promisc && !found.promisc);
         if let Some(mac) = found.mac.filter(is_usable) {
-            let inverse = Inverse::with(move |executor| executor.restore_bridge_mac(index, mac));
+            let inverse = Inverse::from_action(move |executor| executor.restore_bridge_mac(index, mac));
             self.log(format!("restore the MAC address of {name}"), inverse);
         }
         self.links.insert(LinkRef::host(name), found);

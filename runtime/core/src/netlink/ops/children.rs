@@ -8,7 +8,7 @@ use rtnetlink::{LinkDummy, LinkIpVlan, LinkMacVlan, LinkVlan};
 
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{ChildDifference, Difference, Made, Since, check_mtu};
+use crate::netlink::check::{ChildDifference, Difference, LaterChanges, Made, check_mtu};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::{Doing, Fault};
 use crate::netlink::inverse::Inverse;
@@ -37,7 +37,12 @@ impl Operation for Macvlan<'_> {
         executor.delete_container_link(&Wanted { name, index, kind: "macvlan", parent })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let made = Made { kind: "macvlan", index: since.link_index(), mac: since.mac(self.name, self.mac) };
         executor.check_container_link(&LinkRef::container(self.name), &made, found).map(drop)
     }
@@ -53,7 +58,12 @@ impl Operation for CreateIpvlan {
         executor.delete_container_link(&Wanted { name, index, kind: "ipvlan", parent })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_ipvlan(self, since, found)
     }
 }
@@ -68,7 +78,12 @@ impl Operation for CreateVlan {
         executor.delete_container_link(&Wanted { name, index, kind: "vlan", parent })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_vlan(self, since, found)
     }
 }
@@ -83,7 +98,12 @@ impl Operation for CreateDummy {
         executor.delete_container_link(&Wanted { name, index, kind: "dummy", parent: None })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let made = Made { kind: "dummy", index: since.link_index(), mac: None };
         executor.check_container_link(&LinkRef::container(self.name.as_str()), &made, found).map(drop)
     }
@@ -202,7 +222,12 @@ fn ipvlan_mode(mode: IpvlanMode) -> IpVlanMode {
 }
 
 impl Executor {
-    fn check_ipvlan(&self, op: &CreateIpvlan, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check_ipvlan(
+        &self,
+        op: &CreateIpvlan,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         self.check_parent(&op.parent, found)?;
         let link = LinkRef::container(op.name.as_str());
         let made = Made { kind: "ipvlan", index: since.link_index(), mac: None };
@@ -218,7 +243,12 @@ impl Executor {
         Ok(())
     }
 
-    fn check_vlan(&self, op: &CreateVlan, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check_vlan(
+        &self,
+        op: &CreateVlan,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         self.check_parent(&op.parent, found)?;
         let link = LinkRef::container(op.name.as_str());
         let made = Made { kind: "vlan", index: since.link_index(), mac: None };

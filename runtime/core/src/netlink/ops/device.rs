@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::route::RouteProtocol;
 
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::device::{Taken, is_taken, relocation};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::{Doing, Fault};
@@ -27,7 +27,12 @@ impl Operation for TakeDevice {
         executor.return_device(self, plan.link_index)
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_device(self, since.link_index(), found)
     }
 }
@@ -45,7 +50,7 @@ impl Session<'_> {
         }
         let (index, chosen) = (before.index, self.plan.link_index);
         let taken = self.remember_device(op, before)?;
-        let inverse = Inverse::with(move |executor| executor.bring_back(&taken));
+        let inverse = Inverse::from_action(move |executor| executor.bring_back(&taken));
         self.log(format!("bring {} back", op.device), inverse);
         let marking = || format!("failed to set alias to {:?}", op.device);
         self.executor.host.set_link(change(index).alias(op.device.as_str()).build()).doing(marking)?;

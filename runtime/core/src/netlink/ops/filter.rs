@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::sysctls::restore_sysctls;
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::conntrack::{self, Flows};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
@@ -30,7 +30,12 @@ impl Operation for RouteLocalnet {
         session.route_localnet(self)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_route_localnet(self, found)
     }
 }

@@ -7,13 +7,13 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Made, Since};
+use crate::netlink::check::{Difference, LaterChanges, Made};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
 use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
-use crate::netlink::sysctl::Of;
+use crate::netlink::sysctl::SysctlNamespace;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Mac, Plan, Side};
 
@@ -59,7 +59,12 @@ impl Operation for Veth<'_> {
         executor.delete_container_link(&Wanted { name: self.container, index: None, kind: "veth", parent: None })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_veth(self.container, self.host, since.mac(self.container, self.mac), found)
     }
 }
@@ -74,7 +79,12 @@ impl Operation for Up<'_> {
         if self.link.name == "lo" { executor.link_down(self.link) } else { Ok(()) }
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_up(self.link, found)
     }
 }
@@ -199,7 +209,7 @@ impl Session<'_> {
         };
         let (Some(mac), Some(container)) = (mac, &self.executor.container) else { return Ok(()) };
         let keys = [format!("ipv4/conf/{}/arp_notify", link.name), format!("ipv6/conf/{}/ndisc_notify", link.name)];
-        let of = Of::Other(&container.confs);
+        let of = SysctlNamespace::Other(&container.confs);
         let off = keys.iter().filter(|key| matches!(of.read(key), Ok(Some(value)) if value == "0"));
         let switched: Vec<_> = off.filter(|key| of.write(key, "1").is_ok()).collect();
         container.rtnl.set_link(change(index).address(mac.0.to_vec()).build()).ok();

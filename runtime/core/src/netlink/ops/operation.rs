@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::error::NetlinkError;
 use crate::plan::Plan;
 
@@ -13,7 +13,7 @@ pub(in crate::netlink) trait Operation {
 
     /// Returns the error that `apply` would return because of the host's current state, as far as it can be detected.
     /// Changes nothing.
-    fn foresee(&self, _executor: &Executor) -> Result<(), NetlinkError> {
+    fn preflight(&self, _executor: &Executor) -> Result<(), NetlinkError> {
         Ok(())
     }
 
@@ -33,7 +33,7 @@ pub(in crate::netlink) trait Operation {
     fn check(
         &self,
         _executor: &mut Executor,
-        _since: &Since,
+        _since: &LaterChanges,
         _found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
         Ok(())
@@ -45,8 +45,8 @@ impl<T: Operation + ?Sized> Operation for &T {
         T::apply(self, session)
     }
 
-    fn foresee(&self, executor: &Executor) -> Result<(), NetlinkError> {
-        T::foresee(self, executor)
+    fn preflight(&self, executor: &Executor) -> Result<(), NetlinkError> {
+        T::preflight(self, executor)
     }
 
     fn changes_links(&self) -> bool {
@@ -57,7 +57,12 @@ impl<T: Operation + ?Sized> Operation for &T {
         T::tear_down(self, executor, plan)
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         T::check(self, executor, since, found)
     }
 }

@@ -8,7 +8,7 @@ use weft_host_abi::types::Route;
 
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -49,7 +49,12 @@ impl Operation for Add<'_> {
         session.add_route(self.link, self.route, self.src, self.existing_ok)
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_route(self.link, self.route, since, found)
     }
 }
@@ -156,7 +161,7 @@ impl Executor {
         &self,
         link: &LinkRef,
         route: &Route,
-        since: &Since,
+        since: &LaterChanges,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(link.side) else {

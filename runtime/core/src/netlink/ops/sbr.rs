@@ -9,7 +9,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol
 
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since, StepDifference};
+use crate::netlink::check::{Difference, LaterChanges, StepDifference};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::{Inverse, unless_absent};
@@ -31,7 +31,12 @@ impl Operation for SourceRoutes {
         executor.remove_rules(self)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let mut differences = Vec::new();
         executor.check_source_routes(self, &mut differences)?;
         found.extend(differences.into_iter().map(Difference::Step));
@@ -106,7 +111,7 @@ fn add_hints(rtnl: &Rtnl, index: u32, sources: &[Source]) -> Result<BTreeMap<IpN
     let networks: BTreeMap<IpNet, IpAddr> =
         sources.iter().map(|source| (source.address.trunc(), source.address.addr())).collect();
     for (network, source) in &networks {
-        let route = RouteSpec { dst: *network, src: Some(*source), ..to(index, *network) };
+        let route = RouteSpec { dst: *network, src: Some(*source), ..route_to(index, *network) };
         match rtnl.add_route_behind(route_message(&route)) {
             Err(fault) if fault.is_exists() => {}
             other => other.doing(|| format!("failed to add the route to {network} to the main table"))?,
@@ -127,7 +132,7 @@ fn fill_table(rtnl: &Rtnl, index: u32, source: &Source, table: u32, routes: &[Pl
     if let Some(gateway) = source.gateway {
         let everything: IpNet =
             if gateway.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() };
-        let route = RouteSpec { gw: Some(gateway), table: Some(table), scope: None, ..to(index, everything) };
+        let route = RouteSpec { gw: Some(gateway), table: Some(table), scope: None, ..route_to(index, everything) };
         rtnl.add_route(route_message(&route)).doing(|| format!("Failed to add default route to {gateway}"))?;
     }
     for Placed { message, .. } in routes.iter().filter(|route| concerns(&route.message, source.address)) {
@@ -148,7 +153,7 @@ fn concerns(message: &RouteMessage, address: IpNet) -> bool {
 }
 
 /// Returns a route through a link in the main table.
-fn to(index: u32, dst: IpNet) -> RouteSpec {
+fn route_to(index: u32, dst: IpNet) -> RouteSpec {
     RouteSpec {
         index,
         dst,
@@ -345,5 +350,5 @@ pub(super) fn restore_main_routes(index: u32, routes: Vec<Placed>) -> Inverse {
 
 /// Returns an inverse that needs the container, and does nothing if that is gone.
 fn in_container(undo: impl FnOnce(&Rtnl) -> Result<(), NetlinkError> + Send + 'static) -> Inverse {
-    Inverse::with(move |executor| executor.rtnl(Side::Container).map_or(Ok(()), undo))
+    Inverse::from_action(move |executor| executor.rtnl(Side::Container).map_or(Ok(()), undo))
 }

@@ -5,7 +5,7 @@ use rtnetlink::packet_route::tc::TcHandle;
 
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since, StepDifference};
+use crate::netlink::check::{Difference, LaterChanges, StepDifference};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -24,7 +24,12 @@ impl Operation for LimitRate {
         executor.drop_qdisc(plan, &self.link, "tbf")
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         found.extend(executor.check_rate(self)?.map(Difference::Step));
         Ok(())
     }
@@ -39,7 +44,12 @@ impl Operation for CreateIfb {
         executor.delete_host_link(&self.name, "ifb").map(drop)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         if executor.look(&LinkRef::host(self.name.as_str()))?.is_none_or(|link| link.kind != "ifb") {
             found.push(Difference::Step(StepDifference::NoHostLink { name: self.name.clone() }));
         }
@@ -56,7 +66,12 @@ impl Operation for RedirectIngress {
         executor.drop_qdisc(plan, &self.from, "ingress")
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         found.extend(executor.check_redirect(self)?.map(Difference::Step));
         Ok(())
     }

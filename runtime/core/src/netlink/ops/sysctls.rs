@@ -3,10 +3,10 @@
 use std::fs;
 
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Since, StepDifference};
+use crate::netlink::check::{Difference, LaterChanges, StepDifference};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::inverse::Inverse;
-use crate::netlink::sysctl::{Confs, Of};
+use crate::netlink::sysctl::{Confs, SysctlNamespace};
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{Family, LinkRef, Op, Side, TuneSysctl};
 
@@ -45,7 +45,12 @@ impl Operation for TuneSysctl {
         Err(NetlinkError::NoContainer { op: self.to_string() })
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         found.extend(executor.check_sysctl(self)?.map(Difference::Step));
         Ok(())
     }
@@ -56,7 +61,12 @@ impl Operation for Forwarding {
         session.forwarding(self.0)
     }
 
-    fn check(&self, _executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        _executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         check_forwarding(self.0, found)
     }
 }
@@ -79,9 +89,9 @@ impl Session<'_> {
     pub(super) fn run_in_container(&mut self, at: usize, jobs: Vec<Job>) -> Result<(), (usize, NetlinkError)> {
         let Some(container) = &self.executor.container else { return Ok(()) };
         let (old, failed) = if jobs.iter().all(Job::is_of_a_link) {
-            run_all(&jobs, Of::Other(&container.confs))
+            run_all(&jobs, SysctlNamespace::Other(&container.confs))
         } else {
-            container.netns.run_inside(move || run_all(&jobs, Of::Own)).map_err(|error| (at, error))?
+            container.netns.run_inside(move || run_all(&jobs, SysctlNamespace::Own)).map_err(|error| (at, error))?
         };
         self.remember(Side::Container, old);
         failed.map_or(Ok(()), |(job, error)| Err((at + job, error)))
@@ -93,7 +103,7 @@ impl Session<'_> {
         }
         let Some(job) = self.job(op) else { return Ok(()) };
         let mut old = Vec::new();
-        let outcome = job.run(Of::Own, &mut old);
+        let outcome = job.run(SysctlNamespace::Own, &mut old);
         self.remember(Side::Host, old);
         outcome
     }
@@ -148,7 +158,7 @@ impl Session<'_> {
 // === impl Job ===
 
 /// Runs jobs up to the first failure, and returns the index of the failed one.
-fn run_all(jobs: &[Job], of: Of<'_>) -> (Old, Option<(usize, NetlinkError)>) {
+fn run_all(jobs: &[Job], of: SysctlNamespace<'_>) -> (Old, Option<(usize, NetlinkError)>) {
     let mut old = Vec::new();
     let failed = jobs.iter().enumerate().find_map(|(at, job)| Some((at, job.run(of, &mut old).err()?)));
     (old, failed)
@@ -158,13 +168,13 @@ impl Job {
     /// Returns whether it only needs keys of links.
     fn is_of_a_link(&self) -> bool {
         match self {
-            Self::Write { key, .. } | Self::Tune { key, .. } => Confs::has(key),
+            Self::Write { key, .. } | Self::Tune { key, .. } => Confs::is_link_key(key),
             Self::Ipv6 { .. } => true,
         }
     }
 
     /// Adds the values to restore to `old`, even those of a failed job.
-    fn run(&self, of: Of<'_>, old: &mut Old) -> Result<(), NetlinkError> {
+    fn run(&self, of: SysctlNamespace<'_>, old: &mut Old) -> Result<(), NetlinkError> {
         match self {
             Self::Write { key, value, required, remember } => {
                 let outcome = write(of, (key, value), *remember, old);
@@ -177,7 +187,12 @@ impl Job {
 }
 
 /// Writes a key that has another value.
-fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+fn write(
+    of: SysctlNamespace<'_>,
+    (key, value): (&str, &str),
+    remember: bool,
+    old: &mut Old,
+) -> Result<(), NetlinkError> {
     if !remember {
         return of.write(key, value);
     }
@@ -192,7 +207,12 @@ fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) 
 }
 
 /// Writes a key whatever its value.
-fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+fn tune(
+    of: SysctlNamespace<'_>,
+    (key, value): (&str, &str),
+    remember: bool,
+    old: &mut Old,
+) -> Result<(), NetlinkError> {
     let now = match of.read(key) {
         Ok(now) => now,
         Err(error) if sysctl::is_forbidden(&error) => None,
@@ -204,7 +224,7 @@ fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -
 }
 
 /// Does what the reference plugins do before a link gets its first IPv6 address.
-fn enable_ipv6(of: Of<'_>, link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+fn enable_ipv6(of: SysctlNamespace<'_>, link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     for name in ["lo", link] {
         let key = format!("ipv6/conf/{name}/disable_ipv6");
         // If it cannot be read, the kernel has no IPv6: adding the address will fail accordingly.
@@ -274,8 +294,8 @@ impl Executor {
 
 impl Executor {
     pub(in crate::netlink) fn write_back(&self, side: Side, old: Vec<(String, String)>) -> Result<(), NetlinkError> {
-        let of_links = old.iter().all(|(key, _value)| Confs::has(key));
-        let write = move |of: Of<'_>| {
+        let of_links = old.iter().all(|(key, _value)| Confs::is_link_key(key));
+        let write = move |of: SysctlNamespace<'_>| {
             let mut first = Ok(());
             for (key, value) in old {
                 match of.write(&key, &value) {
@@ -286,9 +306,9 @@ impl Executor {
             first
         };
         match (side, &self.container) {
-            (Side::Host, _) => write(Of::Own),
-            (Side::Container, Some(container)) if of_links => write(Of::Other(&container.confs)),
-            (Side::Container, Some(container)) => container.netns.run_inside(move || write(Of::Own))?,
+            (Side::Host, _) => write(SysctlNamespace::Own),
+            (Side::Container, Some(container)) if of_links => write(SysctlNamespace::Other(&container.confs)),
+            (Side::Container, Some(container)) => container.netns.run_inside(move || write(SysctlNamespace::Own))?,
             (Side::Container, None) => Ok(()),
         }
     }
@@ -296,7 +316,7 @@ impl Executor {
 
 /// Returns the inverse that restores old values, in order.
 pub(super) fn restore_sysctls(side: Side, old: Old) -> Inverse {
-    Inverse::with(move |executor| executor.write_back(side, old))
+    Inverse::from_action(move |executor| executor.write_back(side, old))
 }
 
 fn check_forwarding(family: Family, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {

@@ -1,7 +1,7 @@
 //! Tap devices of the container.
 
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Made, Since, check_mtu};
+use crate::netlink::check::{Difference, LaterChanges, Made, check_mtu};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -20,7 +20,12 @@ impl Operation for CreateTap {
         executor.delete_container_link(&Wanted { name, index, kind: "tun", parent: None })
     }
 
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_tap(self, since, found)
     }
 }
@@ -64,7 +69,7 @@ impl Session<'_> {
 }
 
 impl Executor {
-    fn check_tap(&self, op: &CreateTap, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check_tap(&self, op: &CreateTap, since: &LaterChanges, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
         let made = Made { kind: "tun", index: since.link_index(), mac: op.mac };
         let link = LinkRef::container(op.name.as_str());
         let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };

@@ -5,7 +5,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use super::address::restore_addresses;
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since, StepDifference};
+use crate::netlink::check::{Difference, LaterChanges, StepDifference};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -36,7 +36,12 @@ impl Operation for TuneLink {
         if self.before.is_empty() { Ok(()) } else { executor.restore_link(plan, &self.link, &self.before) }
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let mut differences = Vec::new();
         executor.check_tuned(self, &mut differences)?;
         found.extend(differences.into_iter().map(Difference::Step));
@@ -91,7 +96,7 @@ impl Session<'_> {
 /// their value are skipped.
 pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Change> {
     let index = now.index;
-    let of = |what: &str, there: LinkMessage, back: LinkMessage| Change {
+    let change_of = |what: &str, there: LinkMessage, back: LinkMessage| Change {
         what: what.to_owned(),
         there,
         back,
@@ -102,23 +107,23 @@ pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Chang
     if let Some(mac) = set.mac.filter(|mac| now.mac != Some(*mac)) {
         let back = now.mac.map_or_else(|| change(index), |mac| change(index).address(mac.0.to_vec()));
         let there = change(index).address(mac.0.to_vec()).build();
-        changes.push(Change { mac: Some(mac), ..of("MAC address", there, back.build()) });
+        changes.push(Change { mac: Some(mac), ..change_of("MAC address", there, back.build()) });
     }
     if let Some(on) = set.promiscuous.filter(|on| now.promisc != *on) {
         let (there, back) = (change(index).promiscuous(on), change(index).promiscuous(!on));
-        changes.push(of("promiscuous mode", there.build(), back.build()));
+        changes.push(change_of("promiscuous mode", there.build(), back.build()));
     }
     if let Some(mtu) = set.mtu.filter(|mtu| now.mtu != *mtu) {
         let (there, back) = (change(index).mtu(mtu), change(index).mtu(now.mtu));
-        changes.push(Change { mtu: Some(mtu), ..of("MTU", there.build(), back.build()) });
+        changes.push(Change { mtu: Some(mtu), ..change_of("MTU", there.build(), back.build()) });
     }
     if let Some(on) = set.all_multicast.filter(|on| now.allmulti != *on) {
         let (there, back) = (change(index).allmulticast(on), change(index).allmulticast(!on));
-        changes.push(of("all-multicast mode", there.build(), back.build()));
+        changes.push(change_of("all-multicast mode", there.build(), back.build()));
     }
     if let Some(length) = set.tx_queue_length.filter(|length| now.tx_queue_length != *length) {
         let (there, back) = (change(index).txqueuelen(length), change(index).txqueuelen(now.tx_queue_length));
-        changes.push(of("transmit queue length", there.build(), back.build()));
+        changes.push(change_of("transmit queue length", there.build(), back.build()));
     }
     changes
 }

@@ -7,11 +7,11 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkBridgeVlan, LinkUnspec, LinkVeth};
 
 use super::{Operation, Session};
-use crate::netlink::check::{Difference, Since};
+use crate::netlink::check::{Difference, LaterChanges};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::{Doing, Fault};
 use crate::netlink::inverse::Inverse;
-use crate::netlink::rtnl::{How, Lookup, Rtnl, change};
+use crate::netlink::rtnl::{ChangeMode, Lookup, Rtnl, change};
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Side};
 
@@ -44,7 +44,12 @@ impl Operation for Port<'_> {
         session.bridge_vlans(self.link, self.drop_existing, self.pvid, self.tagged)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         executor.check_vlans(self.link, self.pvid, self.tagged, found)
     }
 }
@@ -54,7 +59,12 @@ impl Operation for Gateway<'_> {
         session.ensure_vlan_gateway(self.bridge, (self.vlan, self.drop_existing), self.name, self.peer)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let link = LinkRef::host(self.name);
         if executor.look(&link)?.is_none() {
             found.push(Difference::NoLink { link });
@@ -76,7 +86,7 @@ impl Session<'_> {
         let host = &self.executor.host;
         if !self.is_made(&link) {
             let before = host.port_vlans(index).doing(|| format!("failed to list the VLANs of {name:?}"))?;
-            let inverse = Inverse::with(move |executor| executor.restore_vlans(index, before));
+            let inverse = Inverse::from_action(move |executor| executor.restore_vlans(index, before));
             self.log(format!("restore the VLANs of {name}"), inverse);
         }
         let host = &self.executor.host;
@@ -171,7 +181,7 @@ impl Rtnl {
             .vlan_range_start(FIRST, BridgeVlanInfoFlags::empty())
             .vlan_range_end(LAST, BridgeVlanInfoFlags::empty())
             .build();
-        self.change(RouteNetlinkMessage::DelLink(message), How::Set)
+        self.change(RouteNetlinkMessage::DelLink(message), ChangeMode::Set)
     }
 
     /// Adds VLANs to a port.
@@ -179,7 +189,7 @@ impl Rtnl {
         vlans.chunks(BATCH).try_for_each(|some| {
             let message =
                 some.iter().fold(LinkBridgeVlan::new(index), |builder, vlan| builder.vlan(vlan.vid, vlan.flags));
-            self.change(RouteNetlinkMessage::SetLink(message.build()), How::Set)
+            self.change(RouteNetlinkMessage::SetLink(message.build()), ChangeMode::Set)
         })
     }
 }

@@ -13,7 +13,7 @@ use super::address::restore_addresses;
 use super::sbr::{Placed, restore_main_routes, table_of};
 use super::{Operation, Session};
 use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since, StepDifference};
+use crate::netlink::check::{Difference, LaterChanges, StepDifference};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
 use crate::netlink::inverse::Inverse;
@@ -36,7 +36,12 @@ impl Operation for JoinVrf {
         executor.leave_vrf(plan, self)
     }
 
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check(
+        &self,
+        executor: &mut Executor,
+        _since: &LaterChanges,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         found.extend(executor.check_vrf(self)?.map(Difference::Step));
         Ok(())
     }
@@ -118,7 +123,7 @@ impl Session<'_> {
         };
         let found = found.ok_or(NetlinkError::NoLink { link })?;
         let index = found.index;
-        let inverse = Inverse::with(move |executor| {
+        let inverse = Inverse::from_action(move |executor| {
             let _lock = executor.lock_container(&"deleting a VRF")?;
             executor.delete_idle_vrf(index, None)
         });

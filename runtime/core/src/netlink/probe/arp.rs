@@ -50,7 +50,7 @@ mod tests {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 
     #[test]
-    fn who_has_or_takes_an_address_is_told() {
+    fn who_has_or_takes_an_address_is_reported() {
         assert_eq!(claimed(&announcement(OTHER, ADDRESS)), Some((ADDRESS, OTHER)));
         assert_eq!(claimed(&probe(OTHER, ADDRESS)), Some((ADDRESS, OTHER)));
         // A host that has an address asks for another one.

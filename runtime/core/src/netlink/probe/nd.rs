@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_or_takes_an_address_is_told() {
+    fn who_has_or_takes_an_address_is_reported() {
         assert_eq!(claimed(&probe(address())), Some(address()));
         assert_eq!(claimed(&announcement(OTHER, address())), Some(address()));
         assert_eq!(claimed(&[&announcement(OTHER, address())[..], &[0; 6]].concat()), Some(address()));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_broken_says_nothing() {
+    fn truncated_and_malformed_packets_say_nothing() {
         let sound = announcement(OTHER, address());
         for length in 0..sound.len() {
             assert_eq!(claimed(&sound[..length]), None, "{length} bytes");

@@ -7,7 +7,7 @@ use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{How, Rtnl};
+use super::{ChangeMode, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
@@ -96,7 +96,7 @@ impl Rtnl {
 
     /// Adds an address.
     pub(in crate::netlink) fn add_address(&self, message: AddressMessage) -> Result<(), Fault> {
-        self.change(RouteNetlinkMessage::NewAddress(message), How::Create)
+        self.change(RouteNetlinkMessage::NewAddress(message), ChangeMode::Create)
     }
 
     /// Restores an address exactly as it was read; an existing one is not an error.
@@ -109,7 +109,7 @@ impl Rtnl {
 
     /// Removes an address. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_address(&self, message: AddressMessage) -> Result<bool, Fault> {
-        match self.change(RouteNetlinkMessage::DelAddress(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelAddress(message), ChangeMode::Set) {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{Child, How, Rtnl};
+use super::{ChangeMode, Child, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::{LinkInfo, Mac};
 use crate::random;
@@ -232,7 +232,7 @@ impl Rtnl {
 
     /// Makes a link. Returns the new link if the kernel announces it.
     pub(in crate::netlink) fn create_link(&self, message: LinkMessage) -> Result<Option<Link>, Fault> {
-        let answer = self.change_echo(RouteNetlinkMessage::NewLink(message), How::Create)?;
+        let answer = self.change_echo(RouteNetlinkMessage::NewLink(message), ChangeMode::Create)?;
         Ok(match answer {
             Some(RouteNetlinkMessage::NewLink(message)) => Some(Link::read(message)),
             _ => None,
@@ -242,13 +242,13 @@ impl Rtnl {
     /// Changes a link.
     pub(in crate::netlink) fn set_link(&self, message: LinkMessage) -> Result<(), Fault> {
         // RTM_NEWLINK without NLM_F_CREATE does everything that RTM_SETLINK does, plus bridge port settings.
-        self.change(RouteNetlinkMessage::NewLink(message), How::Set)
+        self.change(RouteNetlinkMessage::NewLink(message), ChangeMode::Set)
     }
 
     /// Deletes a link. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_link(&self, index: u32) -> Result<bool, Fault> {
         let message = LinkUnspec::new_with_index(index).build();
-        match self.change(RouteNetlinkMessage::DelLink(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelLink(message), ChangeMode::Set) {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),

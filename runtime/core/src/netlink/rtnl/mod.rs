@@ -45,7 +45,7 @@ pub(super) struct Rtnl {
 
 /// How a request changes something.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::netlink) enum How {
+pub(in crate::netlink) enum ChangeMode {
     /// Changes an existing object.
     Set,
     /// Creates an object; an existing one is an error.
@@ -62,7 +62,7 @@ pub(in crate::netlink) enum How {
 
 impl Rtnl {
     /// Sends requests over a socket, in whichever namespace it was opened.
-    pub(super) fn over(socket: Wire) -> Self {
+    pub(super) fn on_socket(socket: Wire) -> Self {
         Self { socket, sequence: Cell::new(0), buffer: RefCell::new(Vec::new()) }
     }
 
@@ -72,7 +72,7 @@ impl Rtnl {
     }
 
     /// Sends a request that changes something and waits for the acknowledgement.
-    pub(in crate::netlink) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
+    pub(in crate::netlink) fn change(&self, message: RouteNetlinkMessage, how: ChangeMode) -> Result<(), Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK).map(drop)
     }
 
@@ -80,7 +80,7 @@ impl Rtnl {
     pub(super) fn change_echo(
         &self,
         message: RouteNetlinkMessage,
-        how: How,
+        how: ChangeMode,
     ) -> Result<Option<RouteNetlinkMessage>, Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK | NLM_F_ECHO).map(|answers| answers.into_iter().next())
     }
@@ -133,7 +133,7 @@ impl Rtnl {
                     NLMSG_ERROR | NLMSG_DONE => answer.verdict().map(|()| true)?,
                     _ => {
                         // In a dump, skip unreadable objects: they are newer than this program.
-                        match thing(&answer) {
+                        match parse_message(&answer) {
                             Err(fault) if one => return Err(fault),
                             thing => things.extend(thing.ok()),
                         }
@@ -161,14 +161,14 @@ impl Rtnl {
     }
 }
 
-fn thing(answer: &Answer<'_>) -> Result<RouteNetlinkMessage, Fault> {
+fn parse_message(answer: &Answer<'_>) -> Result<RouteNetlinkMessage, Fault> {
     match NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer.whole) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(thing), .. }) => Ok(thing),
         _ => Err(Fault::Broken("an unreadable answer")),
     }
 }
 
-impl How {
+impl ChangeMode {
     fn flags(self) -> u16 {
         NLM_F_REQUEST
             | match self {

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{How, Rtnl};
+use super::{ChangeMode, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Mac;
 
@@ -64,7 +64,7 @@ impl Rtnl {
     }
 
     fn delete(&self, message: NeighbourMessage) -> Result<(), Fault> {
-        match self.change(RouteNetlinkMessage::DelNeighbour(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelNeighbour(message), ChangeMode::Set) {
             Err(fault) if fault.is_absent() => Ok(()),
             other => other,
         }

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
-use super::{How, Link, Nsid, Rtnl};
+use super::{ChangeMode, Link, Nsid, Rtnl};
 use crate::netlink::fault::Fault;
 
 impl Rtnl {
@@ -29,7 +29,7 @@ impl Rtnl {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(u32::try_from(netns).unwrap_or_default()));
         message.attributes.push(NsidAttribute::Id(-1));
-        match self.change(RouteNetlinkMessage::NewNsId(message), How::Set) {
+        match self.change(RouteNetlinkMessage::NewNsId(message), ChangeMode::Set) {
             Err(fault) if fault.is_exists() => Ok(()),
             outcome => outcome,
         }
@@ -61,7 +61,7 @@ impl Rtnl {
     /// Deletes a link of another namespace. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_link_in(&self, netns: Nsid, index: u32) -> Result<bool, Fault> {
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfNetnsId(netns.0));
-        match self.change(RouteNetlinkMessage::DelLink(message.build()), How::Set) {
+        match self.change(RouteNetlinkMessage::DelLink(message.build()), ChangeMode::Set) {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),

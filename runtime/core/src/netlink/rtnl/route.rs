@@ -9,7 +9,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{How, Rtnl};
+use super::{ChangeMode, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
@@ -184,24 +184,24 @@ impl Rtnl {
     /// kernel does not accept its own flags (no carrier, offloaded) back, so only requested ones are sent.
     pub(in crate::netlink) fn add_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
-        self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
+        self.change(RouteNetlinkMessage::NewRoute(message), ChangeMode::Append)
     }
 
     /// Like `add_route`, but after those with the same destination and priority.
     pub(in crate::netlink) fn add_route_behind(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
-        self.change(RouteNetlinkMessage::NewRoute(message), How::Behind)
+        self.change(RouteNetlinkMessage::NewRoute(message), ChangeMode::Behind)
     }
 
     /// Adds a route, or replaces the one with the same destination and priority.
     pub(in crate::netlink) fn replace_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
-        self.change(RouteNetlinkMessage::NewRoute(message), How::Replace)
+        self.change(RouteNetlinkMessage::NewRoute(message), ChangeMode::Replace)
     }
 
     /// Removes a route. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_route(&self, message: RouteMessage) -> Result<bool, Fault> {
-        match self.change(RouteNetlinkMessage::DelRoute(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelRoute(message), ChangeMode::Set) {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleHeader, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{How, Rtnl};
+use super::{ChangeMode, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
@@ -87,7 +87,7 @@ impl Rtnl {
 
     /// Adds a rule. Returns its exact form, with the assigned priority.
     pub(in crate::netlink) fn add_rule(&self, message: RuleMessage) -> Result<RuleMessage, Fault> {
-        match self.change_echo(RouteNetlinkMessage::NewRule(message.clone()), How::Create)? {
+        match self.change_echo(RouteNetlinkMessage::NewRule(message.clone()), ChangeMode::Create)? {
             Some(RouteNetlinkMessage::NewRule(announced)) => Ok(announced),
             _ => Ok(message),
         }
@@ -95,7 +95,7 @@ impl Rtnl {
 
     /// Removes a rule. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_rule(&self, message: RuleMessage) -> Result<bool, Fault> {
-        match self.change(RouteNetlinkMessage::DelRule(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelRule(message), ChangeMode::Set) {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),

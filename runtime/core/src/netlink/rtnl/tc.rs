@@ -11,7 +11,7 @@ use rtnetlink::packet_route::tc::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{How, Rtnl};
+use super::{ChangeMode, Rtnl};
 use crate::netlink::fault::Fault;
 
 /// Handle of a link's token bucket.
@@ -289,12 +289,12 @@ impl Rtnl {
 
     /// Adds a queueing discipline.
     pub(in crate::netlink) fn add_qdisc(&self, message: TcMessage) -> Result<(), Fault> {
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), How::Create)
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), ChangeMode::Create)
     }
 
     /// Removes a queueing discipline. Returns `false` if it does not exist, or is the kernel's own.
     pub(in crate::netlink) fn delete_qdisc(&self, message: TcMessage) -> Result<bool, Fault> {
-        match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), How::Set) {
+        match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), ChangeMode::Set) {
             Ok(()) => Ok(true),
             // EINVAL: there is no ingress hook.
             Err(fault) if fault.is_absent() || fault.errno() == Some(nix::errno::Errno::EINVAL) => Ok(false),
@@ -320,7 +320,7 @@ impl Rtnl {
 
     /// Adds a filter.
     pub(in crate::netlink) fn add_filter(&self, message: TcMessage) -> Result<(), Fault> {
-        self.change(RouteNetlinkMessage::NewTrafficFilter(message), How::Create)
+        self.change(RouteNetlinkMessage::NewTrafficFilter(message), ChangeMode::Create)
     }
 }
 

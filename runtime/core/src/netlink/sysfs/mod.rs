@@ -54,7 +54,7 @@ impl<'a> Sysfs<'a> {
     /// Interprets the device plugin's id; a PCI address takes precedence over the configuration's.
     fn by_id(self, query: &DeviceQuery) -> Result<(Option<&str>, Option<&str>), String> {
         let Some(id) = query.id.as_deref() else { return Ok((query.pci.as_deref(), None)) };
-        let is = |bus: &str| is_name(id) && self.at(bus).join(id).exists();
+        let is = |bus: &str| is_name(id) && self.path_of(bus).join(id).exists();
         if is(PCI) {
             Ok((Some(id), None))
         } else if is(AUXILIARY) {
@@ -93,19 +93,19 @@ impl<'a> Sysfs<'a> {
     fn of_pci(self, address: &str) -> Result<Target, String> {
         let device = Path::new(PCI).join(address);
         let mut dir = device.join("net");
-        if !self.at(&dir).exists() {
+        if !self.path_of(&dir).exists() {
             // A virtio device has its own bus below the PCI one.
             let entries = self.names(&device).unwrap_or_default();
             let mut virtio =
                 entries.iter().filter(|name| name.starts_with("virtio")).map(|name| device.join(name).join("net"));
             dir = virtio
-                .find(|dir| self.at(dir).exists())
+                .find(|dir| self.path_of(dir).exists())
                 .ok_or_else(|| format!("no net directory under pci device {address}"))?;
         }
-        self.first(&dir, || format!("failed to find device name for pci address {address}"))
+        self.first_link(&dir, || format!("failed to find device name for pci address {address}"))
     }
 
-    fn first(self, dir: &Path, none: impl FnOnce() -> String) -> Result<Target, String> {
+    fn first_link(self, dir: &Path, none: impl FnOnce() -> String) -> Result<Target, String> {
         let names = self.names(dir);
         let names =
             names.map_err(|why| format!("failed to read net directory {}: {:?}", dir.display(), words(&why)))?;
@@ -118,11 +118,11 @@ impl<'a> Sysfs<'a> {
             return Err(format!("{address:?} is not a PCI address"));
         }
         let link = Path::new(PCI).join(address).join("driver");
-        let driver = fs::canonicalize(self.at(&link)).map_err(|why| {
+        let driver = fs::canonicalize(self.path_of(&link)).map_err(|why| {
             // Go walks the path, and names the first missing part.
             let mut parts: Vec<&Path> = link.ancestors().collect();
             parts.reverse();
-            let missing = parts.into_iter().find(|part| fs::symlink_metadata(self.at(part)).is_err());
+            let missing = parts.into_iter().find(|part| fs::symlink_metadata(self.path_of(part)).is_err());
             format!("lstat {}: {}", missing.unwrap_or(&link).display(), words(&why))
         })?;
         let name = driver.file_name().unwrap_or_default().to_string_lossy();
@@ -132,14 +132,14 @@ impl<'a> Sysfs<'a> {
     /// Returns names in a directory, sorted.
     fn names(self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.at(dir))? {
+        for entry in fs::read_dir(self.path_of(dir))? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
         Ok(names)
     }
 
-    fn at(self, path: impl AsRef<Path>) -> PathBuf {
+    fn path_of(self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }

@@ -19,7 +19,7 @@ fn error_of(keys: &str) -> String {
     error(&format!("[{{\"name\": \"a\", {keys}}}]"))
 }
 
-fn one(keys: &str) -> Selection {
+fn one_selection(keys: &str) -> Selection {
     read(&format!("[{{\"name\": \"a\", {keys}}}]")).remove(0)
 }
 
@@ -73,7 +73,7 @@ fn r7_json_must_be_a_list_of_objects() {
 
 #[test]
 fn r8_unknown_keys_are_ignored_and_case_does_not_matter() {
-    let read = one(r#""Interface": "x0", "example.com/mine": 1, "later": {}"#);
+    let read = one_selection(r#""Interface": "x0", "example.com/mine": 1, "later": {}"#);
     assert_eq!(read, Selection { interface: Some("x0".to_owned()), ..named("a") });
 }
 
@@ -81,13 +81,13 @@ fn r8_unknown_keys_are_ignored_and_case_does_not_matter() {
 fn r9_r10_a_name_is_required_and_a_slash_in_it_is_not_split() {
     assert!(error("[{}]").contains("it names no network"));
     assert!(error(r#"[{"name": "infra/a"}]"#).contains("\"infra/a\" is not a valid network name"));
-    assert_eq!(one(r#""namespace": "infra""#).namespace.as_deref(), Some("infra"));
+    assert_eq!(one_selection(r#""namespace": "infra""#).namespace.as_deref(), Some("infra"));
 }
 
 #[test]
 fn r11_ips_are_addresses_with_or_without_prefix() {
     let ips = ["10.0.0.5/24", "fd00::5", "10.0.0.6"];
-    assert_eq!(one(&format!("\"ips\": {}", json!(ips))).ips, ips);
+    assert_eq!(one_selection(&format!("\"ips\": {}", json!(ips))).ips, ips);
     assert!(error_of(r#""ips": []"#).contains("ips is an empty list"));
     assert!(error_of(r#""ips": ["10.0.0.256"]"#).contains("ips has \"10.0.0.256\""));
     assert!(error_of(r#""ips": ["10.0.0.1/33"]"#).contains("ips has"));
@@ -96,7 +96,7 @@ fn r11_ips_are_addresses_with_or_without_prefix() {
 
 #[test]
 fn r12_a_mac_has_six_octets() {
-    assert_eq!(one(r#""mac": "02:aa:BB:cc:dd:01""#).mac.as_deref(), Some("02:aa:BB:cc:dd:01"));
+    assert_eq!(one_selection(r#""mac": "02:aa:BB:cc:dd:01""#).mac.as_deref(), Some("02:aa:BB:cc:dd:01"));
     for bad in ["02:aa:bb:cc:dd", "02:aa:bb:cc:dd:01:02:03", "02:aa:bb:cc:dd:zz", "x"] {
         assert!(error_of(&format!("\"mac\": \"{bad}\"")).contains("is not an address of 6 octets"), "{bad}");
     }
@@ -112,16 +112,17 @@ fn r13_an_interface_name_fits_the_kernel_and_is_used_once() {
 
 #[test]
 fn r14_cni_args_are_an_object() {
-    let read = one(r#""cni-args": {"vrf": "blue", "deep": {"x": [1]}}"#).cni_args.unwrap();
+    let read = one_selection(r#""cni-args": {"vrf": "blue", "deep": {"x": [1]}}"#).cni_args.unwrap();
     assert_eq!(json!(read), json!({"vrf": "blue", "deep": {"x": [1]}}));
     assert!(error_of(r#""cni-args": [1]"#).contains("of type object"));
 }
 
 #[test]
 fn r15_port_mappings_have_ports_and_a_protocol() {
-    let read =
-        one(r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
-                                       {"hostPort": 53, "containerPort": 53}]"#);
+    let read = one_selection(
+        r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
+                                       {"hostPort": 53, "containerPort": 53}]"#,
+    );
     assert_eq!(
         json!(read.port_mappings),
         json!([{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
@@ -140,7 +141,7 @@ fn r15_port_mappings_have_ports_and_a_protocol() {
 
 #[test]
 fn r16_bandwidth_has_a_rate_and_missing_numbers_are_zero() {
-    let read = one(r#""bandwidth": {"ingressRate": 1000}"#).bandwidth.unwrap();
+    let read = one_selection(r#""bandwidth": {"ingressRate": 1000}"#).bandwidth.unwrap();
     assert_eq!(read, json!({"ingressRate": 1000, "ingressBurst": 0, "egressRate": 0, "egressBurst": 0}));
     for bad in ["{}", r#"{"ingressBurst": 1}"#, r#"{"egressRate": -1}"#, r#"{"ingressRate": 0}"#] {
         assert!(error_of(&format!("\"bandwidth\": {bad}")).contains("bandwidth"), "{bad}");
@@ -150,8 +151,8 @@ fn r16_bandwidth_has_a_rate_and_missing_numbers_are_zero() {
 #[test]
 fn r17_one_element_has_the_default_route_which_may_be_empty() {
     let gateways: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-    assert_eq!(one(r#""default-route": ["10.0.0.1", "fd00::1"]"#).default_route, Some(gateways));
-    assert_eq!(one(r#""default-route": []"#).default_route, Some(Vec::new()));
+    assert_eq!(one_selection(r#""default-route": ["10.0.0.1", "fd00::1"]"#).default_route, Some(gateways));
+    assert_eq!(one_selection(r#""default-route": []"#).default_route, Some(Vec::new()));
     assert!(error_of(r#""default-route": ["10.0.0.0/8"]"#).contains("default-route has"));
     let two = r#"[{"name": "a", "default-route": []}, {"name": "b", "default-route": ["10.0.0.1"]}]"#;
     assert!(error(two).contains("element 2: element 1 has default-route already"));
@@ -159,13 +160,13 @@ fn r17_one_element_has_the_default_route_which_may_be_empty() {
 
 #[test]
 fn r18_a_guid_has_eight_octets() {
-    assert!(one(r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#).guid.is_some());
+    assert!(one_selection(r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#).guid.is_some());
     assert!(error_of(r#""infiniband-guid": "24:8a:07:03:00:8d""#).contains("is not an address of 8 octets"));
 }
 
 #[test]
 fn r19_a_claim_and_addresses_exclude_each_other() {
-    assert_eq!(one(r#""ipam-claim-reference": "claim-1""#).ipam_claim.as_deref(), Some("claim-1"));
+    assert_eq!(one_selection(r#""ipam-claim-reference": "claim-1""#).ipam_claim.as_deref(), Some("claim-1"));
     let both = r#""ipam-claim-reference": "claim-1", "ips": ["10.0.0.1/24"]"#;
     assert!(error_of(both).contains("exclude each other"));
     assert!(error_of(r#""ipam-claim-reference": "Not A Name""#).contains("is not a valid name of an object"));
@@ -173,9 +174,9 @@ fn r19_a_claim_and_addresses_exclude_each_other() {
 
 #[test]
 fn r20_device_ids_and_the_old_name_of_interface_are_read() {
-    assert_eq!(one(r#""deviceID": "0000:03:02.3""#).device_id.as_deref(), Some("0000:03:02.3"));
-    assert_eq!(one(r#""interfaceRequest": "old0""#).interface.as_deref(), Some("old0"));
-    assert_eq!(one(r#""interfaceRequest": "old0", "interface": "new0""#).interface.as_deref(), Some("new0"));
+    assert_eq!(one_selection(r#""deviceID": "0000:03:02.3""#).device_id.as_deref(), Some("0000:03:02.3"));
+    assert_eq!(one_selection(r#""interfaceRequest": "old0""#).interface.as_deref(), Some("old0"));
+    assert_eq!(one_selection(r#""interfaceRequest": "old0", "interface": "new0""#).interface.as_deref(), Some("new0"));
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! R1, R4 to R6, R10 to R22, R28, R33 to R36: the list of attachments.
 
+mod default_network;
+mod devices;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::agent::pod::{Definition, PodInfo};
 use crate::cni::{Object, Version, parse_pairs};
-use crate::pod::{DEFAULT_NETWORK, Input, NETWORKS, PodAttachment, PodError, RESOURCE_NAME, Settings, attachments};
+use crate::pod::{Input, NETWORKS, PodAttachment, PodError, RESOURCE_NAME, Settings, attachments};
 
 /// A pod, a configuration and a node.
 pub(super) struct Case {
@@ -112,7 +114,7 @@ fn names(list: &[PodAttachment]) -> Vec<(&str, &str)> {
     list.iter().map(|attachment| (attachment.label.as_str(), attachment.ifname.as_str())).collect()
 }
 
-fn plain(name: &str) -> Value {
+fn bridge_conf(name: &str) -> Value {
     json!({"cniVersion": "1.0.0", "name": name, "type": "bridge"})
 }
 
@@ -130,7 +132,7 @@ fn r1_spec_config_must_be_json_of_a_plugin_or_a_list() {
 #[test]
 fn r4_spec_config_wins_over_a_file_of_that_name() {
     let case = Case::new("a")
-        .nad("default/a", plain("a"))
+        .nad("default/a", bridge_conf("a"))
         .file("10-a.conf", r#"{"cniVersion": "1.0.0", "name": "a", "type": "macvlan"}"#);
     assert_eq!(case.list()[1].plugins[0].kind, "bridge");
 }
@@ -194,15 +196,15 @@ fn r5_the_definition_gives_the_name_where_there_is_none() {
 
 #[test]
 fn r6_the_cni_name_may_differ_and_the_label_stays() {
-    let list = Case::new("a").nad("default/a", plain("wire-7")).list();
+    let list = Case::new("a").nad("default/a", bridge_conf("wire-7")).list();
     assert_eq!((list[1].label.as_str(), list[1].network.as_str()), ("default/a", "wire-7"));
 }
 
 #[test]
 fn r10_a_namespace_is_looked_up_there() {
-    let case = Case::new("infra/x").nad("infra/x", plain("x"));
+    let case = Case::new("infra/x").nad("infra/x", bridge_conf("x"));
     assert_eq!(names(&case.list()), [("default-net", "eth0"), ("infra/x", "net1")]);
-    let missing = Case::new("x").nad("infra/x", plain("x"));
+    let missing = Case::new("x").nad("infra/x", bridge_conf("x"));
     let error = missing.build().unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -222,7 +224,7 @@ fn r11_r12_r15_r16_r18_a_request_needs_a_plugin_that_declares_it() {
         (r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#, "infinibandGUID"),
     ] {
         let annotation = format!("[{{\"name\": \"a\", {keys}}}]");
-        let refused = Case::new(&annotation).nad("default/a", plain("a"));
+        let refused = Case::new(&annotation).nad("default/a", bridge_conf("a"));
         assert!(matches!(refused.build(), Err(PodError::Incapable { .. })), "{capability}");
         let off = json!({"name": "a", "type": "bridge", "capabilities": {capability: false}});
         assert!(refused.nad("default/a", off).error().contains("no plugin of the network declares"));
@@ -245,7 +247,7 @@ fn r11_r12_addresses_are_in_cni_args_too() {
 
 #[test]
 fn r13_names_that_clash_are_refused_before_anything_is_called() {
-    let nads = |annotation| Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
+    let nads = |annotation| Case::new(annotation).nad("default/a", bridge_conf("a")).nad("default/b", bridge_conf("b"));
     assert!(nads("a@eth0").error().contains("interface \"eth0\" is already used by network default-net"));
     // The second one would be net2 by its position.
     assert!(
@@ -267,117 +269,18 @@ fn r14_cni_args_reach_every_plugin_and_win_over_the_definition() {
 
 #[test]
 fn r19_a_claim_is_handed_on() {
-    let case = Case::new(r#"[{"name": "a", "ipam-claim-reference": "claim-1"}]"#).nad("default/a", plain("a"));
+    let case = Case::new(r#"[{"name": "a", "ipam-claim-reference": "claim-1"}]"#).nad("default/a", bridge_conf("a"));
     assert_eq!(case.second()[0]["args"]["cni"], json!({"ipam-claim-reference": "claim-1"}));
 }
 
 #[test]
 fn r21_r22_numbers_count_positions_over_all() {
     let case = Case::new("a, a@x1, a, a")
-        .nad("default/a", plain("a"))
+        .nad("default/a", bridge_conf("a"))
         .conf("delegates", json!([{"name": "d", "type": "bridge"}]));
     let list = case.list();
     let ifnames: Vec<&str> = list.iter().map(|attachment| attachment.ifname.as_str()).collect();
     assert_eq!(ifnames, ["eth0", "net1", "x1", "net3", "net4"]);
-}
-
-#[test]
-fn r28_the_default_network_comes_first_from_wherever_it_is() {
-    let named = |cluster: &str| {
-        let mut case = Case::new("a").nad("default/a", plain("a"));
-        case.conf.as_object_mut().unwrap().remove("delegates");
-        case.conf("clusterNetwork", json!(cluster)).conf("defaultNetworks", json!(["more"]))
-    };
-    let case = named("main").nad("kube-system/main", plain("main")).nad("kube-system/more", plain("more"));
-    assert_eq!(
-        names(&case.list()),
-        [("kube-system/main", "eth0"), ("kube-system/more", "net1"), ("default/a", "net2")]
-    );
-    let system = Case { namespace: "kube-system", ..case };
-    let system = system.nad("kube-system/a", plain("a"));
-    assert_eq!(names(&system.list()), [("kube-system/main", "eth0"), ("kube-system/a", "net1")]);
-
-    let by_file = named("main").conf("defaultNetworks", json!([])).file("10-m.conf", &plain("main").to_string());
-    assert_eq!(names(&by_file.list())[0], ("main", "eth0"));
-
-    let file = |name: &str| {
-        let case = named("x").conf("defaultNetworks", json!([]));
-        let path = case.node.path().join("d").join(name);
-        let case = case
-            .file("d/20-b.conf", r#"{"name": "second", "type": "bridge"}"#)
-            .file("d/10-a.conflist", r#"{"name": "first", "plugins": [{"type": "bridge"}]}"#)
-            .file("d/first/50-more.conf", r#"{"type": "portmap"}"#);
-        case.conf("clusterNetwork", json!(path))
-    };
-    let kinds = |case: &Case| {
-        let list = case.list();
-        (list[0].label.clone(), list[0].plugins.iter().map(|plugin| plugin.kind.clone()).collect::<Vec<_>>())
-    };
-    assert_eq!(kinds(&file("20-b.conf")), ("second".to_owned(), vec!["bridge".to_owned()]));
-    // The directory of the list's name adds plugins, as the reference library has it.
-    let chain = vec!["bridge".to_owned(), "portmap".to_owned()];
-    assert_eq!(kinds(&file("10-a.conflist")), ("first".to_owned(), chain.clone()));
-    assert_eq!(kinds(&file("")), ("first".to_owned(), chain));
-}
-
-#[test]
-fn r28_a_missing_default_network_is_never_replaced() {
-    let mut case = Case::new("").file("10-other.conf", &plain("other").to_string());
-    case.conf.as_object_mut().unwrap().remove("delegates");
-    for cluster in ["main", "/nowhere/10-a.conflist"] {
-        case.conf["clusterNetwork"] = json!(cluster);
-        let error = case.build().unwrap_err();
-        assert_eq!(error.code(), 11, "{error}");
-        assert!(error.to_string().starts_with("the default network is not ready: "), "{error}");
-    }
-}
-
-#[test]
-fn r28_a_pod_may_name_another_default_network() {
-    let with = |annotation: &str| {
-        let mut case = Case::new("a").nad("default/a", plain("a")).nad("kube-system/alt", plain("alt"));
-        case.annotate(DEFAULT_NETWORK, annotation);
-        case
-    };
-    assert_eq!(names(&with("alt").list()), [("kube-system/alt", "eth0"), ("default/a", "net1")]);
-    assert!(with("alt, alt").error().contains("names 2 networks; it must name one"));
-    assert!(with("alt@big0").error().contains("the default network's interface is \"eth0\""));
-    assert!(with("missing").error().contains("cannot find a network-attachment-definition (missing)"));
-    let asks = with(r#"[{"name": "alt", "ips": ["10.1.1.1/24"]}]"#)
-        .nad("kube-system/alt", json!({"name": "alt", "type": "bridge", "capabilities": {"ips": true}}));
-    assert_eq!(confs(&asks.list()[0])[0]["runtimeConfig"], json!({"ips": ["10.1.1.1/24"]}));
-}
-
-#[test]
-fn r33_isolation_closes_other_namespaces() {
-    let with = |conf: Value| {
-        Case::new("infra/x")
-            .nad("infra/x", plain("x"))
-            .conf("namespaceIsolation", json!(true))
-            .conf("globalNamespaces", conf)
-    };
-    let refused = with(json!(null)).build().unwrap_err();
-    assert!(matches!(refused, PodError::Isolated { .. }), "{refused}");
-    assert_eq!(with(json!("other, infra")).list().len(), 2);
-    let mut default = with(json!(null));
-    default.annotate(NETWORKS, "");
-    default.annotate(DEFAULT_NETWORK, "infra/x");
-    assert!(matches!(default.build(), Err(PodError::Isolated { .. })));
-}
-
-#[test]
-fn r34_what_the_runtime_asks_goes_to_the_default_network_only() {
-    let all = json!({"ips": true, "mac": true, "portMappings": true, "bandwidth": true});
-    let mut case = Case::new(r#"[{"name": "a", "ips": ["10.0.0.5/24"]}]"#)
-        .nad("default/a", json!({"name": "a", "type": "bridge", "capabilities": all}))
-        .conf("delegates", json!([{"name": "d", "type": "calico", "capabilities": all}]));
-    case.runtime_config = json!({"portMappings": [{"hostPort": 1, "containerPort": 2}], "ips": ["10.9.9.9/24"]});
-    case.args = "IgnoreUnknown=1;IP=10.9.9.9;MAC=02:00:00:00:00:09";
-    let list = case.list();
-    assert_eq!(confs(&list[0])[0]["runtimeConfig"], case.runtime_config);
-    assert_eq!(confs(&list[1])[0]["runtimeConfig"], json!({"ips": ["10.0.0.5/24"]}));
-    assert_eq!(list[0].args, "IgnoreUnknown=1;IP=10.9.9.9;MAC=02:00:00:00:00:09");
-    assert_eq!(list[1].args, "IgnoreUnknown=1;IP=10.0.0.5/24");
 }
 
 #[test]
@@ -404,96 +307,7 @@ fn r35_every_plugin_gets_name_and_version_and_keeps_its_keys() {
 }
 
 #[test]
-fn r36_devices_are_sorted_and_taken_in_order() {
-    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true, "CNIDeviceInfoFile": true}});
-    let case = Case::new(r#"[{"name": "a", "deviceID": "x"}, {"name": "a"}, {"name": "a"}]"#)
-        .nad("default/a", conf)
-        .resource("default/a", "vendor.com/nic", &["0000:03:02.1", "0000:03:02.0"]);
-    let list = case.list();
-    for (index, device) in [(1, "0000:03:02.0"), (2, "0000:03:02.1")] {
-        let conf = confs(&list[index]).remove(0);
-        assert_eq!((&conf["deviceID"], &conf["pciBusID"]), (&json!(device), &json!(device)));
-        let file = format!("/var/run/k8s.cni.cncf.io/devinfo/cni/default-a-c1_net{index}");
-        assert_eq!(conf["runtimeConfig"], json!({"deviceID": device, "CNIDeviceInfoFile": file}));
-    }
-    // None is left: it runs without one.
-    assert_eq!(confs(&list[3])[0].get("deviceID"), None);
-    assert_eq!(
-        list[1].device_info.as_ref().unwrap().device_plugin.as_deref(),
-        Some(Path::new("/var/run/k8s.cni.cncf.io/devinfo/dp/vendor.com-nic-0000:03:02.0-device.json"))
-    );
-    let mut fault = case;
-    fault.facts.devices_fault = Some("no socket".to_owned());
-    assert!(fault.error().contains("cannot read the devices of resource \"vendor.com/nic\": no socket"));
-}
-
-#[test]
-fn r20_a_device_of_the_annotation_is_a_capability_only() {
-    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true}});
-    let case = Case::new(r#"[{"name": "a", "deviceID": "0000:03:02.3"}]"#).nad("default/a", conf);
-    let conf = case.second().remove(0);
-    assert_eq!(conf["runtimeConfig"], json!({"deviceID": "0000:03:02.3"}));
-    assert_eq!(conf.get("deviceID"), None);
-}
-
-#[test]
-fn a_device_of_the_annotation_does_not_stand_in_for_one_of_kubelet() {
-    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true, "CNIDeviceInfoFile": true}});
-    let case = Case::new(r#"[{"name": "a", "deviceID": "0000:03:02.1"}]"#).nad("default/a", conf).resource(
-        "default/a",
-        "vendor.com/nic",
-        &[],
-    );
-    let (list, warnings) = case.build().unwrap();
-    let conf = confs(&list[1]).remove(0);
-    for key in ["deviceID", "pciBusID", "runtimeConfig"] {
-        assert_eq!(conf.get(key), None, "{key}");
-    }
-    assert_eq!(list[1].device_info, None);
-    assert!(
-        warnings.len() == 1 && warnings[0].contains("\"0000:03:02.1\" of the annotation is ignored"),
-        "{warnings:?}"
-    );
-    // The device that kubelet gave wins, as with Multus.
-    let case = case.resource("default/a", "vendor.com/nic", &["0000:03:02.0"]);
-    let (list, warnings) = case.build().unwrap();
-    assert_eq!(confs(&list[1])[0]["deviceID"], "0000:03:02.0");
-    assert!(warnings.is_empty(), "{warnings:?}");
-}
-
-#[test]
 fn plugins_of_a_name_of_ours_can_be_kept_external() {
-    let case = Case::new("a").nad("default/a", plain("a")).conf("externalPlugins", json!(["bridge"]));
+    let case = Case::new("a").nad("default/a", bridge_conf("a")).conf("externalPlugins", json!(["bridge"]));
     assert!(case.list()[1].plugins[0].external);
-}
-
-#[test]
-fn r17_the_default_route_is_chained_to_all_attachments() {
-    let steps = |annotation: &str| -> Vec<Option<Value>> {
-        let case = Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
-        let step = |attachment: &PodAttachment| confs(attachment).get(1).map(|conf| conf["steps"][0].clone());
-        case.list().iter().map(step).collect()
-    };
-    assert_eq!(steps("a, b"), [None, None, None]);
-    let drop = |families: Value, gateways: Value| {
-        Some(json!({"type": "default-route", "drop": families, "gateways": gateways}))
-    };
-    assert_eq!(
-        steps(r#"[{"name": "a", "default-route": ["10.0.0.1"]}, {"name": "b"}]"#),
-        [drop(json!(["4"]), json!([])), drop(json!(["4"]), json!(["10.0.0.1"])), drop(json!(["4"]), json!([]))]
-    );
-    assert_eq!(
-        steps(r#"[{"name": "a"}, {"name": "b", "default-route": []}]"#),
-        [drop(json!(["4", "6"]), json!([])), drop(json!(["4", "6"]), json!([])), None]
-    );
-}
-
-#[test]
-fn r17_the_two_annotations_have_one_default_route_together() {
-    let mut case = Case::new(r#"[{"name": "a", "default-route": ["10.0.0.1"]}]"#)
-        .nad("default/a", plain("a"))
-        .nad("kube-system/other", plain("other"));
-    case.annotate(DEFAULT_NETWORK, r#"[{"name": "other", "default-route": ["10.1.0.1"]}]"#);
-    let why = "network default/a: network kube-system/other already requests default-route";
-    assert!(case.error().contains(why), "{}", case.error());
 }

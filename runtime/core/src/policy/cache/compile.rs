@@ -174,7 +174,7 @@ fn is_component(wasm: &[u8]) -> Result<(), Cause> {
 
 impl Status {
     fn write(&self, dir: &SecureDir, digest: &Digest) -> Result<(), PolicyError> {
-        let text = serde_json::to_vec(self).map_err(|error| dir.cannot(error.into()))?;
+        let text = serde_json::to_vec(self).map_err(|error| dir.error(error.into()))?;
         publish(dir, &Self::name(&entry_name(digest)), &[&text])
     }
 }
@@ -185,16 +185,16 @@ fn publish(dir: &SecureDir, name: &str, parts: &[&[u8]]) -> Result<(), PolicyErr
     let temporary = format!("{TEMPORARY}{name}");
     match unlinkat(dir.fd(), temporary.as_str(), UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
-        Err(errno) => return Err(dir.cannot(errno.into())),
+        Err(errno) => return Err(dir.error(errno.into())),
     }
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let fd = openat(dir.fd(), temporary.as_str(), flags, mode).map_err(|errno| dir.cannot(errno.into()))?;
+    let fd = openat(dir.fd(), temporary.as_str(), flags, mode).map_err(|errno| dir.error(errno.into()))?;
     let mut file = File::from(fd);
     let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
-    written.map_err(|error| dir.cannot(error))?;
-    renameat(dir.fd(), temporary.as_str(), dir.fd(), name).map_err(|errno| dir.cannot(errno.into()))?;
-    fsync(dir.fd()).map_err(|errno| dir.cannot(errno.into()))
+    written.map_err(|error| dir.error(error))?;
+    renameat(dir.fd(), temporary.as_str(), dir.fd(), name).map_err(|errno| dir.error(errno.into()))?;
+    fsync(dir.fd()).map_err(|errno| dir.error(errno.into()))
 }
 
 fn now() -> u64 {

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::PolicyStore;
 use super::digest::Digest;
 use super::pinned;
-use crate::policy::places::{Pin, component_of};
+use crate::policy::pinned_paths::{Pin, component_of};
 use crate::policy::source::{Artifact, policies_dir};
 use crate::policy::{PolicyError, PolicyRef, locked};
 
@@ -46,8 +46,8 @@ impl LastGood {
         format!("{} {manifest}", self.component)
     }
 
-    /// Returns those of all networks, by file name. A file that does not say one is none of a network's.
-    pub(super) fn all(state_dir: &Path) -> Vec<(String, Option<Self>)> {
+    /// Returns those of all networks, by file name; `None` for a file without a readable digest.
+    pub(super) fn read_all(state_dir: &Path) -> Vec<(String, Option<Self>)> {
         let files = fs::read_dir(dir(state_dir)).into_iter().flatten().flatten();
         let read = |file: fs::DirEntry| Self::parse(&fs::read_to_string(file.path()).ok()?);
         files.map(|file| (file.file_name().to_string_lossy().into_owned(), read(file))).collect()

@@ -9,9 +9,9 @@ use weft_host_abi::engine;
 use super::digest::{ComponentFile, Digest};
 use super::secure::SecureDir;
 use super::status::{Phase, Status};
-use super::withdrawn::manifests;
+use super::withdraw::manifests;
 use super::{PolicyStore, entry_name};
-use crate::policy::places::{component_file, component_of, manifest_record, manifest_refusal};
+use crate::policy::pinned_paths::{component_file, component_of, manifest_record, manifest_refusal};
 use crate::policy::{PolicyError, PolicyRef};
 
 /// A file of the cache, for `weftctl doctor`.
@@ -145,7 +145,7 @@ impl PolicyStore {
     /// [`PolicyError::Cache`] or [`PolicyError::CacheUnsafe`].
     pub fn policies(&self, now: u64) -> Result<Vec<PolicyRow>, PolicyError> {
         let dir = SecureDir::open(&self.cache_dir())?;
-        let statuses = dir.as_ref().map(Status::all).transpose()?.unwrap_or_default();
+        let statuses = dir.as_ref().map(Status::read_all).transpose()?.unwrap_or_default();
         let mut known: Vec<(String, PathBuf)> = Vec::new();
         for name in self.shipped() {
             let path = PolicyRef::Shipped(name.clone()).path(&self.state_dir);

@@ -64,13 +64,13 @@ impl Lock {
     fn byte(dir: &SecureDir, at: i64) -> Result<Option<Self>, PolicyError> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let fd = openat(dir.fd(), LOCK, flags, mode).map_err(|errno| dir.cannot(errno.into()))?;
+        let fd = openat(dir.fd(), LOCK, flags, mode).map_err(|errno| dir.error(errno.into()))?;
         let file = File::from(fd);
         let whole = libc::flock { l_type: WRITE, l_whence: START, l_start: at, l_len: 1, l_pid: 0 };
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
             Ok(_) => Ok(Some(Self(file.into()))),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(errno) => Err(dir.cannot(errno.into())),
+            Err(errno) => Err(dir.error(errno.into())),
         }
     }
 }

@@ -4,28 +4,28 @@
 //! a [`seal`] over both. A compiled component is native code that runs as root, so an entry is used only if nobody but
 //! us can have written it: the directory is ours with mode 0700; the entry is a regular file of ours with mode 0600 or
 //! 0400 and one link, reached without symbolic links. A bad entry is recompiled, never trusted and never changed in
-//! place (a mapped file must not change; truncating it kills the process that maps it). A [`note`] records which state
+//! place (a mapped file must not change; truncating it kills the process that maps it). A [`digest_note`] records which state
 //! of an entry was checked. Nothing here compiles unless the feature `compile` is on.
 
 #[cfg(feature = "compile")]
 mod compile;
 mod digest;
+mod digest_note;
+mod fetch_failure;
 mod last_good;
 mod list;
 #[cfg(feature = "compile")]
 mod lock;
-mod missed;
-mod note;
 mod pinned;
 #[cfg(feature = "compile")]
 mod prune;
+mod readiness;
 mod seal;
 mod secure;
 mod stamp;
-mod standing;
 mod status;
 mod sweep;
-mod withdrawn;
+mod withdraw;
 
 use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
@@ -39,14 +39,14 @@ use weft_host_abi::guest::World;
 #[cfg(feature = "compile")]
 pub use compile::{Compiled, Compiler, Waiting};
 pub use digest::Digest;
+pub use fetch_failure::note_missed;
 pub use list::{CacheEntry, PolicyRow, PolicyState};
-pub use missed::note_missed;
 pub use pinned::{add_pinned, is_added, keep_pinned};
 #[cfg(feature = "compile")]
 pub use prune::Pruned;
-pub use standing::Standing;
+pub use readiness::Readiness;
 pub use sweep::{Needed, Swept, sweep_pinned};
-pub use withdrawn::{is_in_use, manifests, record_manifest, remove_pinned, withdraw};
+pub use withdraw::{is_in_use, manifests, record_manifest, remove_pinned, withdraw};
 
 use super::compiler::NO_MEMORY;
 use super::error::{cause, host_memory};
@@ -54,8 +54,8 @@ use super::run::{Grants, Loaded};
 use super::source::{Artifact, policies_dir};
 use super::{Cause, CompileAsk, CompileError, PolicyError, PolicyRef, locked};
 use digest::ComponentFile;
-use note::Note;
-use secure::{Entry, Off, SecureDir};
+use digest_note::Note;
+use secure::{Entry, SecureDir, Unusable};
 
 /// Directory of compiled components inside the state directory.
 const CACHE: &str = "cache";
@@ -143,7 +143,7 @@ impl PolicyStore {
     }
 
     /// Returns the component's digest, its file, and its compiled form or why it has no usable one.
-    fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Mapped, Off>), PolicyError> {
+    fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Mapped, Unusable>), PolicyError> {
         let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
         let (name, path) = (policy.to_string(), self.locate(policy));
         let mut file = ComponentFile::open(&name, &path, || self.hint(policy))?;
@@ -154,9 +154,9 @@ impl PolicyStore {
             None => file.hash(&name, &path)?,
         };
         self.check_pin(policy, &path, &digest)?;
-        let Some(cache) = cache else { return Ok((digest, path, Err(Off::Absent))) };
+        let Some(cache) = cache else { return Ok((digest, path, Err(Unusable::Absent))) };
         let mapped = self.map_in(&cache, &digest, note.as_ref())?.map(|(component, entry)| {
-            if unchanged && note.is_none_or(|note| !note.knows(&entry.stamp)) {
+            if unchanged && note.is_none_or(|note| !note.is_checked(&entry.stamp)) {
                 // Without the note, only speed is lost.
                 Note::write(&cache, &file.stamp, &digest, &entry.stamp).ok();
             }
@@ -183,7 +183,7 @@ impl PolicyStore {
                         format!("add a file with `weftctl policy add {policy} FILE`")
                     }
                 };
-                let agent = match self.missed(policy) {
+                let agent = match self.missing_reason(policy) {
                     Some(reason) => format!("the node's agent could not ({reason})"),
                     None => "the node's agent does (`weftctl agent`)".to_owned(),
                 };
@@ -200,12 +200,12 @@ impl PolicyStore {
         dir: &SecureDir,
         digest: &Digest,
         note: Option<&Note>,
-    ) -> Result<Result<(Component, Entry), Off>, PolicyError> {
+    ) -> Result<Result<(Component, Entry), Unusable>, PolicyError> {
         let entry = match dir.entry(&entry_name(digest))? {
             Ok(entry) => entry,
             Err(off) => return Ok(Err(off)),
         };
-        if !note.is_some_and(|note| note.knows(&entry.stamp))
+        if !note.is_some_and(|note| note.is_checked(&entry.stamp))
             && let Err(off) = seal::check(&entry.file, entry.stamp.size, digest)
         {
             return Ok(Err(off));
@@ -215,7 +215,7 @@ impl PolicyStore {
             // Compiling it again would not help, and would need even more memory.
             Err(error) => match host_memory("load a compiled policy", &error) {
                 Some(error) => Err(error),
-                None => Ok(Err(Off::Unloadable(format!("{error:#}")))),
+                None => Ok(Err(Unusable::Unloadable(format!("{error:#}")))),
             },
         }
     }

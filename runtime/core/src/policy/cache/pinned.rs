@@ -1,4 +1,4 @@
-//! Components that were fetched by digest: `<state>/policies/pinned/` (`places` has the names of all files).
+//! Components that were fetched by digest: `<state>/policies/pinned/` (`pinned_paths` has the names of all files).
 //!
 //! An ADD looks only here. The agent (or `weftctl policy add`) fetches, verifies and compiles the component, and
 //! finally puts it here by one rename: until then the network keeps its previous component. A component belongs to every
@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::PolicyStore;
 use super::digest::{ComponentFile, Digest};
-use crate::policy::places::{
-    Pin, component_digest, component_file, is_here, kept_file, manifest_file, manifest_refusal, miss, pinned_dir,
+use crate::policy::pinned_paths::{
+    Pin, component_digest, component_file, is_here, kept_file, manifest_file, manifest_refusal, missing_reason_file,
+    pinned_dir,
 };
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef, locked};
@@ -58,14 +59,14 @@ pub fn add_pinned(
         let (wanted, found) = (wanted.to_string(), found.to_string());
         return Err(PolicyError::WrongDigest { policy, place: "what was fetched".to_owned(), wanted, found });
     }
-    let file = put(state_dir, &found, component, compile)?;
+    let file = write_component(state_dir, &found, component, compile)?;
     // Adding a policy revokes its withdrawal. If a file cannot be removed, the policy is still refused, which is the
     // safe side.
     if let Some(pin) = Pin::from_policy(reference) {
         fs::remove_file(manifest_refusal(state_dir, &pin)).ok();
         replace(&manifest_file(state_dir, &pin), found.to_string().as_bytes())?;
     }
-    if let Some(miss) = miss(state_dir, reference) {
+    if let Some(miss) = missing_reason_file(state_dir, reference) {
         fs::remove_file(miss).ok();
     }
     Ok(file)
@@ -82,7 +83,7 @@ pub fn keep_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<(), Policy
 }
 
 /// Puts a component on this node after it was compiled. A damaged file is replaced.
-fn put(
+fn write_component(
     state_dir: &Path,
     digest: &Digest,
     component: &[u8],
@@ -214,8 +215,8 @@ impl PolicyStore {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::super::Standing;
     use super::*;
+    use crate::policy::Readiness;
 
     fn reference(image: &str, manifest: &Digest) -> PolicyRef {
         PolicyRef::parse(&format!("oci://{image}@{manifest}")).unwrap()
@@ -262,7 +263,7 @@ mod tests {
         let file = add_pinned(state.path(), &policy, b"component", None, &|_path| Ok(())).unwrap();
         for damaged in [&b"compo"[..], b"componenT", b""] {
             fs::write(&file, damaged).unwrap();
-            assert!(matches!(store.standing(&policy), Standing::Absent), "{damaged:?}");
+            assert!(matches!(store.standing(&policy), Readiness::Absent), "{damaged:?}");
             // It is compiled before it is in place.
             let compile = |path: &Path| {
                 assert_eq!(fs::read(path).unwrap(), b"component");

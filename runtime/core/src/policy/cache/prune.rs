@@ -10,9 +10,9 @@ use weft_host_abi::engine;
 use super::PolicyStore;
 use super::compile::TEMPORARY;
 use super::digest::Digest;
+use super::digest_note::Note;
 use super::entry_name;
 use super::lock::{LOCK, Lock};
-use super::note::Note;
 use super::secure::SecureDir;
 use super::stamp::NOTE;
 use super::status::Status;
@@ -103,7 +103,7 @@ impl PolicyStore {
         }
         match self.map_in(dir, &digest, None)? {
             Ok((_component, entry)) => {
-                let meta = entry.file.metadata().map_err(|error| dir.cannot(error))?;
+                let meta = entry.file.metadata().map_err(|error| dir.error(error))?;
                 let read = u64::try_from(meta.atime().max(meta.mtime())).unwrap_or(0);
                 Ok(Judged::Keep(Some(SystemTime::UNIX_EPOCH + Duration::from_secs(read))))
             }
@@ -124,7 +124,7 @@ impl PolicyStore {
             .map_or(true, |written| written.elapsed().is_ok_and(|age| age > NOTE_AGE));
         let Some(note) = Note::read_from(file.file).filter(|_note| !is_old) else { return Ok(false) };
         let entry = dir.entry(&entry_name(&note.digest))?;
-        Ok(entry.is_ok_and(|entry| note.knows(&entry.stamp)))
+        Ok(entry.is_ok_and(|entry| note.is_checked(&entry.stamp)))
     }
 }
 
@@ -146,7 +146,7 @@ impl Pruned {
             }
             // Another process is pruning, too.
             Err(nix::errno::Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(dir.cannot(errno.into())),
+            Err(errno) => Err(dir.error(errno.into())),
         }
     }
 }

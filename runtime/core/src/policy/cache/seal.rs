@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use sha2::{Digest as _, Sha256};
 
 use super::digest::Digest;
-use super::secure::Off;
+use super::secure::Unusable;
 
 /// The first bytes of a seal.
 const MAGIC: &[u8; 16] = b"weft-component\x00\x02";
@@ -27,17 +27,17 @@ pub(super) fn new(digest: &Digest, code: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a whole file of this size and compares it with its seal, which must belong to this component.
-pub(super) fn check(file: &File, size: u64, digest: &Digest) -> Result<(), Off> {
+pub(super) fn check(file: &File, size: u64, digest: &Digest) -> Result<(), Unusable> {
     let Some(code) = size.checked_sub(LENGTH as u64).filter(|code| *code > 0) else {
-        return Err(Off::Unsealed("it is cut short"));
+        return Err(Unusable::Unsealed("it is cut short"));
     };
     let mut seal = [0_u8; LENGTH];
     if file.read_exact_at(&mut seal, code).is_err() || !seal.starts_with(MAGIC) {
-        return Err(Off::Unsealed("it has no seal"));
+        return Err(Unusable::Unsealed("it has no seal"));
     }
     let (of_component, of_code) = seal.split_at(MAGIC.len()).1.split_at(Digest::LENGTH);
     if of_component != digest.bytes() {
-        return Err(Off::Unsealed("it was compiled from another component"));
+        return Err(Unusable::Unsealed("it was compiled from another component"));
     }
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
@@ -46,13 +46,13 @@ pub(super) fn check(file: &File, size: u64, digest: &Digest) -> Result<(), Off> 
         let room = usize::try_from(code - at).unwrap_or(usize::MAX).min(buffer.len());
         let piece = buffer.get_mut(..room).unwrap_or_default();
         if file.read_exact_at(piece, at).is_err() {
-            return Err(Off::Unsealed("it cannot be read"));
+            return Err(Unusable::Unsealed("it cannot be read"));
         }
         hash.update(piece);
         at += room as u64;
     }
     if hash.chain_update(digest.bytes()).finalize().as_slice() != of_code {
-        return Err(Off::Unsealed("its bytes are not those that the compiler wrote"));
+        return Err(Unusable::Unsealed("its bytes are not those that the compiler wrote"));
     }
     Ok(())
 }

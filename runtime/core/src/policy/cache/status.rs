@@ -58,7 +58,7 @@ impl Status {
     }
 
     /// Reads all status files.
-    pub(super) fn all(dir: &SecureDir) -> Result<Vec<Self>, PolicyError> {
+    pub(super) fn read_all(dir: &SecureDir) -> Result<Vec<Self>, PolicyError> {
         let names = dir.list()?;
         Ok(names.iter().filter_map(|(name, _size)| Self::read(dir, name.strip_suffix(SUFFIX)?)).collect())
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_compiler_that_never_ended_failed() {
+    fn a_compiler_that_never_ends_counts_as_failed() {
         let status =
             Status { policy: "p".into(), path: "/p".into(), began: 100, limit: 30, ended: None, failure: None };
         assert_eq!(status.clone().phase(110), Phase::Compiling { seconds: 10, of: 30 });

@@ -22,8 +22,10 @@ use super::digest::{ComponentFile, Digest};
 use super::last_good::{self, LastGood};
 use super::pinned::{INCOMING, replace};
 use super::secure::SecureDir;
-use super::withdrawn::{remove, remove_manifest};
-use crate::policy::places::{Pin, component_digest, component_file, component_name, kept_by, miss_name, pinned_dir};
+use super::withdraw::{remove, remove_manifest};
+use crate::policy::pinned_paths::{
+    Pin, component_digest, component_file, component_name, kept_by, miss_name, pinned_dir,
+};
 use crate::policy::source::policies_dir;
 use crate::policy::{PolicyError, PolicyRef, locked};
 
@@ -51,7 +53,7 @@ pub struct Needed<'a> {
     pub policies: &'a [PolicyRef],
     /// The names of the networks that are defined.
     pub networks: &'a BTreeSet<String>,
-    /// Returns the names of the networks that have attachments; `None` if they cannot be told.
+    /// Returns the names of the networks that have attachments; `None` if they cannot be determined.
     pub attached: &'a dyn Fn() -> Option<BTreeSet<String>>,
 }
 
@@ -92,7 +94,7 @@ struct Unused {
 /// [`PolicyError::LockFile`], or [`PolicyError::Store`] if the disk refuses.
 pub fn sweep_pinned(state_dir: &Path, needed: &Needed<'_>, now: u64) -> Result<Swept, PolicyError> {
     let found = files(state_dir)?;
-    let good = LastGood::all(state_dir);
+    let good = LastGood::read_all(state_dir);
     let mut kept = Kept::new(state_dir, needed.policies, &good)?;
     kept.files.extend(found.iter().filter_map(|file| kept_by(state_dir, &file.name)).flatten());
     let mut swept = Swept::default();
@@ -187,7 +189,7 @@ fn forget(state_dir: &Path, digest: &Digest) -> Result<(), PolicyError> {
         if name.starts_with(&prefix) {
             match unlinkat(cache.fd(), name.as_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
-                Err(errno) => return Err(cache.cannot(errno.into())),
+                Err(errno) => return Err(cache.error(errno.into())),
             }
         }
     }

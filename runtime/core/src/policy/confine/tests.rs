@@ -224,7 +224,7 @@ fn files_the_network_and_other_processes_are_out_of_reach_without_the_filter() {
 }
 
 #[test]
-fn without_its_parent_it_does_not_begin() {
+fn a_worker_without_its_parent_does_not_begin() {
     let (attempts, _account) = confined("orphan");
     assert_eq!(attempts["confine"], 0);
 }

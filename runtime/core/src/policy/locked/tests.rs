@@ -5,7 +5,7 @@
 use super::*;
 
 #[test]
-fn a_tag_is_what_the_lock_file_says_and_nothing_else() {
+fn a_tag_means_only_what_the_lock_file_says() {
     let state = tempfile::tempdir().unwrap();
     let reference = "oci://registry.example/net/rack:1";
     let tagged = PolicyRef::parse(reference).unwrap();

@@ -28,7 +28,7 @@ impl Loaded<Ipam> {
     /// [`PolicyError`] if there is no answer within the limits, or the answer is not a value of the contract.
     pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
         let wasi = self.wasi(0, 0, self.data()?.as_ref());
-        let problems = self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config)).0?;
+        let problems = self.call(Asked::empty(), limits, wasi, |policy, store| policy.validate(store, config)).0?;
         Ok(Self::tidy(problems, limits))
     }
 }

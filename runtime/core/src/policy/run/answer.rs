@@ -14,7 +14,7 @@ pub(super) fn bounded(
 ) -> Result<Result<Decision, Denial>, PolicyError> {
     match answer {
         Ok(decision) => sized(policy, decision, limits).map(Ok),
-        Err(denial) => Ok(Err(shown(denial, limits))),
+        Err(denial) => Ok(Err(cleaned(denial, limits))),
     }
 }
 
@@ -26,7 +26,7 @@ pub(super) fn bounded_choice(
 ) -> Result<Result<Chosen, Denial>, PolicyError> {
     let choice = match answer {
         Ok(choice) => choice,
-        Err(denial) => return Ok(Err(shown(denial, limits))),
+        Err(denial) => return Ok(Err(cleaned(denial, limits))),
     };
     at_most(policy, "bytes in the name of a delegate", choice.name.len(), limits.text_bytes)?;
     at_most(policy, "settings", choice.settings.len(), limits.settings)?;
@@ -37,7 +37,7 @@ pub(super) fn bounded_choice(
     Ok(Ok(choice))
 }
 
-fn shown(denial: Denial, limits: &Limits) -> Denial {
+fn cleaned(denial: Denial, limits: &Limits) -> Denial {
     let text = |text: String| clean(&text, limits.text_bytes);
     match denial {
         Denial::Denied(why) => Denial::Denied(text(why)),

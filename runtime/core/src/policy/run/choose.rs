@@ -35,8 +35,7 @@ impl Loaded<Choice> {
         limits: &Limits,
     ) -> Result<Vec<Problem>, PolicyError> {
         let wasi = self.wasi(0, 0, self.data()?.as_ref());
-        let call =
-            self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config, candidates));
+        let call = self.call(Asked::empty(), limits, wasi, |policy, store| policy.validate(store, config, candidates));
         Ok(Self::tidy(call.0?, limits))
     }
 }

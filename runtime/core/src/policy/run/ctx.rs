@@ -44,7 +44,7 @@ impl Asked {
     }
 
     /// Creates empty inputs, for calls that only concern a configuration.
-    pub(super) fn nothing() -> Self {
+    pub(super) fn empty() -> Self {
         Self { ledger: Box::new(NoLedger), pod: None }
     }
 }
@@ -211,8 +211,8 @@ impl Host for Ctx {
     }
 }
 
-/// Growth beyond the limits ends the call, so that the error names the limit. A plain failure to grow would surface as
-/// whatever the guest makes of it.
+/// Growth beyond the limits ends the call, so that the error names the limit. If growth merely failed, the
+/// error would be whatever the guest does then.
 impl ResourceLimiter for Ctx {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         if desired > self.limits.memory {

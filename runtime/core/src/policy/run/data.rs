@@ -17,7 +17,7 @@ use cap_std::fs::{Dir, DirEntry, File, OpenOptions, OpenOptionsExt};
 use nix::libc;
 use sha2::{Digest, Sha256};
 
-use super::tree::{ROOT, Tree, What};
+use super::tree::{NodeKind, ROOT, Tree};
 
 /// Bounds: the directory is read on every call.
 const FILES_MAX: usize = 4096;
@@ -76,18 +76,18 @@ impl Walk {
             // A file that has changed its type since it was listed is an error, and is not followed.
             let open = || directory.open_with(&name, OpenOptions::new().read(true).custom_flags(flags));
             if kind.is_dir() {
-                let below = self.tree.add(place, name.clone(), What::Directory(BTreeMap::new()));
+                let below = self.tree.add(place, name.clone(), NodeKind::Directory(BTreeMap::new()));
                 self.directory(&Dir::from_std_file(open()?.into_std()), below, depth + 1)?;
                 self.item(b'e', b"");
             } else if kind.is_symlink() {
                 let target = OsString::from(directory.read_link_contents(&name)?);
                 self.item(b't', target.as_bytes());
-                self.tree.add(place, name, What::Link(target));
+                self.tree.add(place, name, NodeKind::Link(target));
             } else if kind.is_file() {
                 let content = self.file(open()?)?;
-                self.tree.add(place, name, What::File(content.into()));
+                self.tree.add(place, name, NodeKind::File(content.into()));
             } else {
-                self.tree.add(place, name, What::Other);
+                self.tree.add(place, name, NodeKind::Other);
             }
         }
         Ok(())
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn contents_names_and_places_count() {
-        let of = |files: &[(&str, &str)]| {
+        let digest_of = |files: &[(&str, &str)]| {
             let dir = tempfile::tempdir().unwrap();
             for (name, content) in files {
                 let path = dir.path().join(name);
@@ -133,17 +133,17 @@ mod tests {
             Data::read(dir.path()).unwrap().digest
         };
         let all = [
-            of(&[]),
-            of(&[("a", "1")]),
-            of(&[("a", "2")]),
-            of(&[("b", "1")]),
-            of(&[("d/a", "1")]),
-            of(&[("d/a", "1"), ("e", "")]),
+            digest_of(&[]),
+            digest_of(&[("a", "1")]),
+            digest_of(&[("a", "2")]),
+            digest_of(&[("b", "1")]),
+            digest_of(&[("d/a", "1")]),
+            digest_of(&[("d/a", "1"), ("e", "")]),
         ];
         for (i, left) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|right| left != right), "{all:?}");
         }
-        assert_eq!(of(&[("a", "1"), ("b", "2")]), of(&[("b", "2"), ("a", "1")]), "order does not");
+        assert_eq!(digest_of(&[("a", "1"), ("b", "2")]), digest_of(&[("b", "2"), ("a", "1")]), "order does not");
     }
 
     #[test]
@@ -158,18 +158,18 @@ mod tests {
     #[test]
     fn guests_read_the_hashed_content() {
         let dir = tempfile::tempdir().unwrap();
-        let table = |data: &Data| data.tree.at(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
+        let table = |data: &Data| data.tree.node(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/table"), "a").unwrap();
         let data = Data::read(dir.path()).unwrap();
         // Changes of the files have no effect.
         fs::write(dir.path().join("d/table"), "c").unwrap();
-        assert_eq!(table(&data), What::File("a".into()));
+        assert_eq!(table(&data), NodeKind::File("a".into()));
         let again = Data::read(dir.path()).unwrap();
-        assert_eq!(table(&again), What::File("c".into()));
+        assert_eq!(table(&again), NodeKind::File("c".into()));
         assert_ne!(again.digest, data.digest);
         fs::remove_dir_all(dir.path().join("d")).unwrap();
-        assert_eq!(table(&data), What::File("a".into()));
+        assert_eq!(table(&data), NodeKind::File("a".into()));
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let data = Data::read(dir.path()).unwrap();
-        assert_eq!(data.tree.at(data.tree.find(ROOT, "pipe", true).unwrap()), &What::Other);
+        assert_eq!(data.tree.node(data.tree.find(ROOT, "pipe", true).unwrap()), &NodeKind::Other);
     }
 
     /// Walks a directory that is replaced by a link to another one while it is read.

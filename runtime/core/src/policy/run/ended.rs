@@ -97,7 +97,7 @@ impl Ending {
     }
 
     /// Makes texts from another process displayable.
-    pub(super) fn shown(self, limits: &Limits) -> Self {
+    pub(super) fn cleaned(self, limits: &Limits) -> Self {
         let text = |text: String| clean(&text, limits.text_bytes);
         match self {
             Self::Engine(what) => Self::Engine(text(what)),

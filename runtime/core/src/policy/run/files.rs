@@ -18,7 +18,7 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::Error as StreamError;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
-use super::tree::{Lost, ROOT, Tree, What};
+use super::tree::{NodeKind, ROOT, ResolveError, Tree};
 
 /// Where the directory appears.
 const DATA: &str = "/data";
@@ -58,7 +58,7 @@ fn read_only<T>() -> FsResult<T> {
 // === impl Files ===
 
 impl<'a> Files<'a> {
-    fn place(&self, fd: &Resource<Descriptor>) -> FsResult<usize> {
+    fn node_index(&self, fd: &Resource<Descriptor>) -> FsResult<usize> {
         let open: Resource<Open> = Resource::new_borrow(fd.rep());
         Ok(self.table.get(&open).map_err(FsError::trap)?.0)
     }
@@ -68,33 +68,33 @@ impl<'a> Files<'a> {
         self.tree.ok_or_else(|| ErrorCode::BadDescriptor.into())
     }
 
-    fn what(&self, fd: &Resource<Descriptor>) -> FsResult<&'a What> {
-        Ok(self.tree()?.at(self.place(fd)?))
+    fn node(&self, fd: &Resource<Descriptor>) -> FsResult<&'a NodeKind> {
+        Ok(self.tree()?.node(self.node_index(fd)?))
     }
 
     fn content(&self, fd: &Resource<Descriptor>, offset: Filesize) -> FsResult<bytes::Bytes> {
-        match self.what(fd)? {
-            What::File(content) => {
+        match self.node(fd)? {
+            NodeKind::File(content) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
                 Ok(content.slice(from..))
             }
-            What::Directory(_) => Err(ErrorCode::IsDirectory.into()),
-            What::Link(_) | What::Other => Err(ErrorCode::BadDescriptor.into()),
+            NodeKind::Directory(_) => Err(ErrorCode::IsDirectory.into()),
+            NodeKind::Link(_) | NodeKind::Other => Err(ErrorCode::BadDescriptor.into()),
         }
     }
 
     fn find(&self, fd: &Resource<Descriptor>, flags: PathFlags, path: &str) -> FsResult<usize> {
-        let from = self.place(fd)?;
+        let from = self.node_index(fd)?;
         let follow = flags.contains(PathFlags::SYMLINK_FOLLOW);
         self.tree()?.find(from, path, follow).map_err(|lost| error_code(lost).into())
     }
 
     fn stat_of(&self, place: usize) -> FsResult<DescriptorStat> {
-        let what = self.tree()?.at(place);
+        let what = self.tree()?.node(place);
         let size = match what {
-            What::File(content) => content.len(),
-            What::Link(target) => target.len(),
-            What::Directory(_) | What::Other => 0,
+            NodeKind::File(content) => content.len(),
+            NodeKind::Link(target) => target.len(),
+            NodeKind::Directory(_) | NodeKind::Other => 0,
         };
         Ok(DescriptorStat {
             type_: kind(what),
@@ -111,21 +111,21 @@ impl<'a> Files<'a> {
     }
 }
 
-fn error_code(lost: Lost) -> ErrorCode {
+fn error_code(lost: ResolveError) -> ErrorCode {
     match lost {
-        Lost::Missing => ErrorCode::NoEntry,
-        Lost::NotDirectory => ErrorCode::NotDirectory,
-        Lost::Outside => ErrorCode::NotPermitted,
-        Lost::Loop => ErrorCode::Loop,
+        ResolveError::Missing => ErrorCode::NoEntry,
+        ResolveError::NotDirectory => ErrorCode::NotDirectory,
+        ResolveError::Outside => ErrorCode::NotPermitted,
+        ResolveError::Loop => ErrorCode::Loop,
     }
 }
 
-fn kind(what: &What) -> DescriptorType {
+fn kind(what: &NodeKind) -> DescriptorType {
     match what {
-        What::Directory(_) => DescriptorType::Directory,
-        What::File(_) => DescriptorType::RegularFile,
-        What::Link(_) => DescriptorType::SymbolicLink,
-        What::Other => DescriptorType::Unknown,
+        NodeKind::Directory(_) => DescriptorType::Directory,
+        NodeKind::File(_) => DescriptorType::RegularFile,
+        NodeKind::Link(_) => DescriptorType::SymbolicLink,
+        NodeKind::Other => DescriptorType::Unknown,
     }
 }
 
@@ -160,19 +160,19 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        self.what(&fd).map(drop)
+        self.node(&fd).map(drop)
     }
 
     fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        self.what(&fd).map(drop)
+        self.node(&fd).map(drop)
     }
 
     fn get_flags(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorFlags> {
-        self.what(&fd).map(|_what| DescriptorFlags::READ)
+        self.node(&fd).map(|_what| DescriptorFlags::READ)
     }
 
     fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
-        self.what(&fd).map(kind)
+        self.node(&fd).map(kind)
     }
 
     fn read(&mut self, fd: Resource<Descriptor>, len: Filesize, offset: Filesize) -> FsResult<(Vec<u8>, bool)> {
@@ -188,11 +188,11 @@ impl types::HostDescriptor for Files<'_> {
 
     fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
         let tree = self.tree()?;
-        let What::Directory(entries) = self.what(&fd)? else { return Err(ErrorCode::NotDirectory.into()) };
+        let NodeKind::Directory(entries) = self.node(&fd)? else { return Err(ErrorCode::NotDirectory.into()) };
         let entries: Vec<_> = entries
             .iter()
             .map(|(name, place)| match name.to_str() {
-                Some(name) => Ok(DirectoryEntry { type_: kind(tree.at(*place)), name: name.to_owned() }),
+                Some(name) => Ok(DirectoryEntry { type_: kind(tree.node(*place)), name: name.to_owned() }),
                 None => Err(ErrorCode::IllegalByteSequence),
             })
             .collect();
@@ -200,7 +200,7 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorStat> {
-        self.stat_of(self.place(&fd)?)
+        self.stat_of(self.node_index(&fd)?)
     }
 
     fn stat_at(&mut self, fd: Resource<Descriptor>, flags: PathFlags, path: String) -> FsResult<DescriptorStat> {
@@ -221,22 +221,22 @@ impl types::HostDescriptor for Files<'_> {
             return read_only();
         }
         let place = self.find(&fd, path_flags, &path)?;
-        match self.tree()?.at(place) {
-            What::Link(_) => Err(ErrorCode::Loop.into()),
-            What::File(_) | What::Other if open_flags.contains(OpenFlags::DIRECTORY) => {
+        match self.tree()?.node(place) {
+            NodeKind::Link(_) => Err(ErrorCode::Loop.into()),
+            NodeKind::File(_) | NodeKind::Other if open_flags.contains(OpenFlags::DIRECTORY) => {
                 Err(ErrorCode::NotDirectory.into())
             }
-            What::Directory(_) | What::File(_) | What::Other => self.open(place),
+            NodeKind::Directory(_) | NodeKind::File(_) | NodeKind::Other => self.open(place),
         }
     }
 
     fn readlink_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<String> {
         let place = self.find(&fd, PathFlags::empty(), &path)?;
-        match self.tree()?.at(place) {
-            What::Link(target) => {
+        match self.tree()?.node(place) {
+            NodeKind::Link(target) => {
                 target.to_str().map(str::to_owned).ok_or_else(|| ErrorCode::IllegalByteSequence.into())
             }
-            What::Directory(_) | What::File(_) | What::Other => Err(ErrorCode::Invalid.into()),
+            NodeKind::Directory(_) | NodeKind::File(_) | NodeKind::Other => Err(ErrorCode::Invalid.into()),
         }
     }
 
@@ -249,7 +249,7 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     fn metadata_hash(&mut self, fd: Resource<Descriptor>) -> FsResult<MetadataHashValue> {
-        self.place(&fd).map(hash)
+        self.node_index(&fd).map(hash)
     }
 
     fn metadata_hash_at(

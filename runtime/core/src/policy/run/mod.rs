@@ -131,7 +131,7 @@ impl<W: World> Loaded<W> {
         if !self.imports.wasi.is_empty() || self.grants.isolated {
             return;
         }
-        let Ok(mut store) = self.store(Ctx::new(Asked::nothing(), limits, None), limits) else { return };
+        let Ok(mut store) = self.store(Ctx::new(Asked::empty(), limits, None), limits) else { return };
         let Ok(instance) = W::instantiate(&self.policy, &mut store) else { return };
         // Whatever a guest does during its instantiation belongs to its call. A guest that already called the host had
         // no ledger to ask, so it is discarded.
@@ -153,7 +153,7 @@ impl<W: World> Loaded<W> {
     /// [`PolicyError`] if there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0, self.data()?.as_ref());
-        let schema = self.call(Asked::nothing(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
+        let schema = self.call(Asked::empty(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
             return Err(PolicyError::Oversized { policy: self.name.clone(), what: "bytes of schema", count, max });
@@ -215,7 +215,7 @@ impl<W: World> Loaded<W> {
             let call = || self.call_here(asked, limits, wasi, export);
             match std::thread::Builder::new().spawn_scoped(scope, call).map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(_panic)) => nothing("a host function panicked".to_owned()),
+                Ok(Err(_panic)) => not_called("a host function panicked".to_owned()),
                 // Memory or process numbers ran out; the kernel does not say which.
                 Err(error) => (Err(Ending::HostMemory(error.to_string())), Evidence::default()),
             }
@@ -234,7 +234,7 @@ impl<W: World> Loaded<W> {
         let runtime = wasi.as_ref().map(|_wasi| tokio::runtime::Builder::new_current_thread().build()).transpose();
         let runtime = match runtime {
             Ok(runtime) => runtime,
-            Err(error) => return nothing(format!("cannot start the runtime of WASI: {error}")),
+            Err(error) => return not_called(format!("cannot start the runtime of WASI: {error}")),
         };
         let _inside = runtime.as_ref().map(tokio::runtime::Runtime::enter);
         // A policy with WASI has none.
@@ -244,7 +244,7 @@ impl<W: World> Loaded<W> {
         }
         let store = match self.store(Ctx::new(asked, limits, wasi), limits) {
             Ok(store) => store,
-            Err(error) => return nothing(cause(&error).0),
+            Err(error) => return not_called(cause(&error).0),
         };
         self.call_in(store, limits, |store| {
             let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
@@ -299,7 +299,7 @@ impl<W: World> Loaded<W> {
 }
 
 /// Returns the outcome of a call that was never made.
-fn nothing<T>(what: String) -> (Result<T, Ending>, Evidence) {
+fn not_called<T>(what: String) -> (Result<T, Ending>, Evidence) {
     (Err(Ending::Engine(what)), Evidence::default())
 }
 

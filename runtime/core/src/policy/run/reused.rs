@@ -30,7 +30,7 @@ impl<W: World> Loaded<W> {
         if !self.imports.wasi.is_empty() {
             return Err(self.engine_error("it imports WASI, so every call needs an instance of its own"));
         }
-        let made = self.store(Ctx::new(Asked::nothing(), limits, None), limits);
+        let made = self.store(Ctx::new(Asked::empty(), limits, None), limits);
         let mut store = made.map_err(|error| self.engine_error(&cause(&error).0))?;
         let made = W::instantiate(&self.policy, &mut store).map_err(CallError::Ended);
         let ending = |error| super::ended::explain(store.data_mut(), limits, error).into_error(&self.name, limits);

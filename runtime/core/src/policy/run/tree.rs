@@ -22,12 +22,12 @@ pub(super) struct Tree(Vec<Node>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Node {
     parent: usize,
-    what: What,
+    what: NodeKind,
 }
 
 /// The kind of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum NodeKind {
     Directory(BTreeMap<OsString, usize>),
     File(Bytes),
     /// Its target.
@@ -38,7 +38,7 @@ pub(super) enum What {
 
 /// Why a path cannot be resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(super) enum ResolveError {
     Missing,
     NotDirectory,
     /// It would leave its starting directory.
@@ -52,22 +52,22 @@ pub(super) enum Lost {
 impl Tree {
     /// Creates an empty directory.
     pub(super) fn new() -> Self {
-        Self(vec![Node { parent: ROOT, what: What::Directory(BTreeMap::new()) }])
+        Self(vec![Node { parent: ROOT, what: NodeKind::Directory(BTreeMap::new()) }])
     }
 
     /// Adds a node to a directory and returns its index.
-    pub(super) fn add(&mut self, directory: usize, name: OsString, what: What) -> usize {
+    pub(super) fn add(&mut self, directory: usize, name: OsString, what: NodeKind) -> usize {
         let place = self.0.len();
         self.0.push(Node { parent: directory, what });
-        if let Some(Node { what: What::Directory(entries), .. }) = self.0.get_mut(directory) {
+        if let Some(Node { what: NodeKind::Directory(entries), .. }) = self.0.get_mut(directory) {
             entries.insert(name, place);
         }
         place
     }
 
     /// Returns the node at an index.
-    pub(super) fn at(&self, place: usize) -> &What {
-        self.0.get(place).map_or(&What::Other, |node| &node.what)
+    pub(super) fn node(&self, place: usize) -> &NodeKind {
+        self.0.get(place).map_or(&NodeKind::Other, |node| &node.what)
     }
 
     fn parent(&self, place: usize) -> usize {
@@ -75,25 +75,25 @@ impl Tree {
     }
 
     /// Resolves a path from a directory. `follow` says whether to follow a link as the last component.
-    pub(super) fn find(&self, from: usize, path: &str, follow: bool) -> Result<usize, Lost> {
+    pub(super) fn find(&self, from: usize, path: &str, follow: bool) -> Result<usize, ResolveError> {
         let mut here = from;
         // The remaining components, the next one last.
         let mut parts: Vec<&OsStr> = Vec::new();
         push(&mut parts, OsStr::new(path))?;
         let mut links = 0;
         while let Some(part) = parts.pop() {
-            let What::Directory(entries) = self.at(here) else { return Err(Lost::NotDirectory) };
+            let NodeKind::Directory(entries) = self.node(here) else { return Err(ResolveError::NotDirectory) };
             match part.as_bytes() {
                 b"" | b"." => {}
-                b".." if here == from => return Err(Lost::Outside),
+                b".." if here == from => return Err(ResolveError::Outside),
                 b".." => here = self.parent(here),
                 _ => {
-                    let place = *entries.get(part).ok_or(Lost::Missing)?;
-                    match self.at(place) {
-                        What::Link(target) if follow || !parts.is_empty() => {
+                    let place = *entries.get(part).ok_or(ResolveError::Missing)?;
+                    match self.node(place) {
+                        NodeKind::Link(target) if follow || !parts.is_empty() => {
                             links += 1;
                             if links > LINKS_MAX {
-                                return Err(Lost::Loop);
+                                return Err(ResolveError::Loop);
                             }
                             push(&mut parts, target)?;
                         }
@@ -107,13 +107,13 @@ impl Tree {
 }
 
 /// Adds the components of a path, the first one last.
-fn push<'a>(parts: &mut Vec<&'a OsStr>, path: &'a OsStr) -> Result<(), Lost> {
+fn push<'a>(parts: &mut Vec<&'a OsStr>, path: &'a OsStr) -> Result<(), ResolveError> {
     let bytes = path.as_bytes();
     if bytes.is_empty() {
-        return Err(Lost::Missing);
+        return Err(ResolveError::Missing);
     }
     if bytes.starts_with(b"/") {
-        return Err(Lost::Outside);
+        return Err(ResolveError::Outside);
     }
     parts.extend(bytes.split(|byte| *byte == b'/').rev().map(OsStr::from_bytes));
     Ok(())
@@ -127,10 +127,10 @@ mod tests {
 
     fn tree() -> (Tree, usize) {
         let mut tree = Tree::new();
-        let file = |text: &'static str| What::File(Bytes::from_static(text.as_bytes()));
-        let link = |to: &str| What::Link(to.into());
+        let file = |text: &'static str| NodeKind::File(Bytes::from_static(text.as_bytes()));
+        let link = |to: &str| NodeKind::Link(to.into());
         // The layout in which kubelet mounts a ConfigMap.
-        let version = tree.add(ROOT, "..2026".into(), What::Directory(BTreeMap::new()));
+        let version = tree.add(ROOT, "..2026".into(), NodeKind::Directory(BTreeMap::new()));
         tree.add(version, "table".into(), file("rack 1"));
         for (name, to) in [
             ("..data", "..2026"),
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn paths_and_links_lead_to_files() {
         let (tree, version) = tree();
-        let file = |path: &str| match tree.at(tree.find(ROOT, path, true).unwrap()) {
-            What::File(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        let file = |path: &str| match tree.node(tree.find(ROOT, path, true).unwrap()) {
+            NodeKind::File(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
             other => format!("{other:?}"),
         };
         for path in ["table", "./table", "..data/table", "..data//table", "..2026/../..data/./table"] {
@@ -161,23 +161,23 @@ mod tests {
         assert_eq!(file("..data/up"), "x");
         assert_eq!(tree.find(ROOT, ".", true), Ok(ROOT));
         assert_eq!(tree.find(ROOT, "..data/", false), Ok(version));
-        assert!(matches!(tree.at(tree.find(ROOT, "table", false).unwrap()), What::Link(_)));
+        assert!(matches!(tree.node(tree.find(ROOT, "table", false).unwrap()), NodeKind::Link(_)));
     }
 
     #[test]
     fn paths_cannot_leave_the_tree() {
         let (tree, version) = tree();
         for path in ["..", "../secret", "/etc/passwd", "out", "passwd", "..data/../..", "..2026/../../secret"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Outside), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::Outside), "{path}");
         }
         // The descriptor of a directory gives no access to its parent.
-        assert_eq!(tree.find(version, "up", true), Err(Lost::Outside));
-        assert_eq!(tree.find(ROOT, "a", true), Err(Lost::Loop));
+        assert_eq!(tree.find(version, "up", true), Err(ResolveError::Outside));
+        assert_eq!(tree.find(ROOT, "a", true), Err(ResolveError::Loop));
         for path in ["none", "..data/none", "", "empty"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Missing), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::Missing), "{path}");
         }
         for path in ["plain/x", "table/x", "plain/"] {
-            assert_eq!(tree.find(ROOT, path, true), Err(Lost::NotDirectory), "{path}");
+            assert_eq!(tree.find(ROOT, path, true), Err(ResolveError::NotDirectory), "{path}");
         }
     }
 }

@@ -115,19 +115,19 @@ impl monotonic_clock::Host for FixedView<'_> {
 
     fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
         self.fixed.ticks = self.fixed.ticks.max(when);
-        past(self.table)
+        past_pollable(self.table)
     }
 
     fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
         self.fixed.ticks = self.fixed.ticks.saturating_add(duration);
-        past(self.table)
+        past_pollable(self.table)
     }
 }
 
 /// A point in time that has already passed.
-struct Past;
+struct ReadyPollable;
 
-impl Pollable for Past {
+impl Pollable for ReadyPollable {
     fn ready<'a, 'b>(&'a mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'b>>
     where
         'a: 'b,
@@ -137,8 +137,8 @@ impl Pollable for Past {
     }
 }
 
-fn past(table: &mut ResourceTable) -> wasmtime::Result<Resource<DynPollable>> {
-    let past = table.push(Past)?;
+fn past_pollable(table: &mut ResourceTable) -> wasmtime::Result<Resource<DynPollable>> {
+    let past = table.push(ReadyPollable)?;
     subscribe(table, past)
 }
 

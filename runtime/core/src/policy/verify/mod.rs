@@ -45,7 +45,7 @@ pub fn verify(
 fn check(decision: &Decision, request: &Request, singles: &[IpNet]) -> Result<Verified, Refusal> {
     let mut wants = Vec::with_capacity(decision.addresses.len());
     for (index, wanted) in decision.addresses.iter().enumerate() {
-        wants.push(want(index, wanted, request, singles)?);
+        wants.push(verify_want(index, wanted, request, singles)?);
     }
     no_address_twice(&wants)?;
     rules::count(&wants, &request.cni_version)?;
@@ -65,7 +65,7 @@ fn check(decision: &Decision, request: &Request, singles: &[IpNet]) -> Result<Ve
     })
 }
 
-fn want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> Result<VerifiedWant, Refusal> {
+fn verify_want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> Result<VerifiedWant, Refusal> {
     let first = *wanted.candidates.first().ok_or(Refusal::NoCandidates { index })?;
     let mut candidates: Vec<(IpNet, Option<Range>)> = Vec::with_capacity(wanted.candidates.len());
     for &answer in &wanted.candidates {

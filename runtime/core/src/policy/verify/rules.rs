@@ -34,7 +34,7 @@ pub(super) fn declared<'a>(
     }
     match holders().next() {
         Some(range) => Err(Refusal::Length { answer, subnet: range.subnet }),
-        None => Err(Refusal::Outside { answer, declared: shown(request, singles) }),
+        None => Err(Refusal::Outside { answer, declared: describe_declared(request, singles) }),
     }
 }
 
@@ -49,7 +49,7 @@ fn unicast(answer: IpNet) -> Result<(), Refusal> {
 }
 
 /// Renders the declarations for a message.
-fn shown(request: &Request, singles: &[IpNet]) -> String {
+fn describe_declared(request: &Request, singles: &[IpNet]) -> String {
     const MOST: usize = 8;
     let ranges = request.range_sets.iter().flat_map(|set| &set.ranges);
     let ranges = ranges.map(|range| format!("{}-{}", range.first, range.last));

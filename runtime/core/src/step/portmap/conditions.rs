@@ -290,7 +290,7 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn shown(text: &str) -> Result<String, String> {
+    fn rewritten(text: &str) -> Result<String, String> {
         let family = if text.contains(':') || text.contains("ip6") { Family::V6 } else { Family::V4 };
         let conditions = read(&words(text), family)?;
         Ok(conditions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
@@ -313,11 +313,11 @@ mod tests {
             ("--sport 1024:65535", "th sport 1024-65535", "source port is 1024-65535"),
             ("-s 2001:db8::/32", "ip6 saddr 2001:db8::/32", "source is 2001:db8::/32"),
         ] {
-            assert_eq!(shown(iptables).as_deref(), Ok(want), "{iptables}");
-            assert_eq!(shown(nftables).as_deref(), Ok(want), "{nftables}");
+            assert_eq!(rewritten(iptables).as_deref(), Ok(want), "{iptables}");
+            assert_eq!(rewritten(nftables).as_deref(), Ok(want), "{nftables}");
         }
         assert_eq!(
-            shown("-m comment --comment x -m addrtype --dst-type LOCAL -s 10.1.0.0/255.255.0.0").as_deref(),
+            rewritten("-m comment --comment x -m addrtype --dst-type LOCAL -s 10.1.0.0/255.255.0.0").as_deref(),
             Ok("source is 10.1.0.0/16")
         );
     }
@@ -342,7 +342,7 @@ mod tests {
             ("th sport 70000", "is not a port"),
             ("mark 0xfffffffff", "is not a 32-bit number"),
         ] {
-            let error = shown(text).unwrap_err();
+            let error = rewritten(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
     }

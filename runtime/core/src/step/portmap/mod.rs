@@ -61,7 +61,7 @@ impl Step for Portmap {
         let previous =
             input.previous.ok_or_else(|| StepError::Previous("must be called as chained plugin".to_owned()))?;
         let mut ops = Vec::new();
-        let nets: Vec<IpNet> = previous.own(&input.attachment.ifname).map(|ip| ip.address).collect();
+        let nets: Vec<IpNet> = previous.own_addresses(&input.attachment.ifname).map(|ip| ip.address).collect();
         for family in [Family::V4, Family::V6] {
             let Some(net) = nets.iter().find(|net| Family::from_ip(net.addr()) == family) else { continue };
             let before = ops.len();

@@ -57,19 +57,19 @@ fn plan(conf: Value) -> Result<Vec<String>, StepError> {
         .collect())
 }
 
-fn with(mut conf: Value, mappings: Value) -> Value {
+fn with_mappings(mut conf: Value, mappings: Value) -> Value {
     conf["runtimeConfig"] = json!({ "portMappings": mappings });
     conf
 }
 
-fn one() -> Value {
+fn one_mapping() -> Value {
     json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "TCP" }])
 }
 
 #[test]
 fn both_families_and_whom_to_masquerade() {
     assert_eq!(
-        plan(with(json!({}), one())).unwrap(),
+        plan(with_mappings(json!({}), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade [10.1.2.0/24 127.0.0.1/32]",
             "let 127.0.0.1 be routed to 10.1.2.3",
@@ -77,7 +77,7 @@ fn both_families_and_whom_to_masquerade() {
         ]
     );
     assert_eq!(
-        plan(with(json!({ "masqAll": true }), one())).unwrap(),
+        plan(with_mappings(json!({ "masqAll": true }), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade [0.0.0.0/0]",
             "let 127.0.0.1 be routed to 10.1.2.3",
@@ -85,7 +85,7 @@ fn both_families_and_whom_to_masquerade() {
         ]
     );
     assert_eq!(
-        plan(with(json!({ "snat": false, "masqAll": true }), one())).unwrap(),
+        plan(with_mappings(json!({ "snat": false, "masqAll": true }), one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80; masquerade []",
             "map host port 8080/tcp to [fd00::3]:80; masquerade []",
@@ -96,7 +96,7 @@ fn both_families_and_whom_to_masquerade() {
 #[test]
 fn addresses_of_the_host() {
     let at = |ip: &str| json!([{ "hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": ip }]);
-    let plan = |ip: &str| plan(with(json!({ "snat": false }), at(ip))).unwrap();
+    let plan = |ip: &str| plan(with_mappings(json!({ "snat": false }), at(ip))).unwrap();
     assert_eq!(plan("192.0.2.1"), ["map host port 53/udp of 192.0.2.1 to 10.1.2.3:5353; masquerade []"]);
     assert_eq!(plan("2001:db8::1"), ["map host port 53/udp of 2001:db8::1 to [fd00::3]:5353; masquerade []"]);
     assert_eq!(plan("0.0.0.0"), ["map host port 53/udp to 10.1.2.3:5353; masquerade []"]);
@@ -107,17 +107,17 @@ fn addresses_of_the_host() {
 #[test]
 fn nothing_to_do() {
     assert_eq!(plan(json!({})).unwrap(), [""; 0]);
-    assert_eq!(plan(with(json!({}), json!([]))).unwrap(), [""; 0]);
+    assert_eq!(plan(with_mappings(json!({}), json!([]))).unwrap(), [""; 0]);
     let twice =
         json!([{ "hostPort": 1, "containerPort": 2 }, { "hostPort": 1, "containerPort": 2, "protocol": "tcp" }]);
-    assert_eq!(plan(with(json!({ "snat": false }), twice)).unwrap().len(), 2);
+    assert_eq!(plan(with_mappings(json!({ "snat": false }), twice)).unwrap().len(), 2);
 }
 
 #[test]
 fn conditions_are_kept_by_family() {
     let conf = json!({ "conditionsV4": ["-d", "192.0.2.1"], "conditionsV6": ["ip6", "saddr != 2001:db8::/32"], "snat": false });
     assert_eq!(
-        plan(with(conf, one())).unwrap(),
+        plan(with_mappings(conf, one_mapping())).unwrap(),
         [
             "map host port 8080/tcp to 10.1.2.3:80 if destination is 192.0.2.1/32; masquerade []",
             "map host port 8080/tcp to [fd00::3]:80 if source is not 2001:db8::/32; masquerade []",
@@ -139,15 +139,15 @@ fn conditions_need_a_bounded_number_of_rules() {
         let nets: Vec<String> = (0..count).map(|at| format!("10.0.{at}.0/24")).collect();
         vec!["-s".to_owned(), nets.join(",")]
     };
-    assert!(plan(with(of(sources(200).collect()), ports(20))).is_ok(), "one combination");
+    assert!(plan(with_mappings(of(sources(200).collect()), ports(20))).is_ok(), "one combination");
     let product = |nets: usize, sources: usize| {
         let spans: Vec<String> = (0..sources).map(|at| (1000 + at).to_string()).collect();
         of(vec![format!("ip saddr {{ {} }}", list(nets)[1]), format!("th sport {{ {} }}", spans.join(", "))])
     };
-    let mapped = plan(with(product(64, 8), ports(8))).unwrap();
+    let mapped = plan(with_mappings(product(64, 8), ports(8))).unwrap();
     assert_eq!(mapped.iter().filter(|op| op.starts_with("map ")).count(), 16, "4096 rules for IPv4, none for IPv6");
     for (nets, sources, count) in [(64, 8, 9), (65, 64, 1), (200, 200, 1)] {
-        let error = plan(with(product(nets, sources), ports(count))).unwrap_err().to_string();
+        let error = plan(with_mappings(product(nets, sources), ports(count))).unwrap_err().to_string();
         let combinations = nets * sources;
         for part in ["conditionsV4", &format!("{combinations} combinations"), &format!("{count} ports"), "4096 rules"] {
             assert!(error.contains(part), "{part}: {error}");
@@ -160,15 +160,15 @@ fn portmap_refuses_what_the_reference_refuses() {
     let bad = |conf: Value| plan(conf).unwrap_err().to_string();
     let port = |host: i64, container: i64| json!([{ "hostPort": host, "containerPort": container, "protocol": "tcp" }]);
     for (conf, text) in [
-        (with(json!({}), port(0, 80)), "Invalid host port number: 0"),
-        (with(json!({}), port(80, -1)), "Invalid container port number: -1"),
-        (with(json!({}), port(70_000, 80)), "Invalid host port number: 70000"),
+        (with_mappings(json!({}), port(0, 80)), "Invalid host port number: 0"),
+        (with_mappings(json!({}), port(80, -1)), "Invalid container port number: -1"),
+        (with_mappings(json!({}), port(70_000, 80)), "Invalid host port number: 70000"),
         (
-            with(json!({}), json!([{ "hostPort": 1, "containerPort": 2, "protocol": "icmp" }])),
+            with_mappings(json!({}), json!([{ "hostPort": 1, "containerPort": 2, "protocol": "icmp" }])),
             "Invalid protocol \"icmp\" of host port 1: want tcp, udp or sctp",
         ),
         (
-            with(json!({}), json!([{ "hostPort": 1, "containerPort": 2, "hostIP": "x" }])),
+            with_mappings(json!({}), json!([{ "hostPort": 1, "containerPort": 2, "hostIP": "x" }])),
             "Invalid host IP \"x\" of host port 1",
         ),
         (json!({ "markMasqBit": 32 }), "MasqMarkBit must be between 0 and 31"),

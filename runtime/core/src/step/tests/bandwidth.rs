@@ -12,15 +12,17 @@ fn bandwidth(conf: Value) -> Call {
     Call::new("bandwidth", &conf)
 }
 
-fn both() -> Value {
+fn both_rates() -> Value {
     json!({"ingressRate": 16, "ingressBurst": 24, "egressRate": 8_000, "egressBurst": 80_000})
 }
 
 #[test]
 fn both_ways() {
-    for call in
-        [bandwidth(both()), bandwidth(both()).after(veth()), bandwidth(json!({"runtimeConfig": {"bandwidth": both()}}))]
-    {
+    for call in [
+        bandwidth(both_rates()),
+        bandwidth(both_rates()).after_op(veth()),
+        bandwidth(json!({"runtimeConfig": {"bandwidth": both_rates()}})),
+    ] {
         let plan = call.plan().unwrap();
         let ifb = plan.interfaces[0].name.clone();
         assert!(ifb.starts_with(IFB) && ifb.len() == 15, "{ifb}");
@@ -52,13 +54,13 @@ fn one_way() {
 fn bandwidth_without_rates_needs_no_facts() {
     for conf in [json!({}), json!({"ingressRate": 0, "egressBurst": 0}), json!({"runtimeConfig": {"bandwidth": null}})]
     {
-        assert_eq!(bandwidth(conf).alone().ops(), json!([]));
+        assert_eq!(bandwidth(conf).without_previous().ops(), json!([]));
     }
 }
 
 #[test]
 fn the_configuration_wins_over_the_runtime() {
-    let runtime = json!({"bandwidth": both()});
+    let runtime = json!({"bandwidth": both_rates()});
     let call = bandwidth(json!({"EgressRate": 80, "egressBurst": 80, "runtimeConfig": runtime}));
     assert_eq!(call.ops()[1]["rate"], 10);
     assert_eq!(call.ops().as_array().unwrap().len(), 3, "as a whole");
@@ -66,7 +68,7 @@ fn the_configuration_wins_over_the_runtime() {
 }
 
 #[test]
-fn numbers_that_cannot_be() {
+fn impossible_rates_and_bursts_are_refused() {
     let invalid = |rate: u64, burst: u64| {
         let texts = ["ingress", "egress"]
             .map(|way| bandwidth(json!({ format!("{way}Rate"): rate, format!("{way}Burst"): burst })).invalid());
@@ -87,7 +89,7 @@ fn numbers_that_cannot_be() {
 fn the_other_end_of_the_pair() {
     let eth0 = || LinkRef::container("eth0");
     let with = |peer: Option<Peer>| {
-        let mut call = bandwidth(both());
+        let mut call = bandwidth(both_rates());
         call.observed.peers.clear();
         call.observed.peers.extend(peer.map(|peer| (eth0(), peer)));
         call.error()
@@ -99,21 +101,24 @@ fn the_other_end_of_the_pair() {
     let gone = "container interface eth0 has no veth peer: could not look up \"eth0\": Link not found";
     assert_eq!(with(Some(Peer::NoLink)), gone);
     assert_eq!(with(None), gone);
-    assert_eq!(bandwidth(both()).after(macvlan()).error(), not_veth);
-    assert_eq!(bandwidth(both()).alone().error(), "must be called as chained plugin");
-    assert_eq!(bandwidth(both()).previous(|previous| previous.interfaces.clear()).error(), "no interfaces provided");
+    assert_eq!(bandwidth(both_rates()).after_op(macvlan()).error(), not_veth);
+    assert_eq!(bandwidth(both_rates()).without_previous().error(), "must be called as chained plugin");
+    assert_eq!(
+        bandwidth(both_rates()).previous(|previous| previous.interfaces.clear()).error(),
+        "no interfaces provided"
+    );
     // A container link with the same name as the host's end must not match.
-    let call = bandwidth(both()).previous(|previous| previous.interfaces[0] = LinkRef::container("veth1"));
+    let call = bandwidth(both_rates()).previous(|previous| previous.interfaces[0] = LinkRef::container("veth1"));
     assert_eq!(call.error(), "no veth peer of container interface found in host ns");
     // Of several host links, the peer is chosen.
-    let call = bandwidth(both()).previous(|previous| previous.interfaces.insert(0, LinkRef::host("br0")));
+    let call = bandwidth(both_rates()).previous(|previous| previous.interfaces.insert(0, LinkRef::host("br0")));
     assert_eq!(call.ops()[0]["link"], "veth1");
 }
 
 #[test]
 fn one_line_each() {
-    let lines: Vec<_> = bandwidth(both()).plan().unwrap().ops.iter().map(Op::to_string).collect();
-    let ifb = &bandwidth(both()).plan().unwrap().interfaces[0].name;
+    let lines: Vec<_> = bandwidth(both_rates()).plan().unwrap().ops.iter().map(Op::to_string).collect();
+    let ifb = &bandwidth(both_rates()).plan().unwrap().interfaces[0].name;
     assert_eq!(
         lines,
         [

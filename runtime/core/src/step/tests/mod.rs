@@ -61,7 +61,7 @@ impl Call {
     }
 
     /// The configuration as text, for what a value cannot show.
-    fn text(mut self, conf: &str) -> Self {
+    fn with_text(mut self, conf: &str) -> Self {
         self.conf = conf.to_owned();
         self
     }
@@ -76,13 +76,13 @@ impl Call {
         self
     }
 
-    fn alone(mut self) -> Self {
+    fn without_previous(mut self) -> Self {
         self.previous = None;
         self
     }
 
     /// Runs in the same plan as an op that makes the link; nothing exists yet.
-    fn after(mut self, op: Op) -> Self {
+    fn after_op(mut self, op: Op) -> Self {
         self.before.push(op);
         self.observed = Observed::default();
         self

@@ -15,7 +15,7 @@ fn addresses_with_their_gateways() {
         {"address": "10.1.0.5/24", "gateway": "10.1.0.1"}, {"address": "fd01::5/64", "gateway": "fd01::1"}
     ]}]);
     assert_eq!(sbr(json!({})).ops(), golden);
-    assert_eq!(sbr(json!({"gateways": null, "table": null})).after(veth()).ops(), golden, "in one process as well");
+    assert_eq!(sbr(json!({"gateways": null, "table": null})).after_op(veth()).ops(), golden, "in one process as well");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn only_addresses_of_the_interface() {
 
 #[test]
 fn errors() {
-    assert_eq!(sbr(json!({})).alone().error(), "This plugin must be called as chained plugin");
+    assert_eq!(sbr(json!({})).without_previous().error(), "This plugin must be called as chained plugin");
     let gateways = |list: Value| sbr(json!({ "gateways": list })).invalid();
     assert_eq!(
         gateways(json!(["10.0.0.1", "fd00::1", "10.0.0.2"])),

@@ -58,9 +58,10 @@ fn the_dots_of_an_interface_name_are_its_own() {
 
 #[test]
 fn a_key_may_be_written_once() {
-    let call = tuning(json!({})).text(r#"{"sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}"#);
+    let call = tuning(json!({})).with_text(r#"{"sysctl": {"net.a": "1", "net.b": "1", "net.a": "1"}}"#);
     assert_eq!(call.invalid(), "duplicated sysctl keys are not allowed");
-    let call = tuning(json!({})).text(r#"{"sysctl": {"net.a": "1"}, "args": {"cni": {"sysctl": {"net.a": "2"}}}}"#);
+    let call =
+        tuning(json!({})).with_text(r#"{"sysctl": {"net.a": "1"}, "args": {"cni": {"sysctl": {"net.a": "2"}}}}"#);
     assert_eq!(call.ops()[0]["value"], "2");
 }
 
@@ -83,7 +84,7 @@ fn every_attribute_and_what_it_was() {
 }
 
 #[test]
-fn only_what_is_asked_for_is_set_and_remembered() {
+fn only_requested_attributes_are_set_and_remembered() {
     let call = tuning(json!({"allmulti": false, "promisc": false, "mtu": 0, "mac": ""}));
     assert_eq!(
         call.ops(),
@@ -95,7 +96,7 @@ fn only_what_is_asked_for_is_set_and_remembered() {
 #[test]
 fn what_the_plan_makes_needs_no_restoring() {
     for made in [veth(), macvlan()] {
-        let call = tuning(json!({"mtu": 1400})).after(made);
+        let call = tuning(json!({"mtu": 1400})).after_op(made);
         assert_eq!(call.ops(), json!([{"op": "tune-link", "link": "eth0", "set": {"mtu": 1400}, "before": {}}]));
     }
     // Later steps of a chained call also have earlier ops, but their link exists.
@@ -181,7 +182,7 @@ fn the_allow_list() {
 
 #[test]
 fn errors() {
-    assert_eq!(tuning(json!({"mtu": 1400})).alone().error(), "Required prevResult missing");
+    assert_eq!(tuning(json!({"mtu": 1400})).without_previous().error(), "Required prevResult missing");
     assert_eq!(
         tuning(json!({"mac": "nonsense"})).invalid(),
         "invalid args nonsense for MAC addr: address nonsense: invalid MAC address"

@@ -74,7 +74,7 @@ fn test(dir: &Path, tested: &Tested, filter: Option<&str>, update: bool) -> anyh
     for path in cases(dir)? {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if filter.is_none_or(|filter| name.contains(filter)) {
-            let verdict = one(&path, name.clone(), network.as_ref(), &tested.policy, update);
+            let verdict = run_case(&path, name.clone(), network.as_ref(), &tested.policy, update);
             verdicts.push(verdict.with_context(|| format!("case {}", path.display()))?);
         }
     }
@@ -99,7 +99,13 @@ pub(super) fn cases(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn one(path: &Path, name: String, network: Option<&Value>, policy: &Policy, update: bool) -> anyhow::Result<Verdict> {
+fn run_case(
+    path: &Path,
+    name: String,
+    network: Option<&Value>,
+    policy: &Policy,
+    update: bool,
+) -> anyhow::Result<Verdict> {
     let text = fs::read(path)?;
     let case: Case = serde_json::from_slice(&text)?;
     let answered = ask::ask(&case, network, policy)?;

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_looks_at_what_was_looked_at() {
+    fn an_update_writes_only_the_keys_that_the_case_had() {
         assert_eq!(updated(None, &outcome()), object(json!({ "addresses": ["10.0.0.2/24"], "release": "free" })));
         let named = object(json!({ "addresses": ["x"], "reason": "y" }));
         assert_eq!(

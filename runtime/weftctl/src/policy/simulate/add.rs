@@ -115,7 +115,7 @@ impl Add {
         };
         let keeps = matches!(verified.release, ReleaseRule::Keep(_));
         if keeps && self.kept.is_empty() {
-            self.kept = here.cluster.kept(&here.life.pod.name);
+            self.kept = here.cluster.kept_addresses(&here.life.pod.name);
             if !self.kept.is_empty() {
                 return self.decide(here);
             }
@@ -132,7 +132,7 @@ impl Add {
         self.wants.sort_by_key(|want| want.iter().any(|net| net.addr().is_ipv6()));
         self.release = verified.release;
         self.at = (0, 0);
-        self.noted(|address| here.ledger.note(address));
+        self.noted(|address| here.ledger.count_pending(address));
         Step::Answer
     }
 
@@ -172,7 +172,7 @@ impl Add {
             self.taken.push(net.addr());
             self.at.1 += 1;
             let more = self.wants.get(want).is_some_and(|want| self.at.1 < want.len());
-            return if more { Step::Answer } else { self.lost(here) };
+            return if more { Step::Answer } else { self.handle_lost_want(here) };
         };
         here.tally.tenths[full].claims += 1;
         if !here.filling {
@@ -183,12 +183,12 @@ impl Add {
         if self.at.0 < self.wants.len() {
             return Step::Answer;
         }
-        self.noted(|address| here.ledger.strike(address));
+        self.noted(|address| here.ledger.uncount_pending(address));
         Step::Granted
     }
 
     /// Handles a want whose candidates all belong to somebody else.
-    fn lost(&mut self, here: &mut Here<'_>) -> Step {
+    fn handle_lost_want(&mut self, here: &mut Here<'_>) -> Step {
         self.give_up(here);
         self.taken.drain(..).for_each(|address| self.others.insert(address));
         self.asked += 1;
@@ -217,7 +217,7 @@ impl Add {
         for net in self.granted.drain(..) {
             here.cluster.delete(net.addr());
         }
-        self.noted(|address| here.ledger.strike(address));
+        self.noted(|address| here.ledger.uncount_pending(address));
     }
 
     fn noted(&self, mut each: impl FnMut(IpAddr)) {

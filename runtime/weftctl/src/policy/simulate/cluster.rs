@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// Releases an address of a pod that ended. It may rest before it is free.
-    pub(super) fn leave(&mut self, address: IpAddr, now: Time) {
+    pub(super) fn release(&mut self, address: IpAddr, now: Time) {
         self.left.insert(address, (self.made, now));
     }
 
@@ -96,14 +96,14 @@ impl Cluster {
     }
 
     /// Keeps a pod's addresses for the next pod with its name.
-    pub(super) fn keep(&mut self, name: &str, addresses: &[IpNet]) {
+    pub(super) fn keep_addresses(&mut self, name: &str, addresses: &[IpNet]) {
         for net in addresses {
             self.claims.insert(net.addr(), Claim::Kept(name.to_owned()));
         }
         self.kept.insert(name.to_owned(), addresses.to_vec());
     }
 
-    pub(super) fn kept(&self, name: &str) -> Vec<IpNet> {
+    pub(super) fn kept_addresses(&self, name: &str) -> Vec<IpNet> {
         self.kept.get(name).cloned().unwrap_or_default()
     }
 
@@ -160,14 +160,14 @@ fn runs(addresses: impl Iterator<Item = IpAddr>) -> Runs {
 // === impl NodeLedger ===
 
 impl NodeLedger {
-    fn with<T>(&self, change: impl FnOnce(&mut Model) -> T) -> T {
+    fn with_model<T>(&self, change: impl FnOnce(&mut Model) -> T) -> T {
         change(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns a policy's view: the node's own claims and notes, and what this ADD has learned of others.
     pub(super) fn view(&self, others: &Runs) -> Box<dyn LedgerView + Send> {
         let mut known = others.clone();
-        let own = self.with(|model| runs(model.addresses()));
+        let own = self.with_model(|model| runs(model.addresses()));
         for (first, last) in own.iter().chain(runs(self.noted.keys().copied()).iter()) {
             known.insert_run(first, last);
         }
@@ -175,27 +175,27 @@ impl NodeLedger {
     }
 
     pub(super) fn held(&self, owners: &[&str]) -> Vec<ClaimInfo> {
-        self.with(|model| model.held(owners))
+        self.with_model(|model| model.held(owners))
     }
 
     /// Returns whether this node knows that somebody has an address.
     pub(super) fn is_claimed(&self, address: IpAddr) -> bool {
-        self.noted.contains_key(&address) || self.with(|model| model.get(address).is_some())
+        self.noted.contains_key(&address) || self.with_model(|model| model.get(address).is_some())
     }
 
     pub(super) fn claim(&mut self, claim: ClaimInfo) {
-        self.with(|model| model.claim(claim));
+        self.with_model(|model| model.claim(claim));
     }
 
     pub(super) fn release(&mut self, address: IpAddr) {
-        self.with(|model| model.release(address));
+        self.with_model(|model| model.release(address));
     }
 
-    pub(super) fn note(&mut self, address: IpAddr) {
+    pub(super) fn count_pending(&mut self, address: IpAddr) {
         *self.noted.entry(address).or_default() += 1;
     }
 
-    pub(super) fn strike(&mut self, address: IpAddr) {
+    pub(super) fn uncount_pending(&mut self, address: IpAddr) {
         if let Some(count) = self.noted.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -228,7 +228,7 @@ mod tests {
         let mut cluster = Cluster::new(&[set()]);
         assert_eq!(cluster.create(ip("10.0.0.3"), "a", 0), Some(None));
         assert_eq!(cluster.create(ip("10.0.0.3"), "b", 1), None);
-        cluster.leave(ip("10.0.0.3"), 5);
+        cluster.release(ip("10.0.0.3"), 5);
         assert_eq!(cluster.create(ip("10.0.0.3"), "b", 5), None, "it rests");
         cluster.delete(ip("10.0.0.3"));
         assert_eq!(cluster.create(ip("10.0.0.4"), "b", 6), Some(None));
@@ -239,7 +239,7 @@ mod tests {
     fn kept_addresses_are_reserved_for_their_pod() {
         let mut cluster = Cluster::new(&[set()]);
         cluster.create(ip("10.0.0.3"), "db-0", 0);
-        cluster.keep("db-0", &["10.0.0.3/28".parse().expect("an address")]);
+        cluster.keep_addresses("db-0", &["10.0.0.3/28".parse().expect("an address")]);
         assert_eq!(cluster.create(ip("10.0.0.3"), "db-1", 1), None);
         assert_eq!(cluster.create(ip("10.0.0.3"), "db-0", 1), Some(None));
         assert_eq!(cluster.create(ip("10.0.0.3"), "db-0", 1), None, "one pod at a time");
@@ -264,14 +264,14 @@ mod tests {
     #[test]
     fn a_node_knows_its_own_and_what_it_learned() {
         let mut node = NodeLedger::default();
-        node.note(ip("10.0.0.1"));
-        node.note(ip("10.0.0.1"));
-        node.strike(ip("10.0.0.1"));
+        node.count_pending(ip("10.0.0.1"));
+        node.count_pending(ip("10.0.0.1"));
+        node.uncount_pending(ip("10.0.0.1"));
         let mut others = Runs::default();
         others.insert(ip("10.0.0.2"));
         let range = &set().ranges[0];
         assert_eq!(node.view(&others).next_free(range, range.first), Ok(Some(ip("10.0.0.3"))));
-        node.strike(ip("10.0.0.1"));
+        node.uncount_pending(ip("10.0.0.1"));
         assert_eq!(node.view(&others).next_free(range, range.first), Ok(Some(ip("10.0.0.1"))));
     }
 }

@@ -110,18 +110,18 @@ impl<'a> Simulation<'a> {
     /// Runs the simulation; `passed` is called for each pod with the total number.
     pub(super) fn run(mut self, fill: bool, passed: &dyn Fn(u64)) -> Measured {
         let end = self.workload.end;
-        self.course(Some(end), passed);
+        self.run_events(Some(end), passed);
         self.sample_until(end);
-        let of = |(set, (size, taken)): (&RangeSet, (&u64, &u64))| OfSet {
+        let of_set = |(set, (size, taken)): (&RangeSet, (&u64, &u64))| OfSet {
             name: sets::name(set),
             size: *size,
             taken: *taken,
             taken_when_exhausted: None,
         };
         let counts = self.sizes.iter().zip(self.cluster.taken());
-        let mut sets: Vec<OfSet> = self.subject.sets.iter().zip(counts).map(of).collect();
+        let mut sets: Vec<OfSet> = self.subject.sets.iter().zip(counts).map(of_set).collect();
         // Finish running ADDs and resting addresses.
-        self.course(None, passed);
+        self.run_events(None, passed);
         if fill {
             self.fill(passed);
         }
@@ -135,7 +135,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// Runs planned events up to a time.
-    fn course(&mut self, until: Option<Time>, passed: &dyn Fn(u64)) {
+    fn run_events(&mut self, until: Option<Time>, passed: &dyn Fn(u64)) {
         while let Some(&Reverse((at, _order, event))) = self.events.peek() {
             if until.is_some_and(|until| at > until) {
                 return;
@@ -143,7 +143,7 @@ impl<'a> Simulation<'a> {
             self.events.pop();
             until.into_iter().for_each(|_until| self.sample_until(at));
             self.now = at;
-            self.happen(event);
+            self.handle_event(event);
             if matches!(event, Event::Start(_)) {
                 passed(0);
             }
@@ -161,7 +161,7 @@ impl<'a> Simulation<'a> {
             let pod = self.workload.one_more(self.now);
             self.states.push(State::Waiting);
             self.plan(self.now, Event::Start(pod));
-            self.course(None, passed);
+            self.run_events(None, passed);
             in_vain = if matches!(self.states.get(pod), Some(State::Running(..))) { 0 } else { in_vain + 1 };
         }
     }
@@ -171,7 +171,7 @@ impl<'a> Simulation<'a> {
         self.events.push(Reverse((at, self.planned, event)));
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event) {
         match event {
             Event::Start(pod) => {
                 if !self.filling {
@@ -188,7 +188,7 @@ impl<'a> Simulation<'a> {
             Event::Stop(pod) => self.stop(pod),
             Event::Free(node, address) => {
                 self.cluster.delete(address);
-                self.ledgers[node].strike(address);
+                self.ledgers[node].uncount_pending(address);
             }
         }
     }
@@ -268,15 +268,15 @@ impl<'a> Simulation<'a> {
         let (node, name) = (life.node, life.pod.name.clone());
         for net in &addresses {
             self.ledgers[node].release(net.addr());
-            self.cluster.leave(net.addr(), self.now);
+            self.cluster.release(net.addr(), self.now);
         }
         let rest = match release {
-            ReleaseRule::Keep(_) => return self.cluster.keep(&name, &addresses),
+            ReleaseRule::Keep(_) => return self.cluster.keep_addresses(&name, &addresses),
             ReleaseRule::Free => 0,
             ReleaseRule::Cooldown(seconds) => Time::from(seconds) * SECOND,
         };
         for net in addresses {
-            self.ledgers[node].note(net.addr());
+            self.ledgers[node].count_pending(net.addr());
             self.plan(self.now + self.terms.latency + rest, Event::Free(node, net.addr()));
         }
     }

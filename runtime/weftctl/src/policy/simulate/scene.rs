@@ -26,7 +26,7 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new(args: &SimulateArgs, network: Option<Value>) -> anyhow::Result<Self> {
-        let mut plugin = of_ours(&network.unwrap_or_else(|| bare(args.policy.as_deref())))?;
+        let mut plugin = of_ours(&network.unwrap_or_else(|| network_without_project(args.policy.as_deref())))?;
         if !args.ranges.is_empty() {
             replace_ranges(&mut plugin, &args.ranges)?;
         }
@@ -61,7 +61,7 @@ pub(super) fn network(args: &SimulateArgs) -> anyhow::Result<Option<Value>> {
 }
 
 /// Returns a network of one subnet, for a policy without a project.
-fn bare(policy: Option<&str>) -> Value {
+fn network_without_project(policy: Option<&str>) -> Value {
     let shipped = policy.filter(|name| SHIPPED.iter().any(|(shipped, _component)| shipped == name));
     let mut ipam = json!({ "type": shipped.unwrap_or("wasm"), "ranges": [[{ "subnet": DEFAULT_RANGE }]] });
     if shipped.is_none() {

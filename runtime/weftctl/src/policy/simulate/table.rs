@@ -56,8 +56,8 @@ fn rows(policies: &[Measured]) -> Vec<Vec<String>> {
     row("evenness of nodes", &|of| format!("{:.3}", of.evenness_of_nodes));
     row("  pods with an address, worst node", &|of| format!("{:.1} %", of.worst_node_granted));
     row("fragmentation of free addresses", &|of| format!("{:.1} %", of.fragmentation));
-    row("claims until reuse: least, median", &|of| two(of.reuse_claims));
-    row("seconds until reuse: least, median", &|of| two(of.reuse_seconds));
+    row("claims until reuse: least, median", &|of| min_and_median(of.reuse_claims));
+    row("seconds until reuse: least, median", &|of| min_and_median(of.reuse_seconds));
     row("returning pods with their address", &|of| format!("{} of {}", of.returned_to_own, of.returned));
     rows
 }
@@ -78,7 +78,7 @@ fn sets(policies: &[Measured], row: &mut dyn FnMut(&str, Cell<'_>)) {
     }
 }
 
-fn two(of: Percentiles) -> String {
+fn min_and_median(of: Percentiles) -> String {
     if of.count == 0 { "-".to_owned() } else { format!("{}, {}", of.min, of.median) }
 }
 

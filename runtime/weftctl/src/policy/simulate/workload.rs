@@ -94,7 +94,7 @@ impl Workload {
         let mut now = 0;
         let mut names = 0;
         while self.lives.len() < terms.pods {
-            now += if self.lives.len() < terms.running { self.around(gap / 4) } else { self.around(gap) };
+            now += if self.lives.len() < terms.running { self.random_time(gap / 4) } else { self.random_time(gap) };
             for _ in 0..terms.burst.min(terms.pods - self.lives.len()) {
                 let stateful = self.rng.u8(0..100) < terms.stateful;
                 let back = returning.peek().is_some_and(|Reverse((since, _name))| *since <= now);
@@ -104,10 +104,10 @@ impl Workload {
                     names += 1;
                     (format!("{}-{names}", if stateful { "db" } else { "web" }), false)
                 };
-                let mut life = self.around(terms.lifetime);
+                let mut life = self.random_time(terms.lifetime);
                 if self.lives.len() < terms.running {
                     // These are met in the middle of their lives: the rest of a life is as long as the shorter of two.
-                    life = life.min(self.around(terms.lifetime));
+                    life = life.min(self.random_time(terms.lifetime));
                 }
                 let stop = now + life.max(SECOND);
                 if stateful {
@@ -142,7 +142,7 @@ impl Workload {
     }
 
     /// Returns a random time with this mean, in whole numbers so that every machine gets the same.
-    fn around(&mut self, mean: Time) -> Time {
+    fn random_time(&mut self, mean: Time) -> Time {
         self.rng.u64(0..=mean.saturating_mul(2))
     }
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_run_as_were_asked_for_and_no_name_runs_twice() {
+    fn the_requested_number_runs_and_no_name_runs_twice() {
         let workload = Workload::new(&terms());
         assert_eq!(workload.lives.len(), 2_000);
         let runs = |at: Time| {

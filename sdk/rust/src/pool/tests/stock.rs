@@ -41,7 +41,7 @@ fn step(set: &RangeSet, index: usize, at: IpAddress) -> (usize, IpAddress) {
 struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    fn random_below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).expect("31 bits") % limit
     }
@@ -51,19 +51,19 @@ impl Random {
 fn the_walk_is_the_stock_plugins() {
     let mut random = Random(1);
     for history in 0..400 {
-        let count = 1 + random.below(4);
+        let count = 1 + random.random_below(4);
         let ranges = (0..count).map(|index| {
-            let first = 1 + random.below(8);
-            let last = first + random.below(8);
-            let gateway = 1 + random.below(16);
+            let first = 1 + random.random_below(8);
+            let last = first + random.random_below(8);
+            let gateway = 1 + random.random_below(16);
             range(&format!("10.{index}.0.{first}-10.{index}.0.{last}@10.{index}.0.0/24!10.{index}.0.{gateway}"))
         });
         let set = RangeSet { name: None, ranges: ranges.collect() };
         let request = request("{}", vec![set.clone()]);
         let (mut ledger, mut taken, mut last) = (ModelLedger::default(), Vec::<IpAddress>::new(), None);
         for turn in 0..60 {
-            if !taken.is_empty() && random.below(3) == 0 {
-                ledger.release(taken.swap_remove(random.below(taken.len())));
+            if !taken.is_empty() && random.random_below(3) == 0 {
+                ledger.release(taken.swap_remove(random.random_below(taken.len())));
                 continue;
             }
             let expected = model(&set, last, &taken);

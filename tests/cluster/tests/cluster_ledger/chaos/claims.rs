@@ -137,11 +137,11 @@ fn holders(claims: &[Value]) -> Result<BTreeMap<IpAddr, Vec<String>>> {
 
 /// Decodes a claim from `Cluster::claims`.
 pub(super) fn decoded(claim: &Value) -> Result<Value> {
-    Ok(serde_json::from_str(&text(&claim["value"])?)?)
+    Ok(serde_json::from_str(&decode_text(&claim["value"])?)?)
 }
 
 /// Decodes a text of etcd's JSON gateway.
-pub(super) fn text(base64: &Value) -> Result<String> {
+pub(super) fn decode_text(base64: &Value) -> Result<String> {
     let bytes = STANDARD.decode(base64.as_str().context("a text")?).map_err(|error| anyhow!("{error}"))?;
     Ok(String::from_utf8(bytes)?)
 }

@@ -103,7 +103,7 @@ struct Chaos<'a> {
 
 /// The trial that weft must pass.
 #[allow(clippy::print_stderr, reason = "what a long run saw goes with its test")]
-pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn weft_passes(cluster: &mut Cluster) -> Result<()> {
     let long = number("WEFT_CHAOS_PODS");
     let (nodes, pods) = (if long.is_some() { 10 } else { 4 }, long.unwrap_or(0).max(PODS));
     let plan = Plan { nodes, lives: 2, pods, fault: None, patience: Duration::from_secs(180) };
@@ -141,7 +141,7 @@ impl<'a> Chaos<'a> {
         let seed = number("WEFT_CHAOS_SEED").map_or(SEED, |seed| seed as u64);
         let nodes = (1..=plan.nodes).map(|number| Node::new(cluster, number)).collect::<Result<Vec<_>>>()?;
         let liar = match plan.fault {
-            None => Some(liar()?),
+            None => Some(lying_policy()?),
             Some(_) => None,
         };
         let blocks = Blocks::new(json!({"subnet": if plan.nodes > 4 { "10.78.0.0/24" } else { "10.78.0.0/25" }}));
@@ -151,7 +151,7 @@ impl<'a> Chaos<'a> {
             Some(_) => confs(node, &plan, None),
             None => {
                 let mut confs = confs(node, &plan, liar.as_ref().filter(|_| index < 2));
-                confs.extend(cluster.plane().is_ok().then(|| kept(node)));
+                confs.extend(cluster.plane().is_ok().then(|| persistent_network(node)));
                 confs.extend(in_cells(&blocks.conf(cluster, node)));
                 confs.push(by_name(&blocks.conf(cluster, node), index));
                 confs
@@ -190,9 +190,9 @@ impl<'a> Chaos<'a> {
             let addresses = scope.spawn(|| self.oracle.watch(&self.tally));
             let claims = scope.spawn(|| self.claims.watch(self));
             let lives: Vec<_> = (0..lives)
-                .map(|index| scope.spawn(move || self.or_over(Life::new(self, index, self.random(index)).live())))
+                .map(|index| scope.spawn(move || self.or_over(Life::new(self, index, self.random(index)).run_pods())))
                 .collect();
-            let outcome = self.or_over(self.trouble());
+            let outcome = self.or_over(self.cause_troubles());
             self.over.store(true, Ordering::Relaxed);
             let outcome = outcome.and(lives.into_iter().try_for_each(ended));
             self.oracle.stop();
@@ -201,7 +201,7 @@ impl<'a> Chaos<'a> {
         })?;
         if self.plan.fault != Some(Fault::Stock) {
             let quiet = Instant::now();
-            self.quiet()?;
+            self.run_quiet_phase()?;
             self.tally.count(&format!(
                 "seconds of chaos: {}, of quiet: {}",
                 (quiet - begin).as_secs(),
@@ -262,11 +262,11 @@ impl<'a> Chaos<'a> {
 
     /// Returns whether to start more pods: until every kind of trouble has happened, and there were enough pods.
     fn goes_on(&self) -> bool {
-        !self.over.load(Ordering::Relaxed) && !self.tally.enough()
+        !self.over.load(Ordering::Relaxed) && !self.tally.is_enough()
     }
 
     fn has_enough(&self) -> bool {
-        self.tally.enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
+        self.tally.is_enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
     }
 
     /// Ends the run if something other than weft fails.
@@ -291,7 +291,7 @@ fn ended(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
 }
 
 /// Builds the policy that offers taken addresses.
-pub(crate) fn liar() -> Result<PathBuf> {
+pub(crate) fn lying_policy() -> Result<PathBuf> {
     let file = sandbox::scratch().join("hostile.wasm");
     if !file.exists() {
         std::fs::write(&file, build_guest("hostile")?).context("write the policy")?;
@@ -308,21 +308,21 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
             "ipam": {"type": "host-local", "ranges": [[{"subnet": POOL}]], "dataDir": data},
         })];
     }
-    let with = |policy: &str| {
+    let conf_with = |policy: &str| {
         let mut conf = node.conf();
         conf["ipam"]["type"] = json!(policy);
         conf["ipam"]["ranges"] = json!([[{"subnet": POOL}]]);
         conf["ipam"]["ledger"]["deadlineMs"] = json!(DEADLINE);
         conf
     };
-    let mut confs = vec![with("host-local"), with("cluster-wide")];
-    let mut both = with("cluster-wide");
+    let mut confs = vec![conf_with("host-local"), conf_with("cluster-wide")];
+    let mut both = conf_with("cluster-wide");
     both["ipam"]["ranges"] = json!([[{"subnet": POOL}], [{"subnet": "fd00:77::/64"}]]);
-    let mut resting = with("host-local");
+    let mut resting = conf_with("host-local");
     resting["ipam"]["release"] = json!({"cooldown": REST});
     confs.extend([both, resting]);
     confs.extend(liar.map(|file| {
-        let mut conf = with("wasm");
+        let mut conf = conf_with("wasm");
         conf.as_object_mut().and_then(|conf| conf.remove("bridge"));
         conf["type"] = json!("weft");
         conf["delegate"] = json!({"type": "bridge", "bridge": "storage0"});
@@ -336,7 +336,7 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
 }
 
 /// Returns a network whose addresses IPAMClaims keep; `pods` names the IPAMClaim.
-fn kept(node: &Node) -> Value {
+fn persistent_network(node: &Node) -> Value {
     let mut conf = ipam_claim::conf(node, "");
     conf["ipam"]["type"] = json!("cluster-wide");
     conf["ipam"]["ranges"] = json!([[{"subnet": KEPT}]]);
@@ -385,6 +385,6 @@ fn introduce(nodes: &[Node], confs: &[Vec<Value>]) -> Result<()> {
 }
 
 /// Returns the directory of Debian's plugins.
-fn stock() -> Result<PathBuf> {
+fn stock_plugins() -> Result<PathBuf> {
     programs::reference_dir().map_err(anyhow::Error::msg)
 }

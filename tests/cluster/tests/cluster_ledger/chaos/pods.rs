@@ -19,7 +19,7 @@ use weft_storm::oracle::Slot;
 use weft_storm::strike::{Ended, Running, Strike, run};
 use weft_storm::tally::lock;
 
-use super::{Chaos, Fault, KEPT_PODS, keeper, stock};
+use super::{Chaos, Fault, KEPT_PODS, keeper, stock_plugins};
 
 /// The longest stop of a call, in milliseconds.
 const PAUSE: u64 = 1500;
@@ -57,7 +57,7 @@ impl<'a, 'c> Life<'a, 'c> {
     }
 
     /// Starts and ends pods until the troubles are over.
-    pub(super) fn live(mut self) -> Result<()> {
+    pub(super) fn run_pods(mut self) -> Result<()> {
         let mut number = 0;
         while self.chaos.goes_on() {
             number += 1;
@@ -139,11 +139,11 @@ impl<'a, 'c> Life<'a, 'c> {
     }
 
     fn add(&mut self, sandbox: &Sandbox) -> Result<Added> {
-        let strike = self.strike(Verb::Add);
+        let strike = self.choose_strike(Verb::Add);
         match self.chaos.call(Verb::Add, sandbox, strike)? {
             Ended::Well(result, _) => {
                 let given = ips(&result)?;
-                self.chaos.oracle.holds(&sandbox.container, &given, &self.chaos.tally);
+                self.chaos.oracle.record_added(&sandbox.container, &given, &self.chaos.tally);
                 Ok(Added::Yes(given))
             }
             Ended::Killed => Ok(Added::No),
@@ -166,7 +166,7 @@ impl<'a, 'c> Life<'a, 'c> {
 
     /// Runs DELs, some of which are struck, and a last one that may complete.
     fn delete(&mut self, sandbox: &Sandbox) -> Result<()> {
-        while let Some(strike) = self.strike(Verb::Del) {
+        while let Some(strike) = self.choose_strike(Verb::Del) {
             self.chaos.oracle.lets_go(&sandbox.container);
             if let Ended::Badly(text) = self.chaos.call(Verb::Del, sandbox, Some(strike))? {
                 self.chaos.failed_del(sandbox, &text);
@@ -179,7 +179,7 @@ impl<'a, 'c> Life<'a, 'c> {
     /// other sandbox keeps its addresses, and a last DEL leaves nothing.
     fn orphan(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.chaos.tally.count("ADDs beside a DEL");
-        let after = self.chaos.tally.strike(Verb::Add, &mut self.random);
+        let after = self.chaos.tally.strike_time(Verb::Add, &mut self.random);
         let length = Duration::from_millis(self.random.u64(1..=PAUSE));
         let mut add = self.chaos.start(Verb::Add, sandbox)?;
         let next = self.sandbox(&sandbox.uid, sandbox.node, &sandbox.conf)?;
@@ -189,7 +189,7 @@ impl<'a, 'c> Life<'a, 'c> {
                 add.end()
             });
             sleep(after);
-            let beside = self.beside(sandbox, &next);
+            let beside = self.replace_sandbox(sandbox, &next);
             let ended = adding.join().unwrap_or_else(|panic| resume_unwind(panic));
             beside.and(ended)
         })?;
@@ -202,7 +202,7 @@ impl<'a, 'c> Life<'a, 'c> {
         Ok(())
     }
 
-    fn beside(&mut self, sandbox: &Sandbox, next: &Sandbox) -> Result<()> {
+    fn replace_sandbox(&mut self, sandbox: &Sandbox, next: &Sandbox) -> Result<()> {
         self.chaos.must_del(sandbox)?;
         if let Added::Yes(given) = self.add(next)? {
             sleep(Duration::from_millis(self.random.u64(0..PAUSE)));
@@ -212,11 +212,11 @@ impl<'a, 'c> Life<'a, 'c> {
     }
 
     /// Four of ten calls are struck: most of those are killed, the others stopped for a while.
-    fn strike(&mut self, verb: Verb) -> Option<Strike> {
+    fn choose_strike(&mut self, verb: Verb) -> Option<Strike> {
         if !self.is_weft() || self.random.f64() < 0.6 {
             return None;
         }
-        let after = self.chaos.tally.strike(verb, &mut self.random);
+        let after = self.chaos.tally.strike_time(verb, &mut self.random);
         if self.random.f64() < 0.7 {
             return Some(Strike::Kill(after));
         }
@@ -263,7 +263,7 @@ impl Chaos<'_> {
 
     fn call(&self, verb: Verb, sandbox: &Sandbox, strike: Option<Strike>) -> Result<Ended> {
         let ended = run(self.command(verb, sandbox)?, &sandbox.conf.to_string(), strike, |start| {
-            let _guard = sandbox.slot.hold();
+            let _guard = sandbox.slot.lock_netlink();
             start()
         })?;
         let how = match &ended {
@@ -280,7 +280,7 @@ impl Chaos<'_> {
 
     fn start(&self, verb: Verb, sandbox: &Sandbox) -> Result<Running> {
         Running::start(self.command(verb, sandbox)?, &sandbox.conf.to_string(), |start| {
-            let _guard = sandbox.slot.hold();
+            let _guard = sandbox.slot.lock_netlink();
             start()
         })
     }
@@ -291,7 +291,7 @@ impl Chaos<'_> {
         let mut call =
             caller.call(verb.name(), (&sandbox.container, &sandbox.uid), sandbox.netns.path(), &sandbox.conf);
         let bin: PathBuf = match self.plan.fault {
-            Some(Fault::Stock) => stock()?,
+            Some(Fault::Stock) => stock_plugins()?,
             _ => caller.bin.clone(),
         };
         call.path = Some(bin.display().to_string());

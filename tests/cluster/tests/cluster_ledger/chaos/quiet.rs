@@ -17,7 +17,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 impl Chaos<'_> {
     /// Runs the quiet phase. Anything left is a violation.
-    pub(super) fn quiet(&self) -> Result<()> {
+    pub(super) fn run_quiet_phase(&self) -> Result<()> {
         for sandbox in std::mem::take(&mut *lock(&self.left)) {
             self.delete(&sandbox)?;
             self.oracle.forget(&sandbox.slot);
@@ -69,7 +69,7 @@ impl Chaos<'_> {
             left.extend(self.strange_cells(owned)?);
             if self.cluster().plane().is_ok() {
                 // What IPAMClaims kept is free now.
-                self.cluster().operate(&["reclaim"])?;
+                self.cluster().run_weftctl(&["reclaim"])?;
             }
             let claims = self.cluster().claims()?;
             left.extend(claims.iter().map(|claim| format!("the claim {}", claims_name(claim))));
@@ -97,14 +97,14 @@ impl Chaos<'_> {
             let node: &Node = &lock(node);
             let in_cells = confs.iter().find(|conf| is_in_cells(conf)).context("a network in block mode")?;
             for conf in [&node.conf(), in_cells] {
-                self.works(node, conf)?;
+                self.expect_add_works(node, conf)?;
             }
         }
         let gone = || Ok(self.cluster().claims()?.is_empty());
         wait(self.plan.patience, "no claim", gone)
     }
 
-    fn works(&self, node: &Node, conf: &Value) -> Result<()> {
+    fn expect_add_works(&self, node: &Node, conf: &Value) -> Result<()> {
         let pod = Pod::new("last")?;
         let mut said = String::new();
         let added = wait(self.plan.patience, "an ADD when all is quiet", || match node.add_with(&pod, conf) {
@@ -139,5 +139,5 @@ impl Chaos<'_> {
 }
 
 fn claims_name(claim: &Value) -> String {
-    super::claims::text(&claim["key"]).unwrap_or_default()
+    super::claims::decode_text(&claim["key"]).unwrap_or_default()
 }

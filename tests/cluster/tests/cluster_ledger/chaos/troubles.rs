@@ -25,12 +25,14 @@ type Trouble = (&'static str, fn(&Chaos<'_>, &mut Rng) -> Result<()>);
 const AGENTS: &[Trouble] =
     &[("agents killed", kill_agent), ("agents stopped", stop_agent), ("clocks moved", move_clock)];
 const CONNECTIONS: &[Trouble] = &[
-    ("requests held back", |chaos, random| cut(chaos, random, "out", "ip daddr 192.0.2.1 drop")),
-    ("answers held back", |chaos, random| cut(chaos, random, "in", "ip saddr 192.0.2.1 drop")),
+    ("requests held back", |chaos, random| drop_packets(chaos, random, "out", "ip daddr 192.0.2.1 drop")),
+    ("answers held back", |chaos, random| drop_packets(chaos, random, "in", "ip saddr 192.0.2.1 drop")),
     ("connections reset", |chaos, random| {
-        cut(chaos, random, "out", "ip daddr 192.0.2.1 tcp dport != 0 reject with tcp reset")
+        drop_packets(chaos, random, "out", "ip daddr 192.0.2.1 tcp dport != 0 reject with tcp reset")
     }),
-    ("packets lost", |chaos, random| cut(chaos, random, "in", "ip saddr 192.0.2.1 numgen random mod 3 0 drop")),
+    ("packets lost", |chaos, random| {
+        drop_packets(chaos, random, "in", "ip saddr 192.0.2.1 numgen random mod 3 0 drop")
+    }),
 ];
 const CLUSTER: &[Trouble] = &[
     ("cluster stopped", stop_cluster),
@@ -46,7 +48,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 impl Chaos<'_> {
     /// Makes trouble until each kind has happened, and there were enough pods.
-    pub(super) fn trouble(&self) -> Result<()> {
+    pub(super) fn cause_troubles(&self) -> Result<()> {
         if let Some(fault) = self.plan.fault {
             return self.break_a_rule(fault);
         }
@@ -56,7 +58,7 @@ impl Chaos<'_> {
                 .into_iter()
                 .enumerate()
                 .map(|(hand, troubles)| {
-                    scope.spawn(move || self.or_over(self.hand(troubles, self.random(1000 + hand))))
+                    scope.spawn(move || self.or_over(self.cause_in_random_order(troubles, self.random(1000 + hand))))
                 })
                 .collect();
             hands.into_iter().try_for_each(ended)
@@ -64,7 +66,7 @@ impl Chaos<'_> {
     }
 
     /// Runs each trouble in random order, round after round.
-    fn hand(&self, troubles: &[Trouble], mut random: Rng) -> Result<()> {
+    fn cause_in_random_order(&self, troubles: &[Trouble], mut random: Rng) -> Result<()> {
         let mut turn = troubles.to_vec();
         loop {
             random.shuffle(&mut turn);
@@ -90,7 +92,7 @@ impl Chaos<'_> {
             match fault {
                 Fault::Stock | Fault::Leak => {}
                 Fault::LostCells => self.cluster().remove_cells()?,
-                Fault::LyingFence => drop(self.cluster().operate(&["fence", "node1"])?),
+                Fault::LyingFence => drop(self.cluster().run_weftctl(&["fence", "node1"])?),
                 Fault::LostClaims => {
                     let claims = self.cluster().claims()?;
                     if !claims.is_empty() {
@@ -129,7 +131,7 @@ fn move_clock(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
 
 /// Drops a node's packets to or from the cluster. TCP retransmits them, so they arrive later, possibly when nobody
 /// waits for them any more.
-fn cut(chaos: &Chaos<'_>, random: &mut Rng, way: &str, rule: &str) -> Result<()> {
+fn drop_packets(chaos: &Chaos<'_>, random: &mut Rng, way: &str, rule: &str) -> Result<()> {
     let index = chaos.node(random);
     let hook = if way == "out" { "output" } else { "input" };
     let rules = format!("table inet cut {{ chain cut {{ type filter hook {hook} priority 0; {rule}; }}; }}");
@@ -165,7 +167,7 @@ fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
         let away = "table inet away { chain away { type filter hook output priority 0; ip daddr 192.0.2.1 drop; }; }";
         chaos.nodes.iter().try_for_each(|node| lock(node).nft(away))?;
         take_back(chaos, &backup)?;
-        chaos.cluster().operate(&["freeze"])?;
+        chaos.cluster().run_weftctl(&["freeze"])?;
         chaos.nodes.iter().try_for_each(|node| lock(node).nft("delete table inet away"))?;
         until_thawed(chaos)
     })
@@ -200,7 +202,7 @@ fn take_back(chaos: &Chaos<'_>, backup: &Path) -> Result<()> {
 
 fn until_thawed(chaos: &Chaos<'_>) -> Result<()> {
     let mut said = String::new();
-    let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().operate(&["thaw"]) {
+    let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().run_weftctl(&["thaw"]) {
         Ok(_said) => Ok(true),
         Err(error) => {
             said = format!("{error:#}");

@@ -108,12 +108,12 @@ impl Node {
 
     /// Runs a DEL as an IPAM plugin that must succeed.
     pub(crate) fn ipam_del(&self, pod: &Pod, conf: &Value) -> Result<()> {
-        self.ipam("DEL", pod, conf)?.quiet()
+        self.ipam("DEL", pod, conf)?.expect_quiet()
     }
 
     /// Runs a DEL with another configuration that must succeed.
     pub(crate) fn del_with(&self, pod: &Pod, conf: &Value) -> Result<()> {
-        self.run_call(&self.call("DEL", pod, conf))?.quiet()
+        self.run_call(&self.call("DEL", pod, conf))?.expect_quiet()
     }
 
     /// Runs an ADD of Debian's bridge and host-local, with one configuration for all nodes and this node's own
@@ -132,6 +132,6 @@ impl Node {
 
     /// Runs a DEL that must succeed.
     pub(crate) fn del(&self, pod: &Pod) -> Result<()> {
-        self.run("DEL", pod)?.quiet()
+        self.run("DEL", pod)?.expect_quiet()
     }
 }

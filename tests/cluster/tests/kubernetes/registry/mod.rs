@@ -12,7 +12,7 @@ use weft_kit::registry::tamper;
 
 use self::site::{Site, agent_says, digest_of, sha256, with_site};
 use super::tools::weftctl_on;
-use super::{definition, has_networks, no_pods, on, pod, running};
+use super::{definition, has_networks, no_pods, on_node, pod, running};
 
 /// A policy decides the addresses of pods on both nodes, and the registry is not asked when they start. Then registry
 /// and name server stop answering and the agents restart, and pods still start as before. What could not be fetched is
@@ -43,8 +43,8 @@ pub(super) fn alive_and_dead(cluster: &mut Cluster) -> Result<()> {
             agent_says(cluster, node, &[&later, "cannot be reached"])?;
         }
         let node = cluster.nodes().first().context("no nodes")?;
-        cluster.kubectl().apply(&[on(node, pod("waits", "later", &json!({})))])?;
-        says(cluster, "waits", &["an ADD never fetches", "cannot be reached"])?;
+        cluster.kubectl().apply(&[on_node(node, pod("waits", "later", &json!({})))])?;
+        wait_for_event(cluster, "waits", &["an ADD never fetches", "cannot be reached"])?;
         // The agent still answers while it waits for them.
         let checked = weftctl_on(cluster, node, &["policy", "ls"])?;
         ensure!(checked.contains("ready"), "{checked}");
@@ -82,13 +82,13 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
         let node = cluster.nodes().first().context("no nodes")?;
         let start = |names: &[(&str, &str)]| -> Result<()> {
             let pods: Vec<Value> =
-                names.iter().map(|(name, network)| on(node, pod(name, network, &json!({})))).collect();
+                names.iter().map(|(name, network)| on_node(node, pod(name, network, &json!({})))).collect();
             cluster.kubectl().apply(&pods)
         };
         start(&[("good-1", "good"), ("lost-1", "lost"), ("stable-1", "stable")])?;
         start(&[("layer-1", "layer"), ("signature-1", "signature")])?;
-        says(cluster, "layer-1", &["the layer of", "digest mismatch"])?;
-        says(cluster, "signature-1", &["by team", "is not valid"])?;
+        wait_for_event(cluster, "layer-1", &["the layer of", "digest mismatch"])?;
+        wait_for_event(cluster, "signature-1", &["by team", "is not valid"])?;
         let before = running(cluster, 3)?;
         for pod in &before {
             let network = format!("default/{}", pod.name.trim_end_matches("-1"));
@@ -106,7 +106,7 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
         ensure!(format!("{refused:#}").contains("is a downgrade"), "{refused:#}");
 
         start(&[("good-2", "good"), ("lost-2", "lost"), ("stable-2", "stable")])?;
-        says(cluster, "lost-2", &["it was refused", "is revoked", "laptop lost"])?;
+        wait_for_event(cluster, "lost-2", &["it was refused", "is revoked", "laptop lost"])?;
         let after = running(cluster, 5)?;
         for pod in &before {
             let same = after.iter().find(|other| other.name == pod.name).context("a pod is gone")?;
@@ -160,7 +160,7 @@ fn tiers_decide(cluster: &Cluster, prefix: &str) -> Result<()> {
     let mut pods = Vec::new();
     for node in cluster.nodes() {
         for (tier, _addresses) in tiers {
-            pods.push(on(node, pod(&format!("{prefix}-{tier}-{}", node.name()), "tiers", &json!({"tier": tier}))));
+            pods.push(on_node(node, pod(&format!("{prefix}-{tier}-{}", node.name()), "tiers", &json!({"tier": tier}))));
         }
     }
     cluster.kubectl().apply(&pods)?;
@@ -181,7 +181,7 @@ fn is_ready(cluster: &Cluster, policy: &str) -> Result<()> {
 }
 
 /// Waits for an event of a pod that contains all of these words.
-fn says(cluster: &Cluster, pod: &str, words: &[&str]) -> Result<()> {
+fn wait_for_event(cluster: &Cluster, pod: &str, words: &[&str]) -> Result<()> {
     let mut events = Vec::new();
     let told = |event: &Value| {
         let text = event["message"].as_str().unwrap_or_default();

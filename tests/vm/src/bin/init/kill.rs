@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use weft_bench::call::{Verb, feed};
+use weft_bench::call::{Verb, write_stdin};
 use weft_vm::case::{Step, What};
 
 use super::{Stage, difference};
@@ -20,7 +20,7 @@ pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<St
     let what = What::Killed(number);
     let step = |code, stdout| Ok(Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 });
     let attach = stage.run.case.attach.get(number).context("no such attachment")?;
-    let before = stage.everything(&attach.container)?;
+    let before = stage.observe_everything(&attach.container)?;
     let whole = |verb| stage.call(verb, number, conf, what);
     let (add, del) = (whole(Verb::Add)?, whole(Verb::Del)?);
     if add.code != Some(0) || del.code != Some(0) {
@@ -37,7 +37,7 @@ pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<St
         if deleted.code != Some(0) {
             return step(1, format!("DEL after a kill at {at} of {INSTANTS}: {}", deleted.stdout));
         }
-        let after = stage.everything(&attach.container)?;
+        let after = stage.observe_everything(&attach.container)?;
         if after != before {
             return step(1, format!("killed at {at} of {INSTANTS}: {}", difference(&before, &after)));
         }
@@ -49,7 +49,7 @@ pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<St
 /// Starts a call and kills it after a while. Returns whether it was still running.
 fn kill(stage: &Stage<'_>, (verb, number): (Verb, usize), conf: &Value, after: Duration) -> Result<bool> {
     let mut child = stage.command(verb, number, conf)?.spawn().context("start a call")?;
-    feed(&mut child, &conf.to_string())?;
+    write_stdin(&mut child, &conf.to_string())?;
     sleep(after);
     let caught = child.try_wait().context("look at it")?.is_none();
     child.kill().context("kill it")?;

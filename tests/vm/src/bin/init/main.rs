@@ -46,7 +46,7 @@ const NO_DETECTION: &str = "echo 0 > /proc/sys/net/ipv6/conf/default/dad_transmi
 const PATH: &str = "/usr/bin:/bin";
 
 fn main() -> ExitCode {
-    if let Err(error) = work() {
+    if let Err(error) = run_all() {
         eprintln!("weft-vm-init: {error:#}");
     }
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
@@ -54,16 +54,16 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn work() -> Result<()> {
+fn run_all() -> Result<()> {
     mounts()?;
     let machine = File::open("/proc/self/ns/net").context("open the machine's own netns")?;
     let task: Task = serde_json::from_slice(&fs::read(TASK).context("read the task")?).context("read the task")?;
     for module in &task.modules {
         load(Path::new(module))?;
     }
-    must(Command::new("/bin/busybox").args(["--install", "-s", "/bin"]))?;
+    must_succeed(Command::new("/bin/busybox").args(["--install", "-s", "/bin"]))?;
     for line in &task.prepare {
-        must(&mut shell(line)).with_context(|| line.clone())?;
+        must_succeed(&mut shell(line)).with_context(|| line.clone())?;
     }
     let mut results = OpenOptions::new().write(true).open(RESULTS).with_context(|| format!("open {RESULTS}"))?;
     for run in &task.runs {
@@ -96,12 +96,12 @@ fn load(module: &Path) -> Result<()> {
 
 fn transcript(run: &Run, machine: &File, results: &File) -> Transcript {
     let mut steps = Vec::new();
-    let trouble = play(run, machine, results, &mut steps).err().map(|error| format!("{error:#}"));
+    let trouble = run_script(run, machine, results, &mut steps).err().map(|error| format!("{error:#}"));
     Transcript { name: run.name.clone(), subject: run.subject, trouble, steps }
 }
 
 /// Runs one case for one subject.
-fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Result<()> {
+fn run_script(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Result<()> {
     let scene = Scene::enter()?;
     let case = &run.case;
     if case.on_machine {
@@ -109,10 +109,10 @@ fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Res
         let none: Option<&str> = None;
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount its /sys")?;
     }
-    must(&mut shell("ip link set lo up"))?;
+    must_succeed(&mut shell("ip link set lo up"))?;
     if case.rollback {
         // The comparison after each failure must not wait for duplicate address detection.
-        must(&mut shell(NO_DETECTION))?;
+        must_succeed(&mut shell(NO_DETECTION))?;
     }
     for (number, line) in case.setup.iter().enumerate() {
         steps.push(watch(What::Setup(number), line)?);
@@ -130,7 +130,7 @@ fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Res
     }
     for (number, result) in &results {
         let Some(attach) = case.attach.get(*number) else { continue };
-        steps.push(stage.call(Verb::Check, *number, &after(&attach.conf, result)?, What::Check(*number))?);
+        steps.push(stage.call(Verb::Check, *number, &with_prev_result(&attach.conf, result)?, What::Check(*number))?);
     }
     for attach in case.attach.iter().filter(|attach| attach.gone) {
         scene.remove_netns(stage.netns.get(&attach.container).context("no such container")?)?;
@@ -153,7 +153,7 @@ fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Res
 }
 
 /// Returns a configuration with the previous result.
-fn after(conf: &Value, result: &str) -> Result<Value> {
+fn with_prev_result(conf: &Value, result: &str) -> Result<Value> {
     let mut conf = conf.clone();
     let result: Value = serde_json::from_str(result).context("read a result")?;
     conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
@@ -178,7 +178,7 @@ impl<'a> Stage<'a> {
             if !netns.contains_key(&attach.container) {
                 let path = scene.netns(&attach.container)?;
                 if run.case.rollback {
-                    inside(&path, || must(&mut shell(NO_DETECTION)))?;
+                    inside(&path, || must_succeed(&mut shell(NO_DETECTION)))?;
                 }
                 netns.insert(attach.container.clone(), path);
             }
@@ -196,7 +196,7 @@ impl<'a> Stage<'a> {
         for (number, attach) in self.run.case.attach.iter().enumerate() {
             let before = number.checked_sub(1).filter(|_| attach.chained).and_then(|before| results.get(&before));
             let conf = match before {
-                Some(result) => after(&attach.conf, result)?,
+                Some(result) => with_prev_result(&attach.conf, result)?,
                 None => attach.conf.clone(),
             };
             let step = self.call(Verb::Add, number, &conf, What::Add(number))?;
@@ -217,7 +217,7 @@ impl<'a> Stage<'a> {
         failing.plugins.dir = PathBuf::from(FAILING_DIR);
         let what = What::Rollback(number);
         let step = |code, stdout| Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 };
-        let before = self.everything(&attach.container)?;
+        let before = self.observe_everything(&attach.container)?;
         for at in 0..MOST_OPS {
             let fail_at = ("WEFT_FAIL_AT".to_owned(), at.to_string());
             failing.plugins.env.retain(|(key, _)| *key != fail_at.0);
@@ -231,7 +231,7 @@ impl<'a> Stage<'a> {
             if !added.stdout.contains("no-such-link") {
                 return Ok(step(1, format!("op {at} fails for another reason: {}", added.stdout)));
             }
-            let after = self.everything(&attach.container)?;
+            let after = self.observe_everything(&attach.container)?;
             if after != before {
                 return Ok(step(1, format!("op {at}: {}", difference(&before, &after))));
             }
@@ -240,7 +240,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Returns what a failed ADD must leave unchanged, on the host and in a container.
-    fn everything(&self, container: &str) -> Result<String> {
+    fn observe_everything(&self, container: &str) -> Result<String> {
         let mut text = String::new();
         for place in ["host", container] {
             let step = self.look(place, EVERYTHING, What::Setup(0))?;
@@ -311,7 +311,7 @@ fn shell(line: &str) -> Command {
     command
 }
 
-fn must(command: &mut Command) -> Result<()> {
+fn must_succeed(command: &mut Command) -> Result<()> {
     let output = command.output().context("start a command")?;
     if !output.status.success() {
         bail!("{command:?} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());

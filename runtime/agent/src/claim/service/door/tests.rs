@@ -61,7 +61,7 @@ fn counters_go_on_when_the_store_is_opened_again() {
         let has = |line: &str| {
             let mut metrics = Metrics::default();
             door.metrics(&mut metrics);
-            let text = metrics.text();
+            let text = metrics.render();
             assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
         };
         let lost = |count| door.claims().map_err(|refusal| refusal.message).unwrap().reports.counts.lost("p", count);

@@ -185,7 +185,7 @@ impl Message {
     }
 
     /// Returns the first argument, if it is a text.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn first_text(&self) -> String {
         let mut cursor = Cursor { bytes: &self.body, at: 0, big: false };
         let text = if self.signature.starts_with('s') { cursor.string() } else { None };
         text.unwrap_or_default()
@@ -237,7 +237,7 @@ mod tests {
         put_string(&mut text, "ZONE_ALREADY_SET: trusted");
         let message = parsed(&reply(ERROR, "s", &text)).unwrap();
         assert_eq!(
-            (message.error.as_str(), message.text().as_str()),
+            (message.error.as_str(), message.first_text().as_str()),
             ("org.example.Error", "ZONE_ALREADY_SET: trusted")
         );
         assert_eq!(message.boolean(), None);
@@ -247,7 +247,7 @@ mod tests {
     fn calls() {
         let bytes = method_call(3, ("org.example", "/o", "org.example.I", "M"), &[Argument("x"), Argument("yy")]);
         let message = parsed(&bytes).unwrap();
-        assert_eq!((message.kind, message.signature.as_str(), message.text().as_str()), (METHOD_CALL, "ss", "x"));
+        assert_eq!((message.kind, message.signature.as_str(), message.first_text().as_str()), (METHOD_CALL, "ss", "x"));
         assert_eq!(bytes.len() % 4, 3, "the last string is not padded");
     }
 
@@ -257,7 +257,7 @@ mod tests {
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Some(message) = parsed(&bytes) {
                 message.boolean();
-                message.text();
+                message.first_text();
             }
         }
 
@@ -272,7 +272,7 @@ mod tests {
             }
             if let Some(message) = parsed(&bytes) {
                 message.boolean();
-                message.text();
+                message.first_text();
             }
         }
     }

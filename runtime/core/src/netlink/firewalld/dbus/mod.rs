@@ -12,7 +12,7 @@ use std::time::Instant;
 pub(super) use message::Argument;
 use message::{ERROR, METHOD_RETURN, Message, lengths, method_call, nonsense};
 
-use crate::deadline::{self, Until, is_timeout};
+use crate::deadline::{self, DeadlineStream, is_timeout};
 
 /// The system bus, unless `DBUS_SYSTEM_BUS_ADDRESS` names another.
 const DEFAULT: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -106,8 +106,8 @@ impl Bus {
         Err(last.into())
     }
 
-    fn socket(&self) -> Until<'_> {
-        Until { socket: &self.stream, deadline: self.deadline }
+    fn socket(&self) -> DeadlineStream<'_> {
+        DeadlineStream { socket: &self.stream, deadline: self.deadline }
     }
 
     /// Returns whether a name on the bus has an owner.
@@ -133,8 +133,8 @@ impl Bus {
                 continue;
             }
             return match message.kind {
-                METHOD_RETURN => Ok(Answer { boolean: message.boolean(), text: message.text() }),
-                ERROR => Err(CallError::Refused { text: message.text(), name: message.error }),
+                METHOD_RETURN => Ok(Answer { boolean: message.boolean(), text: message.first_text() }),
+                ERROR => Err(CallError::Refused { text: message.first_text(), name: message.error }),
                 _ => continue,
             };
         }
@@ -165,7 +165,7 @@ fn open(address: &str, deadline: Instant) -> io::Result<UnixStream> {
 
 /// Authenticates: the bus knows the peer of its socket, so the user id only has to be claimed.
 fn authenticate(stream: UnixStream, deadline: Instant) -> io::Result<UnixStream> {
-    let mut socket = Until { socket: &stream, deadline };
+    let mut socket = DeadlineStream { socket: &stream, deadline };
     let user = nix::unistd::geteuid().to_string();
     let hex: String = user.bytes().map(|byte| format!("{byte:02x}")).collect();
     socket.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
@@ -191,26 +191,26 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Instant {
+    fn short_deadline() -> Instant {
         Instant::now() + Duration::from_millis(300)
     }
 
     #[test]
     fn addresses() {
-        assert!(open("tcp:host=example.org", soon()).is_err());
-        assert!(open("unix:path=/nonexistent/socket", soon()).is_err());
-        assert!(open("unix:", soon()).is_err());
+        assert!(open("tcp:host=example.org", short_deadline()).is_err());
+        assert!(open("unix:path=/nonexistent/socket", short_deadline()).is_err());
+        assert!(open("unix:", short_deadline()).is_err());
     }
 
     #[test]
     fn a_silent_bus_is_not_an_absent_one() {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("unix:path={}", dir.path().join("bus").display());
-        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        let error = Bus::connect_to(&address, short_deadline()).unwrap_err();
         assert!(error.is_away() && !error.is_silence(), "{error:?}");
 
         let listener = UnixListener::bind(dir.path().join("bus")).unwrap();
-        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        let error = Bus::connect_to(&address, short_deadline()).unwrap_err();
         assert!(error.is_silence() && !error.is_away(), "{error:?}");
         assert!(matches!(error, CallError::Io(_)), "nothing was asked: {error:?}");
         drop(listener);
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_call_without_an_answer_is_an_uncertain_one() {
         let (stream, mut theirs) = UnixStream::pair().unwrap();
-        let deadline = soon();
+        let deadline = short_deadline();
         let mut bus = Bus { stream, deadline, serial: 0 };
         let trickle = std::thread::spawn(move || {
             // The head of an answer that never ends, one byte at a time.

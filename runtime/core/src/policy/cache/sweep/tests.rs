@@ -102,7 +102,7 @@ fn policies_that_the_node_needs_stay() {
 }
 
 fn is_here(state: &Path, policy: &PolicyRef) -> bool {
-    crate::policy::places::is_here(state, policy)
+    crate::policy::pinned_paths::is_here(state, policy)
 }
 
 #[test]
@@ -205,5 +205,5 @@ fn last_good_policies_of_networks_that_are_gone_are_bounded() {
         store.remember_good(&format!("n{network}"), &one, &Digest::new(b"one").to_string()).unwrap();
     }
     assert_eq!(sweep(state, &[], NOW).unwrap().files, 50);
-    assert_eq!(LastGood::all(state).len(), FILES_MAX);
+    assert_eq!(LastGood::read_all(state).len(), FILES_MAX);
 }

@@ -39,7 +39,7 @@ use self::frame::{read_frame, write_frame};
 use super::ctx::Asked;
 use super::ended::Ending;
 use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
-use crate::deadline::Until;
+use crate::deadline::DeadlineStream;
 use crate::policy::confine::{Work, confine};
 use crate::text::clean;
 
@@ -57,7 +57,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
-enum Said<T> {
+enum WorkerMessage<T> {
     Ask(Question),
     Done { value: Result<T, Ending>, fuel: u64, memory: usize, calls: u32, log: Vec<LogLine> },
 }
@@ -146,7 +146,7 @@ fn work<T: Serialize>(
         };
         let Evidence { fuel, memory, calls, log, ledger: _ } = evidence;
         // If nobody reads it, nobody waits for it.
-        write_frame(socket.as_ref(), &Said::Done { value, fuel, memory, calls, log }).ok();
+        write_frame(socket.as_ref(), &WorkerMessage::Done { value, fuel, memory, calls, log }).ok();
     };
     // The waiting process sees the socket close.
     catch_unwind(AssertUnwindSafe(body)).ok();
@@ -244,7 +244,7 @@ struct FarLedger(Arc<File>);
 impl FarLedger {
     fn ask<T>(&self, question: Question, answer: impl FnOnce(Exchange) -> Option<T>) -> Result<T, String> {
         let cannot = |error: std::io::Error| format!("the worker cannot ask: {error}");
-        write_frame(self.0.as_ref(), &Said::<()>::Ask(question)).map_err(cannot)?;
+        write_frame(self.0.as_ref(), &WorkerMessage::<()>::Ask(question)).map_err(cannot)?;
         let answered: Result<Exchange, String> = read_frame(self.0.as_ref(), usize::MAX).map_err(cannot)?;
         answer(answered?).ok_or_else(|| "an answer to another question".to_owned())
     }
@@ -313,8 +313,8 @@ impl Worker {
         let status = self.end();
         let evidence = |fuel, memory, calls, log| Evidence { fuel, memory, calls, log, ledger: exchanges };
         match served {
-            Ok(Said::Done { value, fuel, memory, calls, log }) => {
-                let value = value.map_err(|ending| ending.shown(limits));
+            Ok(WorkerMessage::Done { value, fuel, memory, calls, log }) => {
+                let value = value.map_err(|ending| ending.cleaned(limits));
                 let memory = memory.min(limits.memory.saturating_mul(limits.memories));
                 (
                     value,
@@ -326,7 +326,7 @@ impl Worker {
                     ),
                 )
             }
-            Ok(Said::Ask(_)) => (Err(Ending::Calls), evidence(0, 0, limits.calls, Vec::new())),
+            Ok(WorkerMessage::Ask(_)) => (Err(Ending::Calls), evidence(0, 0, limits.calls, Vec::new())),
             Err(what) => (Err(Ending::Worker(format!("{what}{status}"))), evidence(0, 0, 0, Vec::new())),
         }
     }
@@ -337,9 +337,9 @@ impl Worker {
         limits: &Limits,
         deadline: Instant,
         exchanges: &mut Exchanges,
-    ) -> Result<Said<T>, String> {
+    ) -> Result<WorkerMessage<T>, String> {
         let most = limits.call_bytes.saturating_mul(6).saturating_add(FRAME_OVERHEAD);
-        let lost = |error: std::io::Error| match error.kind() {
+        let describe = |error: std::io::Error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not answer".to_owned(),
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
                 "it ended without an answer".to_owned()
@@ -347,13 +347,13 @@ impl Worker {
             _ => format!("its answer is malformed ({})", clean(&error.to_string(), limits.text_bytes)),
         };
         for asked in 0_u32.. {
-            let mut socket = Until { socket: &self.socket, deadline };
-            let question = match read_frame(&mut socket, most).map_err(lost)? {
-                Said::Ask(question) if asked < limits.calls => question,
+            let mut socket = DeadlineStream { socket: &self.socket, deadline };
+            let question = match read_frame(&mut socket, most).map_err(describe)? {
+                WorkerMessage::Ask(question) if asked < limits.calls => question,
                 last => return Ok(last),
             };
             let answer = question.put_to(self.ledger.as_ref());
-            write_frame(&mut socket, &answer).map_err(lost)?;
+            write_frame(&mut socket, &answer).map_err(describe)?;
             if let Ok(exchange) = answer {
                 exchanges.record(exchange);
             }

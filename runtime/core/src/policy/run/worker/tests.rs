@@ -8,7 +8,7 @@ use super::*;
 use weft_host_abi::guest::LogLevel;
 
 /// Runs a check in a copy of this process, which has a single thread; a panic of the check fails the test.
-fn alone(check: impl FnOnce()) {
+fn run_in_fork(check: impl FnOnce()) {
     let (mut said, say) = std::io::pipe().unwrap();
     // SAFETY: the copy has a single thread. The check needs no lock that another thread may have held: the C library
     // makes its own usable in the copy, and nothing is printed.
@@ -84,7 +84,7 @@ fn asked() -> Asked {
 
 #[test]
 fn a_worker_asks_and_answers() {
-    alone(|| {
+    run_in_fork(|| {
         let run = |asked: Asked| {
             let ledger = asked.ledger;
             let from: IpAddr = "10.0.0.9".parse().unwrap();
@@ -104,7 +104,7 @@ fn a_worker_asks_and_answers() {
 
 #[test]
 fn what_a_worker_says_of_itself_is_bounded() {
-    alone(|| {
+    run_in_fork(|| {
         let (value, evidence) = call(asked(), &limits(), NONE, |_asked| (Ok(1), evidence()));
         assert_eq!((value, evidence.fuel, evidence.calls), (Ok(1), 1, 9));
         assert_eq!(evidence.log.len(), limits().log_lines + 1);
@@ -141,7 +141,7 @@ fn a_worker_that_fails_is_an_error_and_is_gone() {
         ),
     ];
     for (run, words) in cases {
-        alone(|| {
+        run_in_fork(|| {
             let (value, _evidence) = call(asked(), &limits(), NONE, run);
             let Err(Ending::Worker(what)) = value else { panic!("{value:?}") };
             assert!(what.contains(words), "{what}");
@@ -152,10 +152,10 @@ fn a_worker_that_fails_is_an_error_and_is_gone() {
 
 #[test]
 fn a_worker_that_answers_a_byte_at_a_time_is_ended() {
-    alone(|| {
+    run_in_fork(|| {
         let (socket, mut theirs) = UnixStream::pair().unwrap();
         let mut frame = Vec::new();
-        let done = Said::Done { value: Ok(1_u8), fuel: 0, memory: 0, calls: 0, log: Vec::new() };
+        let done = WorkerMessage::Done { value: Ok(1_u8), fuel: 0, memory: 0, calls: 0, log: Vec::new() };
         write_frame(&mut frame, &done).unwrap();
         // SAFETY: this process has one thread.
         let pid = match unsafe { fork() }.unwrap() {
@@ -177,7 +177,7 @@ fn a_worker_that_answers_a_byte_at_a_time_is_ended() {
 
 #[test]
 fn a_worker_that_asks_for_ever_is_ended() {
-    alone(|| {
+    run_in_fork(|| {
         let run = |asked: Asked| {
             let ledger = asked.ledger;
             while ledger.usage(&range()).is_ok() {}
@@ -190,7 +190,7 @@ fn a_worker_that_asks_for_ever_is_ended() {
 
 #[test]
 fn a_worker_has_nothing_of_its_parent() {
-    alone(|| {
+    run_in_fork(|| {
         let file = std::fs::File::open("/etc/passwd").unwrap();
         let copies: Vec<OwnedFd> = (0..64).map(|_| file.try_clone().unwrap().into()).collect();
         // Shared memory, as SQLite uses it. SAFETY: a new mapping of one page.
@@ -214,7 +214,7 @@ fn a_worker_has_nothing_of_its_parent() {
 
 #[test]
 fn a_process_of_several_threads_makes_no_worker() {
-    alone(|| {
+    run_in_fork(|| {
         let (stop, wait) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || wait.recv());
         let (value, _evidence) = call(asked(), &limits(), NONE, |_asked| (Ok(1), Evidence::default()));

@@ -29,7 +29,7 @@ fn list(dir: &str) -> Vec<String> {
 }
 
 /// Returns everything that it can reach besides its files: nothing.
-fn reach() -> Vec<String> {
+fn reachable() -> Vec<String> {
     let mut reached = Vec::new();
     let mut attempt = |what: &str, worked: bool| {
         if worked {
@@ -58,7 +58,7 @@ fn reach() -> Vec<String> {
 }
 
 /// Returns a part of a file.
-fn seek() -> std::io::Result<String> {
+fn read_end_of_file() -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open("/data/..data/table")?;
     file.seek(SeekFrom::End(-1))?;
@@ -94,8 +94,8 @@ impl Policy for Ambient {
                 return Err(Denial::Denied(format!("escape: {:?}", read.is_ok())));
             }
             "list" => return Err(Denial::Denied(format!("list: {:?}", list("/data")))),
-            "reach" => return Err(Denial::Denied(format!("reached: {:?}", reach()))),
-            "seek" => return Err(Denial::Denied(format!("seek: {:?}", seek()))),
+            "reach" => return Err(Denial::Denied(format!("reached: {:?}", reachable()))),
+            "seek" => return Err(Denial::Denied(format!("seek: {:?}", read_end_of_file()))),
             _ => {}
         }
         let env: Vec<_> = std::env::vars().collect();

@@ -14,7 +14,7 @@ impl Policy for Scripted {
         let config = conf::parse(&request.config).expect("the script is JSON");
         let script = conf::top(&config).expect("the script is an object");
         for (_at, step) in script.list("do").expect("do is a list") {
-            act(step.as_str().expect("a step is a word"), request, ledger);
+            run_step(step.as_str().expect("a step is a word"), request, ledger);
         }
         if let Some(deny) = script.object("deny").expect("deny is an object") {
             let text = |key| deny.text(key).expect("a text").map(str::to_owned);
@@ -37,7 +37,7 @@ impl Policy for Scripted {
     }
 }
 
-fn act(step: &str, request: &Request, ledger: &dyn Ledger) {
+fn run_step(step: &str, request: &Request, ledger: &dyn Ledger) {
     let range = || request.range_sets[0].ranges[0];
     match step {
         "panic" => panic!("the script says so"),
