@@ -8,8 +8,8 @@
 //! A plugin runs where the node's files are (`mount_namespace`).
 
 mod end;
-mod pipes;
 mod mount_namespace;
+mod pipes;
 mod start;
 
 use std::ffi::OsString;
@@ -24,10 +24,10 @@ use nix::sys::signal::Signal;
 pub use self::end::Fate;
 pub(crate) use self::end::{GRACE, kill};
 use self::end::{SHORT_GRACE, reap};
+pub use self::mount_namespace::{HostView, NodeMounts, PluginLocation, RUNTIME_SOCKETS, current_place, set_host_view};
 use self::pipes::ANSWER_LIMIT;
 pub use self::pipes::Answer;
 pub(crate) use self::pipes::{Ended, talk};
-pub use self::mount_namespace::{HostView, NodeMounts, PluginLocation, RUNTIME_SOCKETS, current_place, set_host_view};
 pub(crate) use self::start::{by_deadline, start_by};
 use crate::cni::{CniError, code};
 use crate::phases::{Phase, timed};
