@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_kit::cni::{Call, Reply, ok};
+use weft_kit::cni::{Call, Reply, expect_ok};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
 use weft_kit::sandbox;

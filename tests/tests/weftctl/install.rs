@@ -296,7 +296,7 @@ pub(super) fn uninstall_refuses() -> Result<()> {
 /// A forced uninstall says what it leaves of running containers, and `gc` removes that when they have ended.
 pub(super) fn gc_after_forced() -> Result<()> {
     let (installation, mut world) = prepare_world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &with_port())?.ok(), "ADD");
+    ensure!(world.call("ADD", &Attach::eth0("a"), &with_port())?.is_ok(), "ADD");
     let state = world.state().display().to_string();
     let bin = world.scratch().join("bin");
     fs::create_dir(&bin)?;

@@ -224,12 +224,12 @@ pub(super) fn one_row() -> Result<()> {
     let (installation, mut world) = prepare_world()?;
     let weftctl = installation.weftctl();
     let reply = world.call("ADD", &Attach::eth0("a"), &conf())?;
-    ensure!(reply.ok(), "ADD");
+    ensure!(reply.is_ok(), "ADD");
     let mut chained =
         json!({ "cniVersion": "1.1.0", "name": "ctl", "type": "portmap", "capabilities": { "portMappings": true } });
     chained["runtimeConfig"] = with_port()["runtimeConfig"].clone();
     chained["prevResult"] = reply.json()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &chained)?.ok(), "ADD of portmap");
+    ensure!(world.call("ADD", &Attach::eth0("a"), &chained)?.is_ok(), "ADD of portmap");
     let (table, document) = both_outputs(&world, &weftctl, &["ps"])?;
     ensure!(table.lines().count() == 2, "a head and one row: {table}");
     ensure!(table.contains("10.63.0.2  8086:80/tcp"), "{table}");

@@ -109,7 +109,7 @@ fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
     let mut other = entered.join().unwrap();
 
     assert_eq!(kill(first, Duration::from_millis(50)), Fate::Unended);
-    let is_left = || leftover_children().iter().any(|child| child.id() == pid);
+    let is_left = || left().iter().any(|child| child.id() == pid);
     reap();
     assert!(is_left(), "it has not ended");
     other.wait().unwrap();

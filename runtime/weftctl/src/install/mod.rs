@@ -237,7 +237,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     let leaves = args.force && !args.places.dry_run && has_attachments(state);
     let outcome = carry_out(&steps, args.places.dry_run, output)?;
     if leaves {
-        output.note(LEFT);
+        output.print_note(LEFT);
     }
     Ok(outcome)
 }

@@ -113,7 +113,7 @@ fn unknown(filters: &[(FilterOf, Op)], state: &Path) -> Vec<(FilterOf, Op)> {
     let store = NodeStore::open_read_only(state).ok().flatten();
     let entries = store.and_then(|store| store.entries(None).ok()).unwrap_or_default();
     let held: BTreeSet<String> = entries.into_iter().flat_map(|entry| entry.record.shared).collect();
-    let is_held = |op: &Op| matches!(op, Op::HostPort(_)) && op.shared().is_some_and(|name| held.contains(&name));
+    let is_held = |op: &Op| matches!(op, Op::HostPort(_)) && op.shared_name().is_some_and(|name| held.contains(&name));
     filters.iter().filter(|(_of, op)| !is_held(op)).cloned().collect()
 }
 

@@ -186,7 +186,7 @@ fn step_of(op: &Op) -> Option<&'static str> {
 fn planned(netns: String, plan: Plan) -> anyhow::Result<Record> {
     Ok(Record {
         netns,
-        shared: plan.shared(),
+        shared: plan.shared_names(),
         plan: serde_json::to_string(&plan).context("cannot write a plan")?,
         ..Record::default()
     })

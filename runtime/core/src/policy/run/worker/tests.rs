@@ -243,7 +243,7 @@ fn say_nonsense() {
 #[test]
 #[ignore = "needs root, for a PID namespace"]
 fn a_worker_that_cannot_end_is_left_and_reaped_later() {
-    alone(|| {
+    run_in_fork(|| {
         let sleeper = || {
             // SAFETY: this process has one thread, and the copy makes one system call.
             match unsafe { fork() }.unwrap() {
