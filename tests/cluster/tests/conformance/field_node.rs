@@ -170,7 +170,7 @@ pub(crate) fn lease_is_over(mut scene: Scene) -> Result<()> {
     ensure!(event["type"] == "Warning" && words.iter().all(|words| text.contains(words)), "{event}");
     let link = scene.netns()?.line("ip -j link show eth0")?.text();
     ensure!(!link.contains("\"UP\""), "{link}");
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     let left = scene.leftovers()?;
     ensure!(left.iter().all(|left| left.contains(" lan@")), "the link to the server and {left:?}");
     Ok(())

@@ -151,9 +151,9 @@ pub(crate) fn retried(mut scene: Scene) -> Result<()> {
     );
     for container in ["sandbox-5", "sandbox-6"] {
         let gone = Sandbox { container_id: container.to_owned(), netns: None, path: other.path.clone() };
-        scene.node.call(&PodNode::env("DEL", &gone, ("team", "pod-1", "uid")), &scene.conf)?.quiet()?;
+        scene.node.call(&PodNode::env("DEL", &gone, ("team", "pod-1", "uid")), &scene.conf)?.expect_quiet()?;
     }
-    scene.run("DEL")?.quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
 
@@ -167,7 +167,7 @@ pub(crate) fn retried_with_theirs(mut scene: Scene) -> Result<()> {
     ensure!(containers(&scene)? == ["sandbox-1|1", "sandbox-2|2"], "{:?}", containers(&scene)?);
     let expected = ["fake ADD net1", "fake ADD net1"];
     ensure!(calls()? == expected, "{:?}", calls()?);
-    scene.node.call(&PodNode::env("DEL", &earlier, ("team", "pod-1", &scene.uid)), &scene.conf)?.quiet()?;
-    scene.run("DEL")?.quiet()?;
+    scene.node.call(&PodNode::env("DEL", &earlier, ("team", "pod-1", &scene.uid)), &scene.conf)?.expect_quiet()?;
+    scene.run("DEL")?.expect_quiet()?;
     scene.nothing_left()
 }
