@@ -40,11 +40,8 @@ pub(super) fn lost_ledger() -> Result<()> {
         ensure!(error.to_string().contains("weftctl ledger rebuild"), "{way}: {error:#}");
         let state = world.state().display().to_string();
         let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
-        ensure!(
-            stdout_text(&doctor).contains("weftctl ledger rebuild"),
-            "{way}: doctor says nothing: {}",
-            stdout_text(&doctor)
-        );
+        let advice = stdout_text(&doctor);
+        ensure!(advice.contains("weftctl ledger rebuild"), "{way}: doctor says nothing: {advice}");
         let confs = world.scratch().join("confs");
         fs::create_dir(&confs)?;
         let dir = confs.display().to_string();

@@ -26,7 +26,7 @@ pub(super) struct GrantArgs {
 
 impl GrantArgs {
     /// Returns the grants by the options alone.
-    pub(super) fn from_options_alone(&self) -> Grants {
+    pub(super) fn options_alone(&self) -> Grants {
         Grants { wasi: self.wasi || self.data.is_some(), data: self.data.clone(), isolated: false }
     }
 
@@ -37,7 +37,7 @@ impl GrantArgs {
         let granted = granted.map(|network| network.terms.grants).unwrap_or_default();
         let own = dir.join(DATA);
         let data = granted.data.map(|named| if own.is_dir() { own } else { named });
-        let Grants { wasi, data: chosen, isolated } = self.from_options_alone();
+        let Grants { wasi, data: chosen, isolated } = self.options_alone();
         Grants { wasi: wasi || granted.wasi, data: chosen.or(data), isolated }
     }
 }

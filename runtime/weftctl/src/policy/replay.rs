@@ -197,7 +197,7 @@ fn replay(
     (other, options): Options<'_>,
     state: &Path,
 ) -> anyhow::Result<(String, Map<String, Value>)> {
-    let grants = options.from_options_alone();
+    let grants = options.options_alone();
     let wasi = case.rules.as_ref().is_some_and(|rules| rules.wasi);
     let grants = Grants { wasi: grants.wasi || wasi, ..grants };
     let limits = case.rules.as_ref().map(|rules| rules.limits).unwrap_or_default().limits();
