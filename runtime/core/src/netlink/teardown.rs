@@ -21,7 +21,7 @@ impl Executor {
     }
 
     /// Removes what belongs to the attachment, if it exists, and keeps what others share. Calls `decide` about objects
-    /// ([`Plan::shared`]) that another attachment may need. Continues after failures and reports all of them.
+    /// ([`Plan::shared_names`]) that another attachment may need. Continues after failures and reports all of them.
     ///
     /// Also works without the container's namespace: what is on the host is removed, and what was inside disappeared
     /// with it.
