@@ -8,7 +8,7 @@ use super::error::AttachError;
 use super::error_text::in_full;
 use super::lock::Lock;
 use super::node::{Context, Node};
-use super::recorded::Recorded;
+use super::recorded_netns::RecordedNetns;
 use super::{chained, external, lease, liveness, record, remove, stock_del};
 use crate::conf::{Network, Object};
 use crate::delegate;
@@ -127,7 +127,7 @@ fn unknown(node: &mut Node<'_>, call: &Call) -> Result<Vec<String>, AttachError>
         }
         return Ok(Vec::new());
     };
-    let Some(path) = liveness::living_netns(&call.env.netns, Recorded::default())? else { return Ok(Vec::new()) };
+    let Some(path) = liveness::living_netns(&call.env.netns, RecordedNetns::default())? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
     // The journal is read last: it is as long as there are attachments, and a repeated DEL finds no link.
     if executor.same_netns()?

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::error::AttachError;
 use super::record;
-use super::recorded::Recorded;
+use super::recorded_netns::RecordedNetns;
 use crate::journal::Entry;
 use crate::netlink::{self, Executor, NetlinkError};
 use crate::plan::Plan;
@@ -29,15 +29,15 @@ pub enum NetnsState {
 pub fn netns_state(entry: &Entry) -> NetnsState {
     // A damaged plan does not identify the namespace, but the path is still known.
     let plan = record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).map(|(_netns, plan)| plan);
-    state_here(&entry.record.netns, plan.as_ref().map(Recorded::of_plan).unwrap_or_default())
+    state_here(&entry.record.netns, plan.as_ref().map(RecordedNetns::of_plan).unwrap_or_default())
 }
 
 /// Returns whether a recorded namespace is known to be gone.
-pub(crate) fn is_gone(netns: &str, recorded: Recorded<'_>) -> bool {
+pub(crate) fn is_gone(netns: &str, recorded: RecordedNetns<'_>) -> bool {
     state_here(netns, recorded) == NetnsState::Gone
 }
 
-fn state_here(netns: &str, recorded: Recorded<'_>) -> NetnsState {
+fn state_here(netns: &str, recorded: RecordedNetns<'_>) -> NetnsState {
     let state = state_of(netns, recorded).unwrap_or(NetnsState::Unknown);
     state_in_this_pid_namespace(netlink::is_path_of_other_pids(Path::new(netns)), state)
 }
@@ -52,7 +52,7 @@ fn state_in_this_pid_namespace(is_of_other_pids: bool, state: NetnsState) -> Net
 ///
 /// # Errors
 /// The path leads to something other than a namespace, or access is denied.
-pub(super) fn state_of(netns: &str, recorded: Recorded<'_>) -> Result<NetnsState, NetlinkError> {
+pub(super) fn state_of(netns: &str, recorded: RecordedNetns<'_>) -> Result<NetnsState, NetlinkError> {
     if netns.is_empty() {
         return Ok(NetnsState::Unknown);
     }
@@ -73,7 +73,7 @@ pub(super) fn state_of(netns: &str, recorded: Recorded<'_>) -> Result<NetnsState
 }
 
 /// Returns whether the namespace at a path, which has the recorded identity, certainly was made later.
-fn is_a_later_one(path: &Path, recorded: Recorded<'_>) -> bool {
+fn is_a_later_one(path: &Path, recorded: RecordedNetns<'_>) -> bool {
     let Some(cookie) = recorded.cookie else { return false };
     netlink::netns_cookie(path).is_some_and(|now| now != cookie)
 }
@@ -83,7 +83,7 @@ fn is_a_later_one(path: &Path, recorded: Recorded<'_>) -> bool {
 ///
 /// # Errors
 /// As [`state_of`].
-pub(super) fn living_netns<'a>(netns: &'a str, recorded: Recorded<'_>) -> Result<Option<&'a Path>, NetlinkError> {
+pub(super) fn living_netns<'a>(netns: &'a str, recorded: RecordedNetns<'_>) -> Result<Option<&'a Path>, NetlinkError> {
     let may_live = !netns.is_empty() && state_of(netns, recorded)? != NetnsState::Gone;
     Ok(may_live.then(|| Path::new(netns)))
 }
@@ -91,21 +91,21 @@ pub(super) fn living_netns<'a>(netns: &'a str, recorded: Recorded<'_>) -> Result
 /// Returns the path that another plugin gets at DEL or GC: the recorded one, or `""` unless it certainly still leads to
 /// the recorded namespace. The specification allows an empty CNI_NETNS there; with the path of another container, the
 /// plugin would delete that one's links.
-pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: Recorded<'_>) -> &'a str {
+pub(crate) fn recorded_netns<'a>(netns: &'a str, recorded: RecordedNetns<'_>) -> &'a str {
     if matches!(state_of(netns, recorded), Ok(NetnsState::There)) { netns } else { "" }
 }
 
 /// Returns the path that another plugin gets at a runtime's DEL: the one of the call, or `""` unless it certainly leads
 /// to the recorded namespace. A runtime may name the path that another container has by now. What an earlier version
 /// recorded has no identity; then the runtime is believed.
-pub(crate) fn called_netns<'a>(called: &'a str, recorded: Recorded<'_>) -> &'a str {
+pub(crate) fn called_netns<'a>(called: &'a str, recorded: RecordedNetns<'_>) -> &'a str {
     if recorded.container.is_none() { called } else { recorded_netns(called, recorded) }
 }
 
 /// Returns whether something that a plan made may still be in use. In doubt it is: a running ADD has its namespace, but
 /// no link yet.
 pub(super) fn is_alive(host: &Executor, (netns, plan): &(String, Plan)) -> Result<bool, AttachError> {
-    Ok(living_netns(netns, Recorded::of_plan(plan))?.is_some() || host.has_host_link(plan)?)
+    Ok(living_netns(netns, RecordedNetns::of_plan(plan))?.is_some() || host.has_host_link(plan)?)
 }
 
 #[cfg(test)]
@@ -114,8 +114,8 @@ mod tests {
 
     use super::*;
 
-    fn known(container: Option<&str>) -> Recorded<'_> {
-        Recorded { container, cookie: None }
+    fn known(container: Option<&str>) -> RecordedNetns<'_> {
+        RecordedNetns { container, cookie: None }
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
         let own = format!("/proc/{}/ns/net", std::process::id());
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
         let Some(cookie) = netlink::own_netns_cookie() else { return };
-        let with = |cookie| Recorded { container: identity.as_deref(), cookie: Some(cookie) };
+        let with = |cookie| RecordedNetns { container: identity.as_deref(), cookie: Some(cookie) };
         assert_eq!(state_of(&own, with(cookie)).unwrap(), NetnsState::There);
         assert_eq!(state_of(&own, with(cookie + 1)).unwrap(), NetnsState::Gone);
         assert_eq!(recorded_netns(&own, with(cookie + 1)), "");
@@ -136,9 +136,13 @@ mod tests {
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
         assert_eq!(state_of(&own, known(identity.as_deref())).unwrap(), NetnsState::There);
         assert_eq!(state_of(&own, known(Some("another"))).unwrap(), NetnsState::Gone);
-        assert_eq!(state_of(&own, Recorded::default()).unwrap(), NetnsState::Unknown, "the process may be another one");
+        assert_eq!(
+            state_of(&own, RecordedNetns::default()).unwrap(),
+            NetnsState::Unknown,
+            "the process may be another one"
+        );
         assert_eq!(state_of("", known(identity.as_deref())).unwrap(), NetnsState::Unknown);
-        assert_eq!(state_of("/nowhere/at/all", Recorded::default()).unwrap(), NetnsState::Gone);
+        assert_eq!(state_of("/nowhere/at/all", RecordedNetns::default()).unwrap(), NetnsState::Gone);
     }
 
     #[test]
@@ -147,9 +151,9 @@ mod tests {
         let identity = netlink::netns_identity(Path::new(&own)).unwrap();
         assert_eq!(recorded_netns(&own, known(identity.as_deref())), own);
         assert_eq!(recorded_netns(&own, known(Some("another"))), "");
-        assert_eq!(recorded_netns(&own, Recorded::default()), "", "the process may be another one");
-        assert_eq!(recorded_netns("/nowhere/at/all", Recorded::default()), "");
-        assert_eq!(recorded_netns("/tmp", Recorded::default()), "");
+        assert_eq!(recorded_netns(&own, RecordedNetns::default()), "", "the process may be another one");
+        assert_eq!(recorded_netns("/nowhere/at/all", RecordedNetns::default()), "");
+        assert_eq!(recorded_netns("/tmp", RecordedNetns::default()), "");
     }
 
     #[test]
@@ -160,7 +164,7 @@ mod tests {
         assert_eq!(called_netns(&own, known(Some("another"))), "");
         assert_eq!(called_netns("/nowhere/at/all", known(Some("another"))), "");
         assert_eq!(called_netns("", known(identity.as_deref())), "");
-        assert_eq!(called_netns(&own, Recorded::default()), own);
+        assert_eq!(called_netns(&own, RecordedNetns::default()), own);
     }
 
     #[test]
@@ -175,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("netns");
         std::fs::write(&file, "").unwrap();
-        assert_eq!(state_of(file.to_str().unwrap(), Recorded::default()).unwrap(), NetnsState::Gone);
-        state_of(dir.path().to_str().unwrap(), Recorded::default()).unwrap_err();
+        assert_eq!(state_of(file.to_str().unwrap(), RecordedNetns::default()).unwrap(), NetnsState::Gone);
+        state_of(dir.path().to_str().unwrap(), RecordedNetns::default()).unwrap_err();
     }
 }

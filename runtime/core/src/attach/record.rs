@@ -12,7 +12,7 @@ use serde_json::Value;
 use weft_host_abi::types::Attachment;
 
 use super::error::AttachError;
-use super::recorded::Recorded;
+use super::recorded_netns::RecordedNetns;
 use super::trace::Traces;
 use crate::journal::{Entry, Record};
 use crate::plan::Plan;
@@ -41,8 +41,8 @@ pub struct ExternalCall {
 
 impl ExternalCall {
     /// Returns what identifies its namespace.
-    pub(super) fn recorded(&self) -> Recorded<'_> {
-        Recorded { container: self.container.as_deref(), cookie: self.cookie }
+    pub(super) fn recorded(&self) -> RecordedNetns<'_> {
+        RecordedNetns { container: self.container.as_deref(), cookie: self.cookie }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::error::AttachError;
 use super::node::Node;
-use super::recorded::Recorded;
+use super::recorded_netns::RecordedNetns;
 use super::{liveness, record};
 use crate::netlink::Executor;
 use crate::plan::{Op, Plan};
@@ -20,7 +20,8 @@ pub(super) fn restore_device(node: &mut Node<'_>, name: &str) -> Result<bool, At
         // A damaged entry is reported by its own DEL.
         let Ok(Some(plan)) = record::plan(&entry) else { continue };
         let ops: Vec<Op> = plan.ops.iter().filter(is_it).cloned().collect();
-        let lives = liveness::living_netns(&entry.record.netns, Recorded::of_plan(&plan)).map(|path| path.is_some());
+        let lives =
+            liveness::living_netns(&entry.record.netns, RecordedNetns::of_plan(&plan)).map(|path| path.is_some());
         if ops.is_empty() || lives.unwrap_or(true) {
             continue;
         }

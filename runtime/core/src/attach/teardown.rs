@@ -7,7 +7,7 @@ use super::error::AttachError;
 use super::error_text::in_full;
 use super::liveness;
 use super::node::Node;
-use super::recorded::Recorded;
+use super::recorded_netns::RecordedNetns;
 use super::sharing;
 use crate::journal::Entry;
 use crate::netlink::Executor;
@@ -29,7 +29,7 @@ pub(super) fn plan(
     // A call's path belongs to its own attachment.
     let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
     let netns = if is_own { &call.env.netns } else { netns }.to_owned();
-    let executor = match liveness::living_netns(&netns, Recorded::of_plan(plan)) {
+    let executor = match liveness::living_netns(&netns, RecordedNetns::of_plan(plan)) {
         Ok(path) => Executor::open(path),
         Err(error) => {
             // An unusable path must not prevent the cleanup of the host's side.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::attachment::{PodAttachment, Progress};
-use crate::attach::{AttachError, Node, Recorded};
+use crate::attach::{AttachError, Node, RecordedNetns};
 use crate::cni::{CniError, code};
 use crate::commit::ClaimError;
 use crate::journal::{AmendError, Entry, Record};
@@ -51,8 +51,8 @@ const VERSION: u32 = 1;
 
 impl PodRecord {
     /// Returns what identifies the pod's namespace.
-    pub(super) fn recorded(&self) -> Recorded<'_> {
-        Recorded { container: self.container.as_deref(), cookie: self.cookie }
+    pub(super) fn recorded(&self) -> RecordedNetns<'_> {
+        RecordedNetns { container: self.container.as_deref(), cookie: self.cookie }
     }
 
     /// Creates the record of a new ADD.
