@@ -57,8 +57,7 @@ impl Policy for Hostile {
             "route" => {
                 let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 let dst = IpPrefix { address: address(169, 254, 169, 254), length: 32 };
-                let route =
-                    Route { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None };
+                let route = Route { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None };
                 decision.routes.push(route);
                 Ok(decision)
             }
@@ -73,8 +72,7 @@ impl Policy for Hostile {
             "name-server" => {
                 let mut decision = decision_of(address(10, 77, 0, 9), &range);
                 let nameservers = vec!["evil.example".to_owned()];
-                decision.dns =
-                    Some(Dns { nameservers, domain: None, search: Vec::new(), options: Vec::new() });
+                decision.dns = Some(Dns { nameservers, domain: None, search: Vec::new(), options: Vec::new() });
                 Ok(decision)
             }
             "trap" => panic!("on purpose"),

@@ -4,7 +4,8 @@
 
 use weft_allocator::conf::{self, Object, Value, entries, object};
 use weft_sdk::{
-    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress, facts, log,
+    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress,
+    facts, log,
 };
 
 struct Scripted;
@@ -12,7 +13,7 @@ struct Scripted;
 impl Policy for Scripted {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).expect("the script is JSON");
-        let script = conf::top(&config).expect("the script is an object");
+        let script = conf::top_object(&config).expect("the script is an object");
         for (_at, step) in script.list("do").expect("do is a list") {
             run_step(step.as_str().expect("a step is a word"), request, ledger);
         }
@@ -62,7 +63,11 @@ fn answer(answer: &Object<'_>) -> Decision {
         let want = object(value, at).expect("an object");
         let candidates = match want.get("candidates") {
             Some(Value::Number(count)) => vec![net("10.1.0.9/24"); count.as_u64().expect("a count") as usize],
-            Some(list) => entries(list, "").expect("a list").iter().map(|(_at, net_text)| net(net_text.as_str().expect("a text"))).collect(),
+            Some(list) => entries(list, "")
+                .expect("a list")
+                .iter()
+                .map(|(_at, net_text)| net(net_text.as_str().expect("a text")))
+                .collect(),
             None => Vec::new(),
         };
         addresses.push(WantedAddress { candidates, gateway: want.address("gateway").expect("an address") });
@@ -82,7 +87,8 @@ fn answer(answer: &Object<'_>) -> Decision {
 
 /// Returns what the host knows about the pod.
 fn facts() -> String {
-    let labels: Vec<_> = facts::namespace_labels().into_iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
+    let labels: Vec<_> =
+        facts::namespace_labels().into_iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
     format!("{:?}: {}", facts::source(), labels.join(","))
 }
 
