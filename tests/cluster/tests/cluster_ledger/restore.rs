@@ -86,7 +86,10 @@ pub(crate) fn granted_before(cluster: &mut Cluster) -> Result<()> {
     conf["ipam"]["ledger"]["deadlineMs"] = json!(60_000);
     let (call, (bin, place)) = (nodes[0].call("ADD", &pod, &conf), nodes[0].program());
     let add = thread::spawn(move || call.run(&bin, &place));
-    held.wait_until_caught()?;
+    if let Err(error) = held.wait_until_caught() {
+        let reply = add.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
+        bail!("{error}; the ADD answered {}\n{}", String::from_utf8_lossy(&reply.stdout), nodes[0].log());
+    }
     let stopped = process_of(&pod)?;
     kill(stopped, Signal::SIGSTOP)?;
     held.release();
