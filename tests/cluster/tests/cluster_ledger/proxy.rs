@@ -144,9 +144,16 @@ impl Proxy {
 impl Trap {
     /// Waits until a request was caught, and with `HoldAnswer` its answer.
     pub(crate) fn wait_until_caught(&self) -> Result<()> {
-        let caught =
-            |progress: &Progress| progress.caught && (self.fault != Fault::HoldAnswer || progress.answers.is_some());
-        self.wait(caught, "request").map(drop)
+        self.wait(|progress| self.has_caught(progress), "request").map(drop)
+    }
+
+    /// Returns whether a request was caught, and with `HoldAnswer` its answer.
+    pub(crate) fn is_caught(&self) -> bool {
+        self.has_caught(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn has_caught(&self, progress: &Progress) -> bool {
+        progress.caught && (self.fault != Fault::HoldAnswer || progress.answers.is_some())
     }
 
     /// Releases it.
