@@ -1,5 +1,6 @@
 //! `weftctl ps`, `who-has`: the attachments of the node; with `who-has --cluster`, addresses of all nodes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ pub(crate) struct WhoHasArgs {
 }
 
 /// A displayed attachment.
+#[derive(Clone)]
 struct Row {
     attachment: Attachment,
     role: &'static str,
@@ -120,35 +122,34 @@ fn rows(state: &Path) -> anyhow::Result<Vec<Row>> {
 
 /// Returns one row per attachment for people: addresses of an IPAM plugin and ports of chained steps have entries of
 /// their own.
-fn merged(rows: Vec<Row>) -> Vec<Row> {
-    let mut all: Vec<Row> = Vec::new();
+fn merged(rows: &[Row]) -> impl Iterator<Item = Row> {
+    let mut all: BTreeMap<Attachment, Row> = BTreeMap::new();
     for row in rows {
-        let Some(first) = all.iter_mut().find(|other| other.attachment == row.attachment) else {
-            all.push(row);
+        let Some(first) = all.get_mut(&row.attachment) else {
+            all.insert(row.attachment.clone(), row.clone());
             continue;
         };
-        for address in row.addresses {
-            if !first.addresses.contains(&address) {
-                first.addresses.push(address);
+        for address in &row.addresses {
+            if !first.addresses.contains(address) {
+                first.addresses.push(*address);
             }
         }
-        first.ports.extend(row.ports);
-        first.pod = first.pod.take().or(row.pod);
+        first.ports.extend(row.ports.iter().cloned());
+        first.pod = first.pod.take().or_else(|| row.pod.clone());
         if first.netns.is_empty() {
-            (first.netns, first.state) = (row.netns, row.state);
+            (first.netns, first.state) = (row.netns.clone(), row.state);
         }
     }
-    all
+    all.into_values()
 }
 
 pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let shown: Vec<Row> = rows(state)?
-        .into_iter()
-        .filter(|row| args.selector.matches(&row.attachment, row.pod.as_deref()))
-        .filter(|row| !args.dead || row.state == NetnsState::Gone)
-        .collect();
-    let document: Vec<_> = shown.iter().map(Row::document).collect();
-    let merged = merged(shown);
+    let is_shown = |row: &Row| {
+        args.selector.matches(&row.attachment, row.pod.as_deref()) && (!args.dead || row.state == NetnsState::Gone)
+    };
+    let rows = rows(state)?;
+    let merged: Vec<Row> = merged(&rows).filter(is_shown).collect();
+    let document: Vec<_> = rows.iter().filter(|row| is_shown(row)).map(Row::document).collect();
     let cells = merged.iter().map(|row| {
         let addresses = row.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
         let mut cells = vec![
