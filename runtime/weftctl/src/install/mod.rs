@@ -237,15 +237,18 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     let leaves = args.force && !args.places.dry_run && has_attachments(state);
     let outcome = carry_out(&steps, args.places.dry_run, output)?;
     if leaves {
-        output.print_note(LEFT);
+        output.print_note(&if args.purge { format!("{LEFT}. {PURGED}") } else { format!("{LEFT}. {REMOVED_LATER}") });
     }
     Ok(outcome)
 }
 
 /// What a forced `uninstall` leaves.
 const LEFT: &str = "Host ports, masquerading and shaping of the containers that run on stay, and nobody else removes them: \
-                    a later container with the address would get the port. When such a container has ended, run `weftctl gc` \
-                    with the program that you installed from; it needs the state directory";
+                    a later container with the address would get the port";
+const REMOVED_LATER: &str = "When such a container has ended, run `weftctl gc` with the program that you installed from; \
+                             it needs the state directory";
+const PURGED: &str = "--purge has removed the state directory, which `weftctl gc` needs to remove them: reboot the node, or \
+                      remove them by hand (`nft list ruleset`)";
 
 /// Returns whether the journal has attachments.
 fn has_attachments(state: &Path) -> bool {
@@ -279,7 +282,7 @@ fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
     bail!(
         "{text}\n{DRAIN} To leave \
          containers running under the stock plugins, write the claims for those first (`weftctl ledger export host-local`) and \
-         use --force. {LEFT}"
+         use --force. {LEFT}. {REMOVED_LATER}"
     );
 }
 
