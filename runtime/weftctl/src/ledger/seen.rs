@@ -168,8 +168,12 @@ fn is_same(cached: &Cached, attachment: &Attachment) -> bool {
 fn chained_plugins(config: Option<&Value>) -> Vec<&'static str> {
     let plugins = config.and_then(|config| config.get("plugins")).and_then(Value::as_array);
     let types = plugins.into_iter().flatten().filter_map(|plugin| plugin.get("type").and_then(Value::as_str));
-    let mut kinds: Vec<&'static str> = types.filter_map(|kind| step::find(kind).map(|step| step.kind())).collect();
-    kinds.dedup();
+    let mut kinds: Vec<&'static str> = Vec::new();
+    for step in types.filter_map(step::find) {
+        if !kinds.contains(&step.kind()) {
+            kinds.push(step.kind());
+        }
+    }
     kinds
 }
 
