@@ -20,13 +20,10 @@ use weft_kit::world::{Attach, World};
 fn main() -> ExitCode {
     sandbox::enter();
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("sqlite3")];
-    let vrfs = [needs.as_slice(), &[Need::LinkKindOrVm("vrf")]].concat();
     let mut suite = Suite::new();
     suite.test("path-reused/steps", &needs, || path_reused(&[tuning(), bandwidth(), sbr()]));
-    suite.test("path-reused/vrf", &vrfs, || path_reused(&[vrf()]));
     suite.test("path-reused/unknown-attachment", &needs, unknown_attachment);
     suite.test("link-renamed/tuning", &needs, renamed_tuned);
-    suite.test("link-renamed/vrf", &vrfs, renamed_in_vrf);
     suite.test("hosts-link-name-reused/bandwidth", &needs, hosts_link);
     // The trials want an inode that other namespaces may take.
     suite.run_threads(Some(1))
@@ -43,10 +40,6 @@ fn bandwidth() -> Value {
 
 fn sbr() -> Value {
     json!({ "type": "sbr" })
-}
-
-fn vrf() -> Value {
-    json!({ "type": "vrf", "vrfname": "blue" })
 }
 
 /// A namespace at a path that the test chooses.
@@ -248,19 +241,6 @@ fn renamed_tuned() -> Result<()> {
     ensure!(other.contains("mtu 1300") && other.contains("qlen 66"), "DEL changed another link: {other}");
     let own = of(&mut world, "old0")?.text();
     ensure!(own.contains("mtu 1500") && own.contains("qlen 1000"), "DEL did not restore the link: {own}");
-    Ok(())
-}
-
-fn renamed_in_vrf() -> Result<()> {
-    let (_installation, mut world) = World::installed()?;
-    let previous = foreign(&mut world, "pod", "other0")?;
-    let conf = part(&vrf(), &previous);
-    expect_ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
-    rename(&mut world)?;
-    world.container("pod")?.line("ip link set eth0 master blue")?;
-    expect_ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
-    let members = world.container("pod")?.line("ip -o link show master blue")?.text();
-    ensure!(members.contains("eth0") && !members.contains("old0"), "in the VRF: {members}");
     Ok(())
 }
 

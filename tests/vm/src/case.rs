@@ -22,6 +22,9 @@ pub struct Case {
     /// Observations while they are attached.
     #[serde(default)]
     pub look: Vec<Look>,
+    /// Commands after CHECK and before DEL: what a container does to its own links meanwhile.
+    #[serde(default)]
+    pub before_del: Vec<Look>,
     /// Observations after they are deleted.
     #[serde(default)]
     pub after: Vec<Look>,
@@ -175,6 +178,8 @@ pub enum What {
     Look(usize),
     /// CHECK of an attachment.
     Check(usize),
+    /// A command before DEL.
+    BeforeDel(usize),
     /// DEL of an attachment.
     Del(usize),
     /// A second DEL.

@@ -47,6 +47,7 @@ fn judge_step(case: &Case, transcript: &Transcript, step: &Step) -> Result<()> {
             Some(_) => Ok(()),
         },
         What::Look(number) => judge_look(case.look.get(number).context("no such look")?, &names, step),
+        What::BeforeDel(number) => judge_look(case.before_del.get(number).context("no such look")?, &names, step),
         What::After(number) => judge_look(case.after.get(number).context("no such look")?, &names, step),
         What::HostLinks => {
             let left = link_names(step)?.into_iter().find(|link| names.host_ends.contains_key(link));
@@ -149,6 +150,7 @@ fn describe(case: &Case, what: What) -> String {
         What::Killed(number) => format!("killing ADD and DEL of {}", attachment(number)),
         What::Add(number) => format!("ADD of {}", attachment(number)),
         What::Look(number) => look(&case.look, number),
+        What::BeforeDel(number) => format!("before DEL: {}", look(&case.before_del, number)),
         What::Check(number) => format!("CHECK of {}", attachment(number)),
         What::Del(number) => format!("DEL of {}", attachment(number)),
         What::DelAgain(number) => format!("DEL once more of {}", attachment(number)),

@@ -132,6 +132,9 @@ fn run_script(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) 
         let Some(attach) = case.attach.get(*number) else { continue };
         steps.push(stage.call(Verb::Check, *number, &with_prev_result(&attach.conf, result)?, What::Check(*number))?);
     }
+    for (number, look) in case.before_del.iter().enumerate() {
+        steps.push(stage.look(&look.place, &look.run, What::BeforeDel(number))?);
+    }
     for attach in case.attach.iter().filter(|attach| attach.gone) {
         scene.remove_netns(stage.netns.get(&attach.container).context("no such container")?)?;
     }
