@@ -74,8 +74,26 @@ pub(super) fn state_of(netns: &str, recorded: RecordedNetns<'_>) -> Result<Netns
 
 /// Returns whether the namespace at a path, which has the recorded identity, certainly was made later.
 fn is_a_later_one(path: &Path, recorded: RecordedNetns<'_>) -> bool {
-    let Some(cookie) = recorded.cookie else { return false };
-    netlink::netns_cookie(path).is_some_and(|now| now != cookie)
+    recorded.cookie.is_some() && has_another_cookie(netlink::netns_cookie(path), recorded)
+}
+
+fn has_another_cookie(now: Option<u64>, recorded: RecordedNetns<'_>) -> bool {
+    now.zip(recorded.cookie).is_some_and(|(now, then)| now != then)
+}
+
+/// Opens the sockets of the host, and those of an attachment's namespace if it is still alive ([`living_netns`]). What is
+/// open is compared with what was recorded, because the path may lead elsewhere at any time.
+///
+/// # Errors
+/// No socket can be opened, or the namespace cannot be entered.
+pub(super) fn open_recorded(path: Option<&Path>, recorded: RecordedNetns<'_>) -> Result<Executor, NetlinkError> {
+    let executor = Executor::open(path)?;
+    let found = executor.container_identity()?;
+    let is_another = recorded.container.is_some() && found.is_some() && found.as_deref() != recorded.container;
+    if is_another || has_another_cookie(executor.container_cookie(), recorded) {
+        return Executor::open(None);
+    }
+    Ok(executor)
 }
 
 /// Returns the path of an attachment's namespace if that namespace is still alive. A namespace that is gone took its

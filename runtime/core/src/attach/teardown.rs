@@ -29,8 +29,10 @@ pub(super) fn plan(
     // A call's path belongs to its own attachment.
     let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
     let netns = if is_own { &call.env.netns } else { netns }.to_owned();
-    let executor = match liveness::living_netns(&netns, RecordedNetns::of_plan(plan)) {
-        Ok(path) => Executor::open(path),
+    let recorded = RecordedNetns::of_plan(plan);
+    // `open_recorded` compares the cookie, on the thread that opens the sockets.
+    let executor = match liveness::living_netns(&netns, RecordedNetns { cookie: None, ..recorded }) {
+        Ok(path) => liveness::open_recorded(path, recorded),
         Err(error) => {
             // An unusable path must not prevent the cleanup of the host's side.
             node.log(&error.to_string());
