@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 pub use self::end::Fate;
-pub(crate) use self::end::{GRACE, kill};
-use self::end::{SHORT_GRACE, reap};
+use self::end::SHORT_GRACE;
+pub(crate) use self::end::{GRACE, kill, wait_for_end};
+#[cfg(test)]
+pub(crate) use self::end::{left, reap};
 pub use self::mount_namespace::{HostView, NodeMounts, PluginLocation, RUNTIME_SOCKETS, current_place, set_host_view};
 use self::pipes::ANSWER_LIMIT;
 pub use self::pipes::Answer;
@@ -235,7 +237,7 @@ fn run(
     let plugin = || call.plugin.to_owned();
     let failed = |source: io::Error| ExecError::Run { plugin: plugin(), source };
     let prepared = prepared(call);
-    reap();
+    end::reap();
     let deadline = Instant::now() + call.limit;
     let started = start_by(deadline, move || Ok::<_, StartError>(prepared(&find()?)));
     let mut child = match started {

@@ -5,19 +5,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// How long to wait for the end of a plugin that was killed.
+/// How long to wait for the end of a process that was killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// The same for a caller that has less than a second for the whole call: STATUS.
 pub(super) const SHORT_GRACE: Duration = Duration::from_millis(90);
 
-/// Killed plugins that had not ended when weft stopped waiting for them.
-static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+/// Killed processes that had not ended when weft stopped waiting for them.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// What became of a plugin that did not end by itself.
+/// What became of a process that did not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was killed and has ended.
@@ -36,33 +38,39 @@ impl std::fmt::Display for Fate {
 }
 
 /// Kills a program that leads a process group, with its children, and waits for its end for at most `grace`.
-pub(crate) fn kill(mut child: Child, grace: Duration) -> Fate {
-    const PAUSE: Duration = Duration::from_millis(1);
-    if let Ok(group) = i32::try_from(child.id()) {
-        // If it has ended meanwhile, there is nothing to kill.
-        killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
-    }
-    let deadline = Instant::now() + grace;
-    while is_running(&mut child) {
-        if Instant::now() >= deadline {
-            left().push(child);
-            return Fate::Unended;
+pub(crate) fn kill(child: Child, grace: Duration) -> Fate {
+    let Ok(pid) = i32::try_from(child.id()).map(Pid::from_raw) else { return Fate::Ended };
+    // If it has ended meanwhile, there is nothing to kill.
+    killpg(pid, Signal::SIGKILL).ok();
+    wait_for_end(pid, grace).0
+}
+
+/// Waits for the end of a killed child for at most `grace`. Returns also the signal that ended it. A child that has not
+/// ended is reaped by a later call of this process.
+pub(crate) fn wait_for_end(pid: Pid, grace: Duration) -> (Fate, Option<Signal>) {
+    const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+    reap();
+    let (deadline, mut pause) = (Instant::now() + grace, Duration::from_micros(20));
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) if Instant::now() < deadline => thread::sleep(pause),
+            Ok(WaitStatus::StillAlive) => {
+                left().push(pid);
+                return (Fate::Unended, None);
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => return (Fate::Ended, Some(signal)),
+            // An error means that there is no such child.
+            _ => return (Fate::Ended, None),
         }
-        thread::sleep(PAUSE);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Fate::Ended
 }
 
-/// Reaps left plugins that have ended since: the agent and GC call many plugins, and their process lives on.
-pub(super) fn reap() {
-    left().retain_mut(is_running);
+/// Reaps left processes that have ended since: the agent and GC call many plugins, and their process lives on.
+pub(crate) fn reap() {
+    left().retain(|pid| matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)));
 }
 
-pub(super) fn left() -> MutexGuard<'static, Vec<Child>> {
+pub(crate) fn left() -> MutexGuard<'static, Vec<Pid>> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_running(child: &mut Child) -> bool {
-    // An error means that there is no such child.
-    matches!(child.try_wait(), Ok(None))
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sched::CloneFlags;
 
-use super::end::left;
 use super::*;
 
 fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
@@ -109,7 +108,7 @@ fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
     let mut other = entered.join().unwrap();
 
     assert_eq!(kill(first, Duration::from_millis(50)), Fate::Unended);
-    let is_left = || left().iter().any(|child| child.id() == pid);
+    let is_left = || left().iter().any(|left| u32::try_from(left.as_raw()) == Ok(pid));
     reap();
     assert!(is_left(), "it has not ended");
     other.wait().unwrap();

@@ -22,14 +22,12 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,6 +38,7 @@ use super::ctx::Asked;
 use super::ended::Ending;
 use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
 use crate::deadline::DeadlineStream;
+use crate::exec::{Fate, GRACE, wait_for_end};
 use crate::policy::confine::{Work, confine};
 use crate::text::clean;
 
@@ -51,9 +50,6 @@ const FUEL_PER_SECOND: u64 = 20_000_000;
 
 /// How long to wait for other threads of this process to end.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long to wait for the end of a killed worker.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -364,33 +360,12 @@ impl Worker {
     /// Ends the worker if it is still running. Returns how it ended, if that is worth reporting.
     fn end(&self) -> String {
         kill(self.pid, Signal::SIGKILL).ok();
-        left().retain(|pid| !has_ended(*pid));
-        let (until, mut pause) = (Instant::now() + GRACE, Duration::from_micros(20));
-        loop {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) if Instant::now() < until => sleep(pause),
-                Ok(WaitStatus::Signaled(_, signal, _)) if signal != Signal::SIGKILL => return format!(" ({signal})"),
-                Ok(WaitStatus::StillAlive) => {
-                    left().push(self.pid);
-                    return " (it does not end: it waits inside the kernel)".to_owned();
-                }
-                _ => return String::new(),
-            }
-            pause = (pause * 2).min(Duration::from_millis(1));
+        match wait_for_end(self.pid, GRACE) {
+            (Fate::Unended, _) => " (it does not end: it waits inside the kernel)".to_owned(),
+            (Fate::Ended, Some(signal)) if signal != Signal::SIGKILL => format!(" ({signal})"),
+            (Fate::Ended, _) => String::new(),
         }
     }
-}
-
-/// Killed workers that the kernel had not let end, for example because a granted directory does not answer.
-static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
-
-fn left() -> MutexGuard<'static, Vec<Pid>> {
-    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns whether a worker has ended, and reaps it.
-fn has_ended(pid: Pid) -> bool {
-    !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }
 
 /// Makes a log from another process displayable.
