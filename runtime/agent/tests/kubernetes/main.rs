@@ -40,6 +40,15 @@ impl Place {
         Self::with_policies(PolicyOptions::default())
     }
 
+    /// Waits until the agent answers about a pod from its copy.
+    fn wait_for_copy(&self, name: &str, uid: &str) {
+        wait_until("the copy has the pod", || {
+            self.api.state().asked.clear();
+            self.info(name, uid);
+            self.api.state().asked.is_empty()
+        });
+    }
+
     /// The same with options for policies.
     fn with_policies(policies: PolicyOptions) -> Self {
         let place = Self::not_started();
@@ -178,11 +187,7 @@ fn a_hanging_api_server_affects_neither_known_pods_nor_other_services() {
     let place = Place::new();
     place.nad("main", "{}", json!({}));
     place.pod("web", "u1", json!({}));
-    wait_until("the copy has the pod", || {
-        place.api.state().asked.clear();
-        place.info("web", "u1");
-        place.api.state().asked.is_empty()
-    });
+    place.wait_for_copy("web", "u1");
     place.api.change(|state| state.hangs = true);
     assert_eq!(place.info("web", "u1").uid, "u1");
     let began = Instant::now();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use weft_core::agent::pod::{Definition, PodReply};
 
-use super::{LONG, NODE, Place, wait_until};
+use super::{LONG, NODE, Place};
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -135,11 +135,7 @@ fn a_pod_without_a_uid_is_read_live() {
     let place = Place::new();
     place.nad("main", "{}", json!({}));
     place.pod("web", "u1", json!({}));
-    wait_until("the copy has the pod", || {
-        place.api.state().asked.clear();
-        place.info("web", "u1");
-        place.api.state().asked.is_empty()
-    });
+    place.wait_for_copy("web", "u1");
     place.info("web", "");
     assert!(place.api.state().asked.contains(&("get".to_owned(), "pods".to_owned())));
 }

@@ -98,12 +98,11 @@ fn four_at_once(host: &Ns) {
     let state = tempfile::tempdir().expect("directory");
     thread::scope(|scope| {
         for number in 0..4_u8 {
-            let (path, state) = (host.path().to_owned(), state.path());
+            let state = state.path();
             let to = format!("10.88.0.{}:80", 10 + number);
             let mine = plan(vec![with_conditions(8080, &to, &format!("weft 9{number}"), from("10.0.0.0/8"))]);
             scope.spawn(move || {
-                let file = std::fs::File::open(&path).expect("host");
-                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                host.enter();
                 let mut executor = Executor::open(None).expect("executor");
                 executor.share_in(state);
                 for _round in 0..25 {

@@ -119,10 +119,9 @@ fn many_at_once() {
     let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
     thread::scope(|scope| {
         for (at, pod) in pods.iter().enumerate() {
-            let host = host.path().to_owned();
+            let host = &host;
             scope.spawn(move || {
-                let file = std::fs::File::open(&host).expect("host");
-                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                host.enter();
                 let mut executor = Executor::open(Some(pod.path())).expect("executor");
                 let plan = plan(vec![accept(&format!("10.88.0.{}", at + 2), &format!("weft {at}"))]);
                 for _round in 0..3 {

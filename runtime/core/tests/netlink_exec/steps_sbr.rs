@@ -293,13 +293,10 @@ fn many_at_once() {
     let ops: Vec<Op> = (1..=8).map(source_routes).collect();
     std::thread::scope(|scope| {
         for op in &ops {
-            let (pod, path) = (&pod, pod.path());
-            let host = &host;
+            let (host, pod) = (&host, &pod);
             scope.spawn(move || {
-                let _ = (host, pod);
-                let entered = std::fs::File::open(host.path()).expect("host");
-                nix::sched::setns(entered, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
-                let mut executor = weft_core::netlink::Executor::open(Some(path)).expect("executor");
+                host.enter();
+                let mut executor = weft_core::netlink::Executor::open(Some(pod.path())).expect("executor");
                 drop(applied(&mut executor, &plan(vec![op.clone()])));
             });
         }

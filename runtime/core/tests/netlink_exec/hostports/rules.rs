@@ -27,10 +27,9 @@ pub(super) fn older_table() {
     let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
     thread::scope(|scope| {
         for (at, pod) in pods.iter().enumerate() {
-            let host = host.path().to_owned();
+            let host = &host;
             scope.spawn(move || {
-                let file = std::fs::File::open(&host).expect("host");
-                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                host.enter();
                 let mut executor = Executor::open(Some(pod.path())).expect("executor");
                 let port = u16::try_from(8000 + at).expect("port");
                 let to = format!("10.88.0.{}:80", at + 2);
