@@ -18,7 +18,7 @@ const VISITORS: usize = 32;
 pub(super) struct LeaseLink {
     /// The namespace's path, from the agent's point of view.
     pub(super) netns: PathBuf,
-    /// The identity of the namespace at the time of the request: a path may lead to another one later.
+    /// The identity of the namespace at the time of the request ([`identity_of`]): a path may lead to another one later.
     pub(super) identity: String,
     pub(super) ifname: String,
 }
@@ -110,7 +110,8 @@ impl LeaseLink {
     fn find(&self) -> Result<(Executor, LinkInfo), PlaceError> {
         require(&self.netns, &self.identity)?;
         let executor = Executor::open(Some(&self.netns))?;
-        if executor.container_identity()?.as_ref() != Some(&self.identity) {
+        let inode = executor.container_identity()?.unwrap_or_default();
+        if !is_same(&self.identity, &with_cookie(inode, executor.container_cookie())) {
             return Err(not_here(&self.netns));
         }
         let found = executor.look_at(&self.link())?;
@@ -119,13 +120,36 @@ impl LeaseLink {
     }
 }
 
-/// Checks that a path still leads to the namespace of a request.
+/// Returns the identity of the namespace at a path: its inode, and its cookie, because the kernel gives the inode of an ended
+/// namespace to the next one. Kernels before 5.14 have no cookies. `None` if there is no namespace. Blocks.
+///
+/// # Errors
+/// The path leads to something else, or access is denied.
+pub(super) fn identity_of(netns: &Path) -> Result<Option<String>, NetlinkError> {
+    Ok(netlink::netns_identity(netns)?.map(|inode| with_cookie(inode, netlink::netns_cookie(netns))))
+}
+
+fn with_cookie(inode: String, cookie: Option<u64>) -> String {
+    match cookie {
+        Some(cookie) => format!("{inode}/{cookie}"),
+        None => inode,
+    }
+}
+
+/// Returns whether two identities are those of one namespace. What an earlier version stored has no cookie.
+fn is_same(one: &str, other: &str) -> bool {
+    let inode = |identity: &str| identity.split('/').next().map(str::to_owned);
+    let have_cookies = one.contains('/') && other.contains('/');
+    if have_cookies { one == other } else { inode(one) == inode(other) }
+}
+
+/// Checks that a path still leads to the namespace of a request, by its inode. `LeaseLink::find` also compares the cookie.
 ///
 /// A lease is forgotten with its namespace, and the server then gives the address to somebody else. So only a certain
 /// absence counts: a process without memory or descriptors left, or a mount that is not visible (yet), says nothing.
 pub(super) fn require(netns: &Path, identity: &str) -> Result<(), PlaceError> {
     match netlink::netns_identity(netns)? {
-        Some(found) if found == identity => Ok(()),
+        Some(found) if is_same(identity, &found) => Ok(()),
         _ => Err(not_here(netns)),
     }
 }
@@ -146,10 +170,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_later_namespace_with_the_same_inode_is_another_one() {
+        assert!(is_same("4:7/99", "4:7/99") && !is_same("4:7/99", "4:7/100"));
+        assert!(is_same("4:7", "4:7/100"), "an earlier version stored no cookie");
+        assert!(!is_same("4:8", "4:7/100"));
+        let netns = PathBuf::from("/proc/self/ns/net");
+        let identity = identity_of(&netns).unwrap().expect("this process has one");
+        let later = LeaseLink { netns, identity: format!("{identity}0"), ifname: "lo".to_owned() };
+        assert!(matches!(later.look(false), Err(PlaceError::Gone(_))), "another container's link is left alone");
+    }
+
+    #[test]
     fn only_a_certain_absence_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let own = Path::new("/proc/self/ns/net");
-        let identity = netlink::netns_identity(own).unwrap().expect("this process has one");
+        let identity = identity_of(own).unwrap().expect("this process has one");
         require(own, &identity).unwrap();
         assert!(matches!(require(&dir.path().join("absent"), &identity), Err(PlaceError::Gone(_))));
         // The place of a mount that is not visible here.

@@ -124,7 +124,9 @@ impl Leases {
             None => netns,
         };
         let refused = |text| Refusal::new(Fault::Place, text);
-        let found = netlink::netns_identity(&netns).map_err(|error| refused(error.to_string()))?;
+        let path = netns.clone();
+        let found = self.shared.visits.run(move || Ok(lease_link::identity_of(&path)?)).await;
+        let found = found.map_err(|error| refused(error.to_string()))?;
         let none = || refused(format!("there is no network namespace at {}", netns.display()));
         let identity = found.ok_or_else(none)?;
         let place = LeaseLink { netns, identity, ifname: attachment.ifname.clone() };
