@@ -216,9 +216,10 @@ impl<'a> Node<'a> {
             Some((path, executor)) if path == netns => executor,
             _ => Executor::open(Some(netns))?,
         };
-        let compared = compare(&mut executor);
+        let compared = compare(&mut executor)?;
+        // After an error, answers to earlier requests may be left in the sockets.
         self.checking = Some((netns.to_owned(), executor));
-        compared
+        Ok(compared)
     }
 
     /// Returns whether [`super::observe`] has something to do.

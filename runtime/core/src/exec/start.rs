@@ -1,7 +1,7 @@
 //! Starts a program, without waiting longer than a deadline for the file system that has it.
 //!
-//! To look for a file and to execute it may take for ever: the kernel waits for a server that does not answer, and
-//! nothing interrupts that. So a thread does both. If it is late, it is left behind, and kills what it has started after
+//! Finding a file and executing it may never end: the kernel waits for a server that does not answer, and nothing
+//! interrupts that. So a thread does both. If it is late, it is left behind, and kills what it has started after
 //! all. If this process has ended by then, nobody writes the program's input, which is empty: a plugin refuses that.
 
 use std::io;

@@ -42,7 +42,7 @@ pub(super) struct Container {
     cookie: Option<u64>,
 }
 
-/// An nftables socket of the host that an executor is done with. To close one waits until the kernel has freed what was
+/// The nftables socket of an executor that has ended its work. Closing it waits until the kernel has freed what was
 /// removed through it (some 10 ms), so several teardowns share one.
 #[derive(Debug)]
 pub struct FilterSocket(Nft);

@@ -243,8 +243,8 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
 }
 
 /// What a forced `uninstall` leaves.
-const LEFT: &str = "Host ports, masquerading and shaping of the containers that run on stay, and nobody else removes them: \
-                    a later container with the address would get the port";
+const LEFT: &str = "weft's host ports, masquerading and shaping of running containers stay, and no other program removes them: \
+                    a later container with the same address would get the port";
 const REMOVED_LATER: &str = "When such a container has ended, run `weftctl gc` with the program that you installed from; \
                              it needs the state directory";
 const PURGED: &str = "--purge has removed the state directory, which `weftctl gc` needs to remove them: reboot the node, or \
